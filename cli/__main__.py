@@ -1,0 +1,5 @@
+"""`python -m cli` is `ddl`."""
+
+from cli.main import main
+
+main()

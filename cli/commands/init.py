@@ -1,0 +1,64 @@
+"""`ddl init`: a starter YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hvd_train.errors import UserError
+
+STARTER = """\
+# A run of ddl. Start it with: ddl run --np 2 {name}
+# Any field can be overridden there: ddl run --np 2 {name} train.epochs=3 optimizer.lr=0.01
+
+seed: 0
+
+model:
+  name: mlp                  # ddl list models; your own: target: package.module:callable, args: {{...}}
+  hidden: [128, 64]
+
+data:
+  name: digits               # ddl list data; your own: target: package.module:callable, args: {{...}}
+  batch_size: 32             # samples per rank; the global batch is np times that
+  partition: random          # ddl list partitions
+
+optimizer:
+  name: AdamW                # any class of torch.optim, with its own options
+  lr: 0.002
+
+schedule:
+  name: cosine               # constant, cosine, linear or step
+  warmup_steps: 20
+
+train:
+  epochs: 15                 # or steps: N
+  # precision: bf16          # fp32, fp64, bf16 or fp16
+  # accumulate: 2            # micro-batches per step
+  # clip_norm: 1.0
+  # early_stop: {{metric: loss, patience: 3}}
+
+sync:
+  strategy: allreduce        # ddl list strategies
+  compression: none          # ddl list compressors
+  fusion_mb: 4
+
+checkpoint:
+  every: epoch               # or a number of steps; ddl run --resume latest goes on from the newest
+  keep: 3
+"""
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("model.yaml"),
+) -> None:
+    """Write a commented starter YAML file."""
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(STARTER.format(name=file))
+    except FileExistsError:
+        raise UserError(f"init: {file} exists; give another name") from None
+    except OSError as error:
+        raise UserError(f"init: cannot write {file}: {error.strerror}") from None
+    print(f"{file} written; start it with: ddl run --np 2 {file}")

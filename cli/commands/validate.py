@@ -1,0 +1,21 @@
+"""`ddl validate`: is this YAML file a run?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="YAML file of a run.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)
+    ] = None,
+) -> None:
+    """Check a YAML file: every mistake with its line, its field and the nearest right choice."""
+    from cli.configuration import load
+
+    load(file, overrides or [])
+    print(f"{file}: valid")

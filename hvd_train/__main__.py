@@ -1,0 +1,23 @@
+"""One rank: `python -m hvd_train DOCUMENT`, or `python -m hvd_train --script FILE|-m MODULE [ARG ...]`."""
+
+from __future__ import annotations
+
+import sys
+
+from hvd_train.affinity import set_threads
+
+
+def main() -> None:
+    set_threads()
+    if sys.argv[1:2] == ["--script"]:
+        from hvd_train.script import run_script
+
+        run_script(sys.argv[2:])
+    else:
+        from hvd_train.worker import run_document
+
+        sys.exit(run_document(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""The configuration of a run: what may stand in the YAML file, and what each field changes.
+
+Sections that choose a plugin (`model`, `data`, ...) hold the fields of that plugin beside the common ones, so the type of
+a configuration depends on the names in it: `specialise` makes that type. A plugin section may be written as just the
+name: `model: mlp` is `model: {name: mlp}`.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+
+from hvd_train import optimizers, plugins
+from hvd_train.document import Document, Path_
+from hvd_train.errors import UserError, nearest
+from hvd_train.options import Fraction
+
+S = TypeVar("S", bound="Section")
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys and wrong types are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class PluginSection(Section):
+    """A section that names a member of a family and carries its options."""
+
+    package: ClassVar[str]
+    selector: ClassVar[str] = "name"
+    default: ClassVar[str | None] = None
+
+    @classmethod
+    def members(cls) -> list[str]:
+        return plugins.names(cls.package)
+
+    @classmethod
+    def member_fields(cls, name: str) -> dict[str, Any]:
+        fields = plugins.options(cls.package, name).model_fields
+        return {word: (info.annotation, info) for word, info in fields.items()}
+
+    @property
+    def member(self) -> str:
+        return str(getattr(self, self.selector))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the chosen member's `create` takes."""
+        return {word: getattr(self, word) for word in self.member_fields(self.member)}
+
+
+class ModelSection(PluginSection):
+    package: ClassVar[str] = "hvd_train.models"
+    name: str = Field(description="model to train (ddl list models), or leave out and give 'target'")
+
+
+class PartitionSection(PluginSection):
+    package: ClassVar[str] = "hvd_train.partition"
+    default: ClassVar[str | None] = "random"
+    name: str = Field("random", description="how samples are dealt to ranks (ddl list partitions)")
+
+
+class DataSection(PluginSection):
+    package: ClassVar[str] = "hvd_train.data"
+    name: str = Field(description="source of the samples (ddl list data), or leave out and give 'target'")
+    batch_size: PositiveInt = Field(
+        32, description="samples per rank and micro-batch; the global batch is np times that"
+    )
+    partition: PartitionSection = Field(default_factory=PartitionSection)
+
+
+class OptimizerSection(PluginSection):
+    default: ClassVar[str | None] = "SGD"
+    name: str = Field("SGD", description="class of torch.optim (ddl list optimizers)")
+
+    @classmethod
+    def members(cls) -> list[str]:
+        return sorted(optimizers.modules())
+
+    @classmethod
+    def member_fields(cls, name: str) -> dict[str, Any]:
+        return optimizers.options(name)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Only what was written down: the rest is for torch to decide."""
+        return {k: v for k, v in super().options.items() if k in self.model_fields_set}
+
+
+class ScheduleSection(Section):
+    name: Literal["constant", "cosine", "linear", "step"] = Field("constant", description="course of the learning rate")
+    warmup_steps: NonNegativeInt = Field(0, description="steps over which the rate rises linearly from zero")
+    final: Fraction = Field(0.0, description="cosine and linear: share of the rate left at the last step")
+    every: PositiveInt = Field(1000, description="step: steps between two reductions")
+    factor: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="step: what each reduction multiplies by")
+    scale_by_world_size: bool = Field(
+        False, description="multiply the rate by the number of ranks (linear scaling rule)"
+    )
+
+
+class EarlyStopSection(Section):
+    metric: str = Field("loss", description="evaluation metric that must improve (loss falls, others rise)")
+    patience: PositiveInt = Field(3, description="evaluations without improvement before training ends")
+    min_delta: NonNegativeFloat = Field(0.0, description="smallest change that counts as improvement")
+
+
+class ConvergeSection(Section):
+    metric: str = Field("accuracy", description="evaluation metric that decides (loss falls, others rise)")
+    value: float = Field(description="training ends when the metric has reached this")
+
+
+class TrainSection(Section):
+    epochs: PositiveInt | None = Field(None, description="passes over the data; this or 'steps' (10 epochs if neither)")
+    steps: PositiveInt | None = Field(None, description="optimizer steps; this or 'epochs'")
+    accumulate: PositiveInt = Field(1, description="micro-batches whose gradients add up to one step")
+    clip_norm: PositiveFloat | None = Field(None, description="largest global norm of the gradient")
+    precision: Literal["fp32", "fp64", "bf16", "fp16"] = Field(
+        "fp32", description="fp16 and bf16 compute under autocast"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one for every rank")
+    loss: Literal["auto", "cross_entropy", "mse"] = Field("auto", description="auto: by the data's task")
+    class_weights: Literal["balanced"] | list[PositiveFloat] | None = Field(
+        None, description="weight of each class in the loss; 'balanced' weighs by inverse frequency"
+    )
+    eval_every: PositiveInt | Literal["epoch"] = Field(
+        "epoch", description="steps between evaluations; the end has one too"
+    )
+    log_every: PositiveInt = Field(10, description="steps between two lines of training metrics")
+    early_stop: EarlyStopSection | None = None
+    converge: ConvergeSection | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSection:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give 'epochs' or 'steps', not both")
+        return self
+
+
+class CompressionSection(PluginSection):
+    package: ClassVar[str] = "hvd_train.compress"
+    default: ClassVar[str | None] = "none"
+    name: str = Field("none", description="what travels instead of full gradients (ddl list compressors)")
+
+
+class SyncSection(PluginSection):
+    package: ClassVar[str] = "hvd_train.sync"
+    selector: ClassVar[str] = "strategy"
+    default: ClassVar[str | None] = "allreduce"
+    strategy: str = Field("allreduce", description="what ranks agree on, and when (ddl list strategies)")
+    compression: CompressionSection = Field(default_factory=CompressionSection)
+    fusion_mb: NonNegativeFloat = Field(
+        4.0, description="MiB of gradients reduced at once; 0 reduces every tensor on its own"
+    )
+
+
+class CheckpointSection(Section):
+    every: PositiveInt | Literal["epoch"] = Field("epoch", description="steps between checkpoints; the end has one too")
+    keep: PositiveInt = Field(3, description="newest checkpoints kept")
+
+
+class Config(Section):
+    """One run."""
+
+    seed: NonNegativeInt = Field(0, description="seed of initialisation, partition and noise")
+    model: ModelSection
+    data: DataSection
+    optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
+    schedule: ScheduleSection = Field(default_factory=ScheduleSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    sync: SyncSection = Field(default_factory=SyncSection)
+    checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
+
+
+class Launch(Section):
+    """What the command tells the ranks beside the configuration."""
+
+    world_size: PositiveInt
+    engine: str
+    output: str
+    resume: str | None = None
+    tee: list[int] = [0]
+    columns: int | None = None
+    """Width of the terminal that rank 0's output ends up in; None: plain lines."""
+
+
+Mistakes = list[tuple[Path_, str]]
+
+
+def resolve(document: Document, overrides: Sequence[str] = ()) -> Config:
+    """The configuration that `document` and `overrides` describe; UserError has one line for each mistake."""
+    document.values = expand(Config, document.values)
+    for assignment in overrides:
+        document.override(assignment)
+    values = expand(Config, document.values)
+    mistakes: Mistakes = []
+    kind = specialise(Config, values, (), mistakes)
+    try:
+        config = kind.model_validate(values)
+    except ValidationError as error:
+        mistakes += _explained(error, kind, values)
+    if mistakes:
+        lines = (f"{document.place(path)}: {'.'.join(map(str, path))}: {text}" for path, text in mistakes)
+        raise UserError("\n".join(lines))
+    return config
+
+
+def expand(kind: type[Section], values: Any) -> Any:
+    """`values` with plugin sections that are just a name written out, and `target` taken for the name it stands for."""
+    if issubclass(kind, PluginSection):
+        if isinstance(values, str):
+            values = {kind.selector: values}
+        elif isinstance(values, dict) and "target" in values:
+            values = {kind.selector: "target", **values}
+    if not isinstance(values, dict):
+        return values
+    inner = dict(_sections(kind))
+    return {k: expand(inner[k], v) if k in inner and v is not None else v for k, v in values.items()}
+
+
+def specialise(kind: type[S], values: Any, path: Path_, mistakes: Mistakes) -> type[S]:
+    """The subtype of `kind` whose plugin sections have the fields of the members that `values` names."""
+    values = values if isinstance(values, dict) else {}
+    fields: dict[str, Any] = {}
+    for word, section in _sections(kind):
+        fields[word] = _with(kind, word, specialise(section, values.get(word), (*path, word), mistakes))
+    if issubclass(kind, PluginSection):
+        name = values.get(kind.selector, kind.default)
+        if name in kind.members():
+            fields |= kind.member_fields(name)
+        elif isinstance(name, str):
+            mistakes.append(((*path, kind.selector), f"no '{name}' here{nearest(name, kind.members())}"))
+            return create_model(kind.__name__, __base__=kind, __cls_kwargs__={"extra": "allow"}, **fields)
+    return create_model(kind.__name__, __base__=kind, **fields)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the YAML file, every plugin's options included."""
+    definitions: dict[str, Any] = {}
+    schema = _schema(Config, definitions)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "$defs": definitions}
+
+
+def _schema(kind: type[Section], definitions: dict[str, Any]) -> dict[str, Any]:
+    plain = kind.model_json_schema(ref_template="#/$defs/{model}")
+    definitions |= {k: v for k, v in plain.pop("$defs", {}).items() if k not in definitions}
+    for word, section in _sections(kind):
+        plain["properties"][word] = _schema(section, definitions)
+    if not issubclass(kind, PluginSection):
+        return plain
+    members = [_member_schema(kind, name, plain) for name in kind.members()]
+    return {"anyOf": [{"enum": kind.members()}, *members]}
+
+
+def _member_schema(kind: type[PluginSection], name: str, plain: dict[str, Any]) -> dict[str, Any]:
+    options: type[Section] = create_model(name, __base__=Section, **kind.member_fields(name))
+    own = options.model_json_schema()
+    properties = {**plain["properties"], **own.get("properties", {}), kind.selector: {"const": name}}
+    required = own.get("required", [])
+    if name != "target" and name != kind.default:
+        required = [kind.selector, *required]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _sections(kind: type[Section]) -> Iterator[tuple[str, type[Section]]]:
+    for word, info in kind.model_fields.items():
+        for choice in get_args(info.annotation) or (info.annotation,):
+            if isinstance(choice, type) and issubclass(choice, Section):
+                yield word, choice
+
+
+def _with(kind: type[Section], word: str, section: type[Section]) -> tuple[Any, Any]:
+    """Field definition of `word` with `section` as its type, and a default of that type where there was one."""
+    info = kind.model_fields[word]
+    if type(None) in get_args(info.annotation):
+        return (section | types.NoneType, info.default)
+    return (section, ... if info.is_required() else Field(default_factory=section))
+
+
+def _explained(error: ValidationError, kind: type[Section], values: dict[str, Any]) -> Mistakes:
+    """One mistake a path: pydantic reports every branch of a union, and we say 'expected this or that'."""
+    found: dict[Path_, list[str]] = {}
+    for item in error.errors():
+        path, at = _written(item["loc"], values)
+        if item["type"] == "extra_forbidden":
+            text = f"unknown key{nearest(str(path[-1]), _fields(kind, path[:-1]))}"
+        elif item["type"] == "missing":
+            text = "is missing"
+        elif item["type"] in {"model_type", "model_attributes_type"}:
+            text = f"expected fields ({', '.join(_fields(kind, path))}), got {at!r}"
+        elif item["type"] == "value_error":
+            text = item["msg"].removeprefix("Value error, ")
+        else:
+            text = item["msg"].replace("Input should be ", "").replace("Input should have ", "")
+            text = f"expected {text.replace('a valid integer', 'an integer').replace('a valid ', 'a ')}, got {at!r}"
+        found.setdefault(path, []).append(text)
+    return [(path, _either(texts)) for path, texts in found.items()]
+
+
+def _either(texts: list[str]) -> str:
+    if len(texts) == 1:
+        return texts[0]
+    wanted = [t.removeprefix("expected ").partition(", got ")[0] for t in texts]
+    return f"expected {' or '.join(wanted)}, got {texts[-1].partition(', got ')[2]}"
+
+
+def _written(loc: tuple[str | int, ...], values: Any) -> tuple[Path_, Any]:
+    """The part of pydantic's location that the user wrote (a missing key included), and the value there."""
+    path: Path_ = ()
+    for i, word in enumerate(loc):
+        if isinstance(values, dict) and (word in values or i == len(loc) - 1):
+            values = values.get(word)
+        elif isinstance(values, list) and isinstance(word, int):
+            values = values[word]
+        else:
+            break
+        path = (*path, word)
+    return path, values
+
+
+def _fields(kind: type[Section], path: Path_) -> list[str]:
+    for word in path:
+        kind = dict(_sections(kind)).get(str(word), Section)
+    return list(kind.model_fields)
+
+
+def parse_document(text: str) -> tuple[Config, Launch]:
+    """The configuration and launch that `ddl run` put on the command line of every rank."""
+    import json
+
+    values = json.loads(text)
+    document = Document(values["config"], "configuration")
+    return resolve(document), Launch.model_validate(values["launch"])
+
+
+def to_document(config: Config, launch: Launch) -> str:
+    """JSON from which `parse_document` makes the same two; defaults are left out, so that a person can read it."""
+    import json
+
+    parts = {"config": _written_fields(config), "launch": launch.model_dump(exclude_defaults=True)}
+    return json.dumps(parts, separators=(",", ":"))
+
+
+def _written_fields(section: Section) -> dict[str, Any]:
+    dump = section.model_dump(exclude_unset=True)
+    return {k: v for k, v in dump.items() if v != {}}
+
+
+__all__ = ["Config", "Launch", "UserError", "json_schema", "parse_document", "resolve", "to_document"]

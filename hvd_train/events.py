@@ -1,0 +1,50 @@
+"""What a rank tells the command that started it, in-band on stderr.
+
+Launchers forward stderr on every cluster, so this channel needs no port, no shared file system and no variable. An event
+is one JSON object between two control characters; `split` takes them out of what ranks and launchers print.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable
+from typing import Any
+
+START, END = b"\x1e", b"\x1f"
+LIMIT = 3500
+"""Bytes: under PIPE_BUF, so that the events of different ranks do not run into each other."""
+
+_EVENT = re.compile(START + rb"(\{.*?\})" + END + rb"\r?\n?", re.DOTALL)
+
+
+def emit(descriptor: int, event: str, **fields: Any) -> None:
+    """Send one event; long text in `fields` loses its beginning."""
+    record = {"event": event, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), **fields}
+    line = _encode(record)
+    for key in ("traceback", "message"):
+        while len(line) > LIMIT and len(record.get(key, "")) > 100:
+            record[key] = "..." + record[key][len(record[key]) // 4 :]
+            line = _encode(record)
+    os.write(descriptor, line)
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    return START + json.dumps(record).encode() + END + b"\n"
+
+
+def split(data: bytes) -> tuple[list[dict[str, Any]], bytes, bytes]:
+    """The events in `data`, the other bytes, and the beginning of an event that has not arrived whole."""
+    events = [json.loads(m) for m in _EVENT.findall(data)]
+    rest = _EVENT.sub(b"", data)
+    head, mark, tail = rest.partition(START)
+    return events, head, mark + tail
+
+
+def first_failure(events: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The failure that came first by the ranks' clocks: the others are most likely its consequences."""
+    failures = [e for e in events if e["event"] == "failed"]
+    return min(failures, key=lambda e: float(e["time"]), default=None)

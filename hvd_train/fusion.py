@@ -1,0 +1,139 @@
+"""Tensor fusion: gradients in flat buckets, each reduced by one collective while backward still runs.
+
+Buckets follow the reverse order of the parameters, which is roughly the order in which backward completes them; they
+are issued strictly one after another, so that every rank issues the same sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hvd_train.comm.base import Communicator, Work
+from hvd_train.compress.base import Compressor
+
+
+def plan(sizes: Sequence[int], kinds: Sequence[Any], limit: int) -> list[list[int]]:
+    """Deal tensors, last first, into buckets of one kind (dtype, device) and of at most `limit` bytes, or one tensor.
+
+    `sizes` are bytes. A limit of 0 gives each tensor a bucket of its own.
+    """
+    buckets: list[list[int]] = []
+    room: dict[Any, tuple[list[int], int]] = {}
+    for i in reversed(range(len(sizes))):
+        bucket, used = room.get(kinds[i], ([], limit + 1))
+        if used + sizes[i] > limit:
+            bucket, used = [], 0
+            buckets.append(bucket)
+        bucket.append(i)
+        room[kinds[i]] = (bucket, used + sizes[i])
+    return buckets
+
+
+class Bucket:
+    """Gradients of some parameters in one flat tensor, followed by a flag for each: 1 where there was a gradient.
+
+    The flags travel with the gradients, so that a parameter that no rank used keeps `grad = None`, as it would in one
+    process, and the optimizer passes over it.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], comm: Communicator, compressor: Compressor) -> None:
+        self.parameters, self._comm, self._compressor = parameters, comm, compressor
+        first, total = parameters[0], sum(p.numel() for p in parameters)
+        self.flat = comm.allocate(total + len(parameters), first.dtype, first.device)
+        pieces = self.flat[:total].split([p.numel() for p in parameters])
+        self._views = [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
+        self._flags = self.flat[total:]
+        self._missing: set[int] = set()
+        self._issued: tuple[Work, Tensor, Any] | None = None
+
+    def open(self) -> None:
+        """Expect a gradient from every parameter."""
+        self._missing = set(range(len(self.parameters)))
+
+    def put(self, i: int) -> None:
+        """Take the gradient of parameter `i`, or zeros where it has none."""
+        gradient = self.parameters[i].grad
+        self._missing.discard(i)
+        self._flags[i] = gradient is not None
+        if gradient is None:
+            self._views[i].zero_()
+        elif gradient.data_ptr() != self._views[i].data_ptr():
+            self._views[i].copy_(gradient)
+
+    @property
+    def complete(self) -> bool:
+        return not self._missing
+
+    def issue(self) -> None:
+        """Start the reduction; parameters still missing count as unused."""
+        for i in tuple(self._missing):
+            self.put(i)
+        payload, context = self._compressor.compress(self.flat)
+        self._issued = (self._comm.all_reduce_async_(payload, "mean"), payload, context)
+
+    def collect(self) -> None:
+        """Wait, and let the parameters' gradients be views of the result."""
+        assert self._issued is not None, "a bucket is collected once after it was issued"
+        work, payload, context = self._issued
+        self._issued = None
+        work.wait()
+        if payload is not self.flat:
+            self.flat.copy_(self._compressor.decompress(payload, context))
+        for p, view, used in zip(self.parameters, self._views, self._flags.tolist(), strict=True):
+            p.grad = view if used else None
+
+
+class GradientBuckets:
+    """The mean over ranks of all gradients of a model, overlapped with its backward pass."""
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        comm: Communicator,
+        compressor: Compressor,
+        fusion_bytes: int,
+    ) -> None:
+        kinds = [(p.dtype, p.device) for p in parameters]
+        groups = plan([p.numel() * p.element_size() for p in parameters], kinds, fusion_bytes)
+        self.buckets = [Bucket([parameters[i] for i in group], comm, compressor) for group in groups]
+        self._armed = False
+        self._next = 0
+        for bucket in self.buckets:
+            for i, p in enumerate(bucket.parameters):
+                p.register_post_accumulate_grad_hook(self._hook(bucket, i))
+
+    @torch.no_grad()
+    def arm(self) -> None:
+        """Reduce each bucket as soon as the coming backward pass has completed it."""
+        self._armed, self._next = True, 0
+        for bucket in self.buckets:
+            bucket.open()
+
+    @torch.no_grad()
+    def reduce(self) -> None:
+        """Issue what backward has not, wait for everything, and set the gradients."""
+        if not self._armed:
+            self.arm()
+        self._armed = False
+        for bucket in self.buckets[self._next :]:
+            bucket.issue()
+        for bucket in self.buckets:
+            bucket.collect()
+
+    def _hook(self, bucket: Bucket, i: int) -> Any:
+        def final(_: Tensor) -> None:
+            if self._armed:
+                with torch.no_grad():
+                    bucket.put(i)
+                    self._issue_complete()
+
+        return final
+
+    def _issue_complete(self) -> None:
+        while self._next < len(self.buckets) and self.buckets[self._next].complete:
+            self.buckets[self._next].issue()
+            self._next += 1

@@ -1,0 +1,87 @@
+"""Progress for people: a bar and a closing table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hvd_train.monitor.base import Record, Sink
+
+BAR_SECONDS = 0.1
+LINE_SECONDS = 5.0
+
+
+class Terminal(Sink):
+    """Writes to `stream`; `columns` is the width of the terminal behind it, None where there is none."""
+
+    def __init__(self, stream: TextIO, columns: int | None) -> None:
+        self._bar = columns is not None
+        self._console = Console(file=stream, force_terminal=self._bar, width=columns or 120, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=not self._bar,
+            transient=True,
+        )
+        self._next = 0.0
+
+    def open(self, run: Record) -> None:
+        self._console.print(run["title"])
+        self._task = self._progress.add_task(
+            "train", total=run["total_steps"], completed=run["first_step"], figures=""
+        )
+        self._progress.start()
+
+    def step(self, step: int) -> None:
+        now = time.monotonic()
+        if self._bar and now >= self._next:
+            self._next = now + BAR_SECONDS
+            self._progress.update(self._task, completed=step)
+
+    def train(self, record: Record) -> None:
+        self._progress.update(self._task, figures=f"loss {record['loss']:.4f}")
+        if not self._bar and time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_SECONDS
+            self._console.print(_line("train", record))
+
+    def evaluation(self, record: Record) -> None:
+        self._console.print(_line("test ", record))
+
+    def close(self, summary: Record) -> None:
+        self._progress.stop()
+        self._console.print(_table(summary))
+
+
+def _line(kind: str, record: Record) -> str:
+    figures = (f"{name} {value:.4g}" for name, value in record.items() if name not in {"step", "epoch"})
+    return f"{kind} step {record['step']}, epoch {record['epoch']}: {', '.join(figures)}"
+
+
+def _table(summary: Record) -> Table:
+    table = Table(title="Run", show_header=False)
+    seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in summary["seconds"].items())
+    rows = {
+        **{f"test {name}": f"{value:.4f}" for name, value in summary["eval"].items()},
+        "ended because": summary["ended"],
+        "steps (epochs)": f"{summary['steps']} ({summary['epochs']:.4g})",
+        "samples per second": f"{summary['samples_per_second']:,.0f}",
+        "ranks, engine, strategy": f"{summary['world_size']}, {summary['engine']}, {summary['strategy']}",
+        "MB sent by rank 0": f"{summary['bytes_sent'] / 1e6:,.1f}",
+        "seconds by phase": seconds,
+        "run folder": summary["folder"],
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def create(stream: TextIO, columns: int | None) -> Terminal:
+    return Terminal(stream, columns)

@@ -1,0 +1,28 @@
+"""Number formats of training: full precision, or half precision under autocast with loss scaling."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Precision:
+    """Casts, autocast and loss scaling for one of fp32, fp64, bf16 and fp16."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.dtype = torch.float64 if name == "fp64" else torch.float32
+        self.device = device
+        self._half = HALF.get(name)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """`x` on the device; floating point inputs in the dtype of the parameters."""
+        return x.to(self.device, self.dtype) if x.is_floating_point() else x.to(self.device)
+
+    def forward(self) -> AbstractContextManager[object]:
+        """What the forward pass runs under."""
+        return torch.autocast(self.device.type, self._half) if self._half else nullcontext()

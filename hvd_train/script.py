@@ -1,0 +1,47 @@
+"""A rank of a user's own script: run it as Python would, and report how it ended."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+
+from hvd_train import events, failures
+from hvd_train.errors import ExitCode
+
+RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
+
+
+def run_script(arguments: list[str]) -> None:
+    """Run `FILE [ARG ...]` or `-m MODULE [ARG ...]` as the main program; its exit code and exceptions pass through."""
+    rank = next((int(os.environ[v]) for v in RANK if v in os.environ), 0)
+    errors = os.dup(2)
+    events.emit(errors, "started", rank=rank)
+    try:
+        _run(arguments)
+    except SystemExit as end:
+        _ended(errors, rank, end.code)
+        raise
+    except BaseException as error:
+        failures.report(error, rank, errors, None)
+        sys.exit(ExitCode.FAILURE)
+    events.emit(errors, "done", rank=rank, exit_code=0)
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments[0] == "-m":
+        sys.argv[:] = arguments[1:]
+        sys.path[0:0] = [os.getcwd()]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv[:] = arguments
+        sys.path[0:0] = [os.path.dirname(os.path.abspath(arguments[0]))]
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _ended(errors: int, rank: int, code: object) -> None:
+    """A script may exit with nothing, a number, or words for stderr."""
+    if code is None or isinstance(code, int):
+        events.emit(errors, "done", rank=rank, exit_code=code or 0)
+    else:
+        failures.report(RuntimeError(str(code)), rank, errors, None)

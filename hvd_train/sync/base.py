@@ -1,0 +1,59 @@
+"""The contract of a sync strategy: what ranks agree on, and when.
+
+A strategy is a file in this package whose `create(context, **options)` returns a `SyncStrategy`. The trainer alone calls
+the hooks; a strategy overrides those it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from hvd_train.comm.base import Communicator
+from hvd_train.compress.base import Compressor
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every strategy is given: the ranks, the compressor, and the bytes of gradients to reduce at once."""
+
+    comm: Communicator
+    compressor: Compressor
+    fusion_bytes: int
+
+
+class SyncStrategy:
+    """Hooks around a step; every rank calls them in the same order."""
+
+    def __init__(self, context: Context) -> None:
+        self.comm = context.comm
+
+    def start(self, model: nn.Module) -> None:
+        """Before the first step: by default every rank takes over the parameters and buffers of rank 0."""
+        for tensor in model.state_dict(keep_vars=True).values():
+            self.comm.broadcast_(tensor.data)
+
+    def on_backward(self, step: int) -> None:
+        """Before the last backward pass of a step: a gradient that it completes is final."""
+
+    def on_gradients(self, step: int) -> None:
+        """After backward, before the optimizer. A rank without samples comes here without any backward pass."""
+
+    def on_parameters(self, step: int) -> None:
+        """After the optimizer."""
+
+    def serve(self) -> bool:
+        """Before training: True says that this rank was a server and is done."""
+        return False
+
+    def finish(self) -> None:
+        """After the last step, before the final evaluation."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs, of tensors, numbers, text, lists and dicts."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The reverse of `state_dict`."""
