@@ -1,0 +1,64 @@
+"""Who ended a job: what launchers print about a process that died without a word."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PATTERNS = (
+    # Open MPI 4 and 5
+    re.compile(r"process rank (?P<rank>\d+) with PID \d+ on node (?P<host>\S+) exited on signal (?P<signal>\d+)"),
+    # Hydra: MPICH and Intel MPI
+    re.compile(r"PID (?P<pid>\d+) RUNNING AT (?P<host>\S+).*?(?:KILLED BY SIGNAL: |\(signal )(?P<signal>\d+)"),
+    # horovodrun --gloo
+    re.compile(r"Process (?P<rank>\d+) exit with status code (?:-|(?=1[2-9]\d))(?P<signal>\d+)\b"),
+    # srun
+    re.compile(
+        r"srun: error: (?P<host>\S+): task (?P<rank>\d+): (?P<word>Killed|Segmentation fault|Aborted|Terminated)"
+    ),
+)
+WORDS = {"Killed": 9, "Segmentation fault": 11, "Aborted": 6, "Terminated": 15}
+
+
+@dataclass(frozen=True)
+class Death:
+    """A rank that a signal ended."""
+
+    rank: int
+    host: str
+    signal: int
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.signal).name
+        return (
+            f"rank {self.rank} on {self.host} was killed by signal {self.signal} ({name}){_HINTS.get(self.signal, '')}"
+        )
+
+
+_HINTS = {
+    9: "; where nobody sent it, look for the kernel's out-of-memory killer (dmesg)",
+    11: ": a crash in native code",
+    6: ": native code gave up",
+}
+
+
+def killed(text: str, ranks: Mapping[int, int], host: str) -> Death | None:
+    """The rank that `text`, a launcher's stderr, says a signal ended; `ranks` are rank by process id, all on `host`."""
+    words = " ".join(text.split())
+    for pattern in PATTERNS:
+        for match in pattern.finditer(words):
+            found = match.groupdict()
+            number = WORDS.get(found.get("word") or "", 0) or _signal(found.get("signal"))
+            rank = int(found["rank"]) if found.get("rank") else ranks.get(int(found.get("pid") or 0))
+            if rank is not None and number:
+                return Death(rank, found.get("host") or host, number)
+    return None
+
+
+def _signal(text: str | None) -> int:
+    """The signal's number; shells and launchers add 128 to it."""
+    number = int(text or 0)
+    number = number - 128 if number > 128 else number
+    return number if number in {s.value for s in signal.Signals} else 0
