@@ -1,0 +1,178 @@
+"""What the trainer must do on every engine: plain functions of a communicator."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hvd_train.comm.base import Communicator
+from hvd_train.config import Config, resolve
+from hvd_train.data.base import Dataset, TensorSplit
+from hvd_train.document import Document
+from hvd_train.monitor.base import Sink
+from hvd_train.signals import StopRequest
+from hvd_train.spec import DataSpec
+from hvd_train.trainer import Trainer
+from hvd_train.worker import assemble, build
+
+SAMPLES = 203
+"""No multiple of any batch used here: the last steps of an epoch are unequal, and some ranks run out of samples."""
+
+
+ONE_AT_A_TIME = threading.Lock()
+"""Ranks that are threads share torch's generator, and ast.parse of Python 3.11 is not safe in threads."""
+
+
+def classification(samples: int = SAMPLES) -> Dataset:
+    """A small task with unequal classes, the same on every rank."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(samples + 40, 6, generator=generator)
+    y = (x @ torch.randn(6, 3, generator=generator)).argmax(1)
+    train, test = (TensorSplit(x[part], y[part], y[part]) for part in (slice(40, None), slice(40)))
+    return Dataset(train, test, DataSpec((6,), 3, "classification"))
+
+
+def target_model(inputs: int = 6, outputs: int = 3) -> nn.Module:
+    """Tied weights, a branch that is never used, a frozen layer: what real models have."""
+    return Odd(inputs, outputs)
+
+
+class Odd(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, inputs)
+        self.again = nn.Linear(inputs, inputs, bias=False)
+        self.again.weight = self.first.weight
+        self.unused = nn.Linear(inputs, outputs)
+        self.frozen = nn.Linear(inputs, inputs).requires_grad_(False)
+        self.last = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.tanh(self.again(torch.tanh(self.frozen(self.first(x))))))
+        return out
+
+
+def configuration(**sections: dict[str, Any]) -> Config:
+    """float64, SGD with momentum and weight decay on the odd model; `sections` override it, None takes a field away."""
+    values: dict[str, Any] = {
+        "model": {"target": "tests.bodies.training:target_model"},
+        "data": {"target": "tests.bodies.training:classification", "batch_size": 16, "partition": "random"},
+        "optimizer": {"name": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
+        "train": {"epochs": 3, "precision": "fp64"},
+        "sync": {"fusion_mb": 0.0002},
+    }
+    for name, fields in sections.items():
+        merged = {**values.get(name, {}), **fields}
+        values[name] = {word: value for word, value in merged.items() if value is not None}
+    with ONE_AT_A_TIME:
+        return resolve(Document(values, "test"))
+
+
+def trainer(comm: Communicator, config: Config, *, checkpoints: Path | None = None, sinks: list[Sink] = []) -> Trainer:
+    with ONE_AT_A_TIME:
+        return assemble(config, comm, build(config, comm), sinks, checkpoints, StopRequest())
+
+
+def parameters(trained: Trainer) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in trained.model.named_parameters()}
+
+
+def trained(comm: Communicator, config: Config) -> dict[str, Tensor]:
+    job = trainer(comm, config)
+    job.run()
+    return parameters(job)
+
+
+def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1e-6) -> None:
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], rtol=tolerance, atol=tolerance * 1e-3, msg=f"parameter {name} differs")
+
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "sgd": {},
+    "adamw": {"optimizer": {"name": "AdamW", "lr": 0.01, "momentum": None, "weight_decay": 0.1}},
+    "round_robin": {"data": {"partition": "round_robin"}},
+    "accumulate": {"train": {"accumulate": 2}},
+    "one tensor a bucket": {"sync": {"fusion_mb": 0}},
+    "one bucket": {"sync": {"fusion_mb": 64}},
+    "clipped": {"train": {"clip_norm": 0.1}},
+    "class weights": {"train": {"class_weights": "balanced"}},
+    "scheduled": {"schedule": {"name": "cosine", "warmup_steps": 5}},
+    "lbfgs": {"optimizer": {"name": "LBFGS", "momentum": None, "weight_decay": None, "lr": 0.5, "max_iter": 3}},
+}
+
+
+def variant(name: str, size: int) -> Config:
+    """The variant whose global batch is 64 whatever `size` is."""
+    sections = {section: dict(fields) for section, fields in VARIANTS[name].items()}
+    sections.setdefault("data", {})["batch_size"] = 64 // size
+    if sections.get("train", {}).get("accumulate"):
+        sections["data"]["batch_size"] //= 2
+    return configuration(**sections)
+
+
+def equals_one_process(comm: Communicator) -> None:
+    """np=1 with batch 64, np=2 with 32, np=4 with 16: the same parameters to 1e-6 in float64, in every variant."""
+    from hvd_train.comm.single import SingleCommunicator
+
+    for name in VARIANTS:
+        alone = trained(SingleCommunicator(), variant(name, 1))
+        together = trained(comm, variant(name, comm.size))
+        try:
+            assert_close(together, alone)
+        except AssertionError as error:
+            raise AssertionError(f"variant '{name}': {error}") from None
+
+
+def half_compression_stays_close(comm: Communicator) -> None:
+    """With fp16 and bf16 on the wire the result differs from float's, by no more than their mantissas allow."""
+    plain = trained(comm, configuration(train={"precision": "fp32"}))
+    for name, tolerance in (("fp16", 0.02), ("bf16", 0.15)):
+        half = trained(comm, configuration(train={"precision": "fp32"}, sync={"compression": name}))
+        difference = max(float((half[k] - plain[k]).abs().max()) for k in plain)
+        assert difference < tolerance, f"{name}: {difference}"
+        assert comm.size == 1 or difference > 0, f"{name} changed nothing: was it used?"
+
+
+def half_compression_halves_the_bytes(comm: Communicator) -> None:
+    sent = {}
+    for name in ("none", "fp16"):
+        before = comm.bytes_sent
+        trained(
+            comm, configuration(train={"precision": "fp32", "steps": 8, "epochs": None}, sync={"compression": name})
+        )
+        sent[name] = comm.bytes_sent - before
+    fixed = sum(p.numel() * 4 for p in target_model().parameters()) * 2
+    assert comm.size == 1 or sent["none"] > sent["fp16"] >= sent["none"] / 2 - fixed
+
+
+def resumed_is_bitwise_equal(comm: Communicator, folder: Path) -> None:
+    """Stopped after step 7 and gone on with, in noise (dropout) and momentum, against never stopped."""
+    from hvd_train import checkpoint
+
+    def config(steps: int) -> Config:
+        return configuration(
+            model={"name": "mlp", "hidden": [16], "dropout": 0.3, "target": None},
+            train={"steps": steps, "epochs": None, "precision": "fp32", "accumulate": 2},
+            checkpoint={"every": 7},
+            schedule={"name": "step", "every": 4, "factor": 0.5},
+            optimizer={"name": "AdamW", "lr": 0.01, "momentum": None, "weight_decay": 0.1},
+        )
+
+    through = trainer(comm, config(11))
+    through.run()
+    first = trainer(comm, config(7), checkpoints=folder / "checkpoints")
+    first.run()
+    torch.manual_seed(12345 + comm.rank)
+    second = trainer(comm, config(11))
+    second.restore(checkpoint.load(folder, comm, print))
+    second.run()
+    for name, value in parameters(through).items():
+        assert torch.equal(value, parameters(second)[name]), name
+
+
+BODIES = [equals_one_process, half_compression_stays_close, half_compression_halves_the_bytes]

@@ -1,0 +1,125 @@
+"""Buckets of gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from hvd_train import plugins
+from hvd_train.comm import threads
+from hvd_train.comm.base import Communicator, Op, Work
+from hvd_train.comm.single import SingleCommunicator
+from hvd_train.fusion import GradientBuckets, plan
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kinds", "limit", "expected"),
+    [
+        ([1, 1, 1], "aaa", 10, [[2, 1, 0]]),
+        ([1, 1, 1], "aaa", 2, [[2, 1], [0]]),
+        ([1, 1, 1], "aaa", 0, [[2], [1], [0]]),
+        ([1, 9, 1], "aaa", 2, [[2], [1], [0]]),
+        ([1, 1, 1, 1], "abab", 2, [[3, 1], [2, 0]]),
+        ([], "", 5, []),
+    ],
+)
+def test_plan(sizes: list[int], kinds: str, limit: int, expected: list[list[int]]) -> None:
+    assert plan(sizes, kinds, limit) == expected
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.sampled_from("ab"))), st.integers(0, 100))
+def test_plan_deals_out_every_tensor_once_within_the_limit(tensors: list[tuple[int, str]], limit: int) -> None:
+    sizes, kinds = [s for s, _ in tensors], [k for _, k in tensors]
+    buckets = plan(sizes, kinds, limit)
+    assert sorted(i for b in buckets for i in b) == list(range(len(tensors)))
+    for bucket in buckets:
+        assert len({kinds[i] for i in bucket}) == 1
+        assert len(bucket) == 1 or sum(sizes[i] for i in bucket) <= limit
+        assert bucket == sorted(bucket, reverse=True)
+
+
+class Recording(SingleCommunicator):
+    """Notes when a reduction is issued."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[object] = []
+
+    def all_reduce_async_(self, x: torch.Tensor, op: Op = "mean") -> Work:
+        self.log.append(x.numel())
+        return super().all_reduce_async_(x, op)
+
+
+def none() -> object:
+    return plugins.create("hvd_train.compress", "none")
+
+
+def test_reduction_begins_while_backward_still_runs() -> None:
+    comm, first, last = Recording(), nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False)
+    buckets = GradientBuckets([first.weight, last.weight], comm, none(), 0)  # type: ignore[arg-type]
+    hidden = first(torch.ones(1, 4))
+    hidden.register_hook(lambda _: comm.log.append("first layer"))
+    buckets.arm()
+    last(hidden).sum().backward()
+    assert comm.log == [9, "first layer", 17]
+    buckets.reduce()
+    assert comm.log == [9, "first layer", 17]
+
+
+def test_gradients_that_are_not_final_stay_local() -> None:
+    comm, layer = Recording(), nn.Linear(2, 2, bias=False)
+    buckets = GradientBuckets([layer.weight], comm, none(), 0)  # type: ignore[arg-type]
+    layer(torch.ones(1, 2)).sum().backward()
+    assert comm.log == []
+    buckets.arm()
+    layer(torch.ones(1, 2)).sum().backward()
+    buckets.reduce()
+    assert torch.equal(layer.weight.grad, torch.full((2, 2), 2.0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("zero", [True, False], ids=["set_to_none", "zeroed"])
+def test_mean_over_ranks_where_each_uses_other_branches(zero: bool) -> None:
+    """Rank 0 uses a, rank 1 uses b, both use c, nobody d; steps follow one another in the same buckets."""
+
+    def run(comm: Communicator) -> list[torch.Tensor | None]:
+        parameters = [nn.Parameter(torch.ones(3)) for _ in range(4)]
+        a, b, c, _ = parameters
+        optimizer = torch.optim.SGD(parameters, lr=0.0)
+        buckets = GradientBuckets(parameters, comm, none(), 1000)  # type: ignore[arg-type]
+        for scale in (100.0, 1.0):
+            optimizer.zero_grad(set_to_none=zero)
+            buckets.arm()
+            ((a if comm.rank == 0 else b) * 2 * scale + c * (comm.rank + 1) * scale).sum().backward()
+            buckets.reduce()
+        return [None if p.grad is None else p.grad.clone() for p in parameters]
+
+    for a, b, c, d in threads.run(2, run):
+        assert a is not None
+        assert b is not None
+        assert c is not None
+        assert (a[0], b[0], c[0]) == (1.0, 1.0, 1.5)
+        assert d is None
+
+
+def test_mixed_dtypes_shapes_and_layouts() -> None:
+    def run(comm: Communicator) -> list[torch.Tensor]:
+        whole = torch.zeros(4, 6)
+        parameters = [
+            nn.Parameter(torch.zeros(2, 3, dtype=torch.float64)),
+            nn.Parameter(whole.t()),
+            nn.Parameter(torch.zeros(())),
+            nn.Parameter(torch.zeros(0, 3)),
+            nn.Parameter(torch.zeros(5, dtype=torch.bfloat16)),
+        ]
+        buckets = GradientBuckets(parameters, comm, none(), 100)  # type: ignore[arg-type]
+        buckets.arm()
+        sum(((p.float() * (comm.rank + 1)).sum() for p in parameters), torch.zeros(())).backward()
+        buckets.reduce()
+        return [p.grad for p in parameters if p.grad is not None]
+
+    for gradients in threads.run(3, run):
+        assert len(gradients) == 5
+        assert all(bool((g == 2).all()) for g in gradients)

@@ -1,0 +1,134 @@
+"""The small pure parts: events, blame, affinity, sampler, losses, names."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.blame import Death, killed
+from hvd_train import events
+from hvd_train.affinity import threads
+from hvd_train.data.base import Dataset, TensorSplit
+from hvd_train.errors import UserError, nearest
+from hvd_train.loss import class_weights, correct, cross_entropy, squared_error
+from hvd_train.sampler import Epoch
+from hvd_train.spec import DataSpec
+
+
+def emitted(**fields: object) -> bytes:
+    reader, writer = os.pipe()
+    events.emit(writer, "failed", **fields)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        return stream.read()
+
+
+@given(st.lists(st.integers(0, 200), max_size=6), st.text(max_size=10))
+def test_events_are_found_however_the_stream_is_cut(cuts: list[int], noise: str) -> None:
+    text = noise.replace("\x1e", "").replace("\x1f", "").encode()
+    stream = text + emitted(rank=1, message="a\nb") + text + emitted(rank=2, message="}\x1e{") + text
+    found, rest, pending = [], b"", b""
+    edges = [0, *sorted(min(c, len(stream)) for c in cuts), len(stream)]
+    for begin, end in itertools.pairwise(edges):
+        new, text_, pending = events.split(pending + stream[begin:end])
+        found += new
+        rest += text_
+    assert [(e["rank"], e["message"]) for e in found] == [(1, "a\nb"), (2, "}\x1e{")]
+    assert pending == b""
+    assert rest.split() == (text * 3).split()
+
+
+def test_a_long_event_keeps_the_end_of_its_traceback() -> None:
+    line = emitted(rank=1, message="m", traceback="x\n" * 9000 + "ValueError: the end")
+    assert len(line) <= events.LIMIT + 100
+    assert events.split(line)[0][0]["traceback"].endswith("ValueError: the end")
+
+
+def test_the_first_failure_is_the_earliest_one() -> None:
+    log = [{"event": "failed", "time": 2.0, "rank": 0}, {"event": "failed", "time": 1.0, "rank": 3}]
+    assert events.first_failure([{"event": "done", "time": 0.0}, *log]) == log[1]
+    assert events.first_failure([]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "death"),
+    [
+        (
+            "prterun noticed that process rank 1 with PID 4242 on node n2 exited on\nsignal 9 (Killed).",
+            Death(1, "n2", 9),
+        ),
+        (
+            "mpirun noticed that process rank 3 with PID 0 on node n1 exited on signal 11 (Segmentation fault).",
+            Death(3, "n1", 11),
+        ),
+        (
+            "=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n=   PID 77 RUNNING AT n4\n=   EXIT CODE: 9\n"
+            "YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)",
+            Death(2, "n4", 9),
+        ),
+        ("=   RANK 1 PID 77 RUNNING AT n4\n=   KILLED BY SIGNAL: 6 (Aborted)\n", Death(2, "n4", 6)),
+        ("srun: error: n7: task 5: Segmentation fault (core dumped)", Death(5, "n7", 11)),
+        ("Process 1 exit with status code 137.", Death(1, "here", 9)),
+        ("Process 1 exit with status code 1.", None),
+        ("nothing of note", None),
+    ],
+)
+def test_launchers_name_the_rank_that_a_signal_ended(text: str, death: Death | None) -> None:
+    assert killed(text, {77: 2}, "here") == death
+
+
+def test_a_death_is_told_with_the_name_of_the_signal() -> None:
+    assert str(Death(1, "n2", signal.SIGSEGV)).startswith("rank 1 on n2 was killed by signal 11 (SIGSEGV)")
+
+
+@pytest.mark.parametrize(
+    ("processors", "machine", "local_size", "expected"),
+    [(2, 2, 1, 2), (2, 2, 2, 1), (1, 2, 2, 1), (2, 2, 4, 1), (16, 64, 4, 16), (64, 64, 4, 16), (4, 64, 1, 4)],
+)
+def test_threads_of_a_rank(processors: int, machine: int, local_size: int, expected: int) -> None:
+    assert threads(processors, machine, local_size) == expected
+
+
+def test_an_epoch_whose_ranks_have_unequal_shares() -> None:
+    epoch = Epoch(torch.arange(5), (5, 7, 0), batch_size=2, accumulate=2)
+    assert epoch.steps == 2
+    assert [epoch.samples(s) for s in range(3)] == [8, 4, 0]
+    assert [[b.tolist() for b in epoch.micro_batches(s)] for s in range(3)] == [[[0, 1], [2, 3]], [[4]], []]
+
+
+def test_losses_are_sums_over_samples() -> None:
+    outputs, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    expected = torch.nn.functional.cross_entropy(outputs, targets, reduction="sum")
+    torch.testing.assert_close(cross_entropy(outputs, targets), expected)
+    tokens = torch.randn(2, 5, 7)
+    each = [torch.nn.functional.cross_entropy(t, torch.zeros(5, dtype=torch.int64)) for t in tokens]
+    torch.testing.assert_close(cross_entropy(tokens, torch.zeros(2, 5, dtype=torch.int64)), each[0] + each[1])
+    a, b = torch.randn(3, 2), torch.randn(3, 2)
+    torch.testing.assert_close(squared_error(a, b), (a - b).square().mean(1).sum())
+    assert float(correct(torch.eye(3), torch.tensor([0, 1, 0]))) == 2
+
+
+def _labelled(labels: list[int]) -> Dataset:
+    y = torch.tensor(labels)
+    split = TensorSplit(torch.zeros(len(y), 1), y, y)
+    return Dataset(split, split, DataSpec((1,), 3, "classification"))
+
+
+def test_class_weights_have_a_mean_of_one_over_the_samples() -> None:
+    data = _labelled([0, 0, 0, 1, 1, 2])
+    torch.testing.assert_close(class_weights("balanced", data), torch.tensor([2 / 3, 1.0, 2.0]))
+    torch.testing.assert_close(class_weights([1.0, 1.0, 4.0], data), torch.tensor([2 / 3, 2 / 3, 8 / 3]))
+    assert class_weights(None, data) is None
+    with pytest.raises(UserError, match="expected 3 weights, one a class, got 2"):
+        class_weights([1.0, 1.0], data)
+
+
+def test_the_nearest_choice_is_named() -> None:
+    assert nearest("mlpp", ["mlp", "cnn"]) == "; did you mean 'mlp'? (choices: cnn, mlp)"
+    assert nearest("zzz", ["mlp"]) == " (choices: mlp)"
