@@ -414,7 +414,8 @@ def _sense(metric: str) -> int:
 
 def _generators() -> dict[str, Tensor]:
     python = random.getstate()
-    _, keys, position, *_ = tuple(np.random.get_state(legacy=True))
+    legacy: Any = np.random.get_state(legacy=True)
+    _, keys, position, *_ = legacy
     states = {
         "rng.torch": torch.get_rng_state(),
         "rng.python": torch.tensor(python[1], dtype=torch.int64),

@@ -108,7 +108,7 @@ def _hosts(text: str | None, file: Path | None) -> tuple[Host, ...]:
     if file is None:
         return ()
     try:
-        return parse_hostfile(file.read_text(encoding="utf-8"), file)
+        return parse_hostfile(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--hostfile: {file} cannot be read: {error}") from None
 

@@ -1,0 +1,52 @@
+"""Options of Hydra, the mpirun of MPICH and of Intel MPI.
+
+Hydra takes the whole environment of the shell to every host: what is forwarded needs no naming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cli.hosts import format_hosts
+from cli.launchers.base import Job
+from cli.placement import Placement
+from hvd_train.errors import UserError
+
+
+def mpich(job: Job, placement: Placement) -> list[str]:
+    return [
+        *("-n", str(job.world_size)),
+        *(["-hosts", format_hosts(placement.hosts)] if placement.hosts else []),
+        *("-bind-to", job.bind or (f"core:{placement.cores}" if placement.cores else "none")),
+        *_environment(job.environment),
+    ]
+
+
+def intel(job: Job, placement: Placement) -> list[str]:
+    return [
+        *("-n", str(job.world_size)),
+        *_intel_hosts(placement),
+        *_environment({**_pinning(job, placement), **job.environment}),
+    ]
+
+
+def _environment(variables: Mapping[str, str]) -> list[str]:
+    return [word for key, value in variables.items() for word in ("-genv", key, value)]
+
+
+def _intel_hosts(placement: Placement) -> list[str]:
+    slots = {host.slots for host in placement.hosts}
+    if len(slots) > 1:
+        raise UserError(
+            "Intel MPI starts the same number of ranks on each host, and these have unequal slots: "
+            f"{format_hosts(placement.hosts)}; give each the same"
+        )
+    names = ",".join(host.name for host in placement.hosts)
+    return ["-ppn", str(slots.pop()), "-hosts", names] if slots else []
+
+
+def _pinning(job: Job, placement: Placement) -> dict[str, str]:
+    """Intel MPI shares out a host's cores by itself, and is only told where there are too few."""
+    if job.bind in {"core", "socket", "numa"}:
+        return {"I_MPI_PIN_DOMAIN": str(job.bind)}
+    return {"I_MPI_PIN": "0"} if job.bind or placement.shared else {}

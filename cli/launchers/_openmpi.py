@@ -1,0 +1,55 @@
+"""Options of Open MPI's mpirun; version 5 (PRRTE) knows only those with two dashes, so 4 gets them too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cli.flavor import Version
+from cli.hosts import format_hosts
+from cli.launchers.base import Job
+from cli.placement import Placement
+
+# Without it, a job whose host vanishes hangs for ever, mpirun included.
+_KEEPALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=2"
+
+
+def options(job: Job, placement: Placement, version: Version, *, root: bool) -> list[str]:
+    return [
+        *(["--allow-run-as-root"] if root else []),
+        *("--np", str(job.world_size)),
+        *(["--host", format_hosts(placement.hosts)] if placement.hosts else []),
+        *(["--map-by", ":OVERSUBSCRIBE"] if job.oversubscribe else []),
+        *_binding(job, placement),
+        *parameters(placement, version),
+        *_each("-x", (f"{key}={value}" for key, value in job.environment.items())),
+        *_each("-x", job.forward),
+    ]
+
+
+def bind_to(job: Job, placement: Placement) -> list[str]:
+    """The binding that was asked for, or none."""
+    overload = ":overload-allowed" if job.bind not in {None, "none"} and placement.shared else ""
+    return ["--bind-to", f"{job.bind or 'none'}{overload}"]
+
+
+def parameters(placement: Placement, version: Version) -> list[str]:
+    """MCA parameters with which a run is quiet, yields shared cores, and ends when a host vanishes."""
+    found = []
+    if version >= (5,):
+        found += ["--mca", "osc", "^ucx"]  # where no UCX network is, its query prints an error
+    if placement.shared:
+        found += ["--mca", "mpi_yield_when_idle", "1"]
+    if placement.remote and placement.hosts:
+        found += ["--prtemca", "plm_ssh_args"] if version >= (5,) else ["--mca", "plm_rsh_args"]
+        found += [_KEEPALIVE]
+    return found
+
+
+def _binding(job: Job, placement: Placement) -> list[str]:
+    if job.bind is None and placement.cores:
+        return ["--map-by", f"slot:PE={placement.cores}", "--bind-to", "core"]
+    return bind_to(job, placement)
+
+
+def _each(option: str, values: Iterable[str]) -> list[str]:
+    return [word for value in values for word in (option, value)]

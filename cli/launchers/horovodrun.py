@@ -1,0 +1,87 @@
+"""Horovod's launcher: through mpirun, or over Gloo where there is none."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cli.flavor import Flavor, detect, find_program
+from cli.hosts import format_hosts
+from cli.launchers import _openmpi
+from cli.launchers.base import Command, Job
+from cli.machine import Machine
+from cli.placement import Placement, place
+from hvd_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class Horovodrun:
+    """Ranks started by horovodrun at `path`: by the mpirun of `flavor`, or over Gloo where that is None.
+
+    horovodrun takes the whole environment of the shell to every host.
+    """
+
+    path: Path
+    flavor: Flavor | None
+    machine: Machine
+    search_path: str
+
+    def command(self, job: Job) -> Command:
+        placement = place(job, self.machine)
+        if not placement.hosts:
+            raise UserError("--launcher horovodrun knows no SLURM allocation; name --hosts, or use --launcher srun")
+        where = ("-np", str(job.world_size), "-H", format_hosts(placement.hosts))
+        if self.flavor is None:
+            argv = (*_gloo(job), *where, *_without_mpi(job.program))
+            return Command((str(self.path), *argv), job.environment, placement.notes)
+        argv = (*_mpi(job, placement, self.flavor), *where, *job.program)
+        return Command((str(self.path), *argv), {**self._finding(self.flavor), **job.environment}, placement.notes)
+
+    def _finding(self, flavor: Flavor) -> dict[str, str]:
+        """The variables with which horovodrun, which looks on PATH, finds the mpirun of `flavor`."""
+        if shutil.which("mpirun", path=self.search_path) == str(flavor.path):
+            return {}
+        return {"PATH": f"{flavor.path.parent}{os.pathsep}{self.search_path}"}
+
+
+def create(*, controller: Literal["auto", "mpi", "gloo"] = "auto") -> Horovodrun:
+    path = find_program("horovodrun")
+    if path is None:
+        raise UserError("no horovodrun beside this Python or on PATH; scripts/install-horovod builds Horovod")
+    over_gloo = controller == "gloo" or (controller == "auto" and find_program("mpirun") is None)
+    return Horovodrun(path, None if over_gloo else detect(), Machine.here(), os.environ.get("PATH", os.defpath))
+
+
+def _gloo(job: Job) -> list[str]:
+    if job.engine != "horovod":
+        raise UserError(
+            f"horovodrun over Gloo starts no MPI, and each rank of --engine {job.engine} would be alone in its world; "
+            "use --engine horovod"
+        )
+    _refuse_binding(job, "over Gloo")
+    return ["--gloo"]
+
+
+def _mpi(job: Job, placement: Placement, flavor: Flavor) -> list[str]:
+    """horovodrun splices both texts into a line for a shell; without the first, that has options Open MPI 5 rejects."""
+    if flavor.name != "openmpi":
+        _refuse_binding(job, f"through {flavor}")
+        return ["--mpi"]
+    binding = [*_openmpi.bind_to(job, placement), "--map-by", "slot"]
+    parameters = _openmpi.parameters(placement, flavor.version)
+    found = {"--binding-args": binding, "--mpi-args": parameters}
+    return ["--mpi", *(f"{option}={shlex.join(words)}" for option, words in found.items() if words)]
+
+
+def _refuse_binding(job: Job, how: str) -> None:
+    if job.bind:
+        raise UserError(f"horovodrun {how} takes no --bind; use --launcher mpirun")
+
+
+def _without_mpi(program: tuple[str, ...]) -> tuple[str, ...]:
+    """The program on its own, not under mpi4py: Gloo needs no MPI library, and ends a job of which a rank fails."""
+    return program[:1] + program[3:] if program[1:3] == ("-m", "mpi4py") else program

@@ -1,0 +1,23 @@
+"""One rank on this machine, without a launcher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cli.launchers.base import Command, Job
+from hvd_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class Local:
+    def command(self, job: Job) -> Command:
+        if job.world_size != 1:
+            raise UserError(f"--launcher local starts one rank, and --np is {job.world_size}; use --launcher mpirun")
+        if job.hosts or job.bind:
+            asked = "--hosts" if job.hosts else "--bind"
+            raise UserError(f"--launcher local knows no {asked}; use --launcher mpirun")
+        return Command(job.program, job.environment)
+
+
+def create() -> Local:
+    return Local()

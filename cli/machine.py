@@ -1,0 +1,65 @@
+"""What a launch line depends on besides the job: this machine, and who asks."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`packages` is the number of physical cores this process may use in each processor package.
+
+    `whole` is False where that is not all of the machine: mpirun would bind ranks to cores outside of it.
+    `allocation` is True inside a SLURM job, whose hosts mpirun and srun know by themselves.
+    """
+
+    name: str
+    root: bool
+    packages: tuple[int, ...]
+    whole: bool = True
+    allocation: bool = False
+
+    @classmethod
+    def here(cls) -> Machine:
+        cpus = os.sched_getaffinity(0)
+        return cls(
+            name=os.uname().nodename,
+            root=os.geteuid() == 0,
+            packages=packages(cpus),
+            whole=len(cpus) == os.cpu_count(),
+            allocation="SLURM_JOB_ID" in os.environ,
+        )
+
+    @property
+    def cores(self) -> int:
+        return sum(self.packages)
+
+    def is_named(self, host: str) -> bool:
+        """Whether `host` is a name of this machine."""
+        return host in {"localhost", "127.0.0.1", "::1", self.name, self.name.partition(".")[0]}
+
+
+def cores_each(packages: tuple[int, ...], ranks: int) -> int:
+    """The most cores each of `ranks` can have such that none spans two packages; 0 where ranks must share."""
+    return next((k for k in range(max(packages), 0, -1) if sum(p // k for p in packages) >= ranks), 0)
+
+
+def packages(cpus: Iterable[int], topology: Path = _TOPOLOGY) -> tuple[int, ...]:
+    """Physical cores of each package among `cpus`, hardware threads of one core counted once."""
+    cores = {
+        (_read(topology, cpu, "physical_package_id"), _read(topology, cpu, "thread_siblings_list")) for cpu in cpus
+    }
+    return tuple(Counter(package for package, _ in sorted(cores)).values())
+
+
+def _read(topology: Path, cpu: int, file: str) -> str:
+    try:
+        return (topology / f"cpu{cpu}" / "topology" / file).read_text().strip()
+    except OSError:
+        return "" if file == "physical_package_id" else str(cpu)

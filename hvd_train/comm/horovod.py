@@ -1,0 +1,140 @@
+"""Horovod 0.28: a background thread that negotiates, fuses and reduces, over MPI, Gloo or NCCL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hvd_train.comm.base import Communicator, Op, Then, Work, gather_json, pieces, place
+from hvd_train.errors import UserError
+
+try:
+    import horovod.torch as hvd
+    from horovod.runner.common.util.host_hash import host_hash
+except ImportError as error:
+    raise UserError(
+        f"engine 'horovod' finds no Horovod for this PyTorch ({error}); build it: scripts/install-horovod"
+    ) from error
+
+_OPS = {"mean": hvd.Sum, "sum": hvd.Sum, "min": hvd.Min, "max": hvd.Max, "product": hvd.Product}
+
+_NAMES = 960
+"""Operations after which names repeat: fewer than the 1024 that Horovod caches, with many divisors, so that those
+of a training step keep their names and are negotiated from the cache; no more of them may be under way."""
+
+_WORLD = "ddl"
+
+_LARGEST = 2**31 - 1
+"""Bytes in one gather: Horovod casts counts to a C int, unchecked."""
+
+ProcessSets = dict[tuple[int, ...], Any]
+"""By their sorted ranks: Horovod refuses the same ranks twice."""
+
+
+class _Handles:
+    """The `Work` of operations in the hands of Horovod's thread."""
+
+    def __init__(self, handles: list[int]) -> None:
+        self._handles = handles
+
+    def wait(self) -> None:
+        for handle in self._handles:
+            hvd.synchronize(handle)
+
+
+class HorovodCommunicator(Communicator):
+    """Ranks of a Horovod process set, in the order of `members`, which are ranks of the world.
+
+    It sums float16 in float16. Where ranks issue operations that do not match, all get a HorovodInternalError, or
+    Horovod's warning names the stalled operation and the ranks that did not come.
+    """
+
+    _carriers: ClassVar[Mapping[torch.dtype, torch.dtype]] = {
+        torch.uint8: torch.int32,
+        torch.int8: torch.int32,
+        torch.int16: torch.int32,
+        torch.bfloat16: torch.float32,
+    }
+
+    def __init__(self, members: Sequence[int], process_sets: ProcessSets, name: str) -> None:
+        super().__init__()
+        self._process_sets, self._name, self._issued = process_sets, name, 0
+        self._process_set = process_sets[tuple(sorted(members))]
+        self._sorted = sorted(range(len(members)), key=members.__getitem__)
+        self._members = members
+        self.rank, self.size = members.index(hvd.rank()), len(members)
+        self.host_memory_only = not hvd.nccl_built()
+        nodes = gather_json(self, host_hash())
+        self.local_rank, self.local_size, self.cross_rank, self.cross_size = place(nodes, self.rank)
+
+    def barrier(self) -> None:
+        hvd.barrier(self._process_set)
+
+    def split(self, color: int, key: int = 0) -> Communicator:
+        """Of all ranks only: every rank of the world must take part in making a process set."""
+        if self.size < hvd.size():
+            raise ValueError("Horovod can split only a communicator of all ranks")
+        name = self._next_name()
+        groups: dict[int, list[int]] = {}
+        for its_color, _, rank in sorted(gather_json(self, [color, key, self.rank])):
+            groups.setdefault(its_color, []).append(self._members[rank])
+        for members in groups.values():
+            self._add_process_set(members)
+        return HorovodCommunicator(groups[color], self._process_sets, name)
+
+    def close(self) -> None:
+        """Shut Horovod down, if this is the world: process sets live as long as it does."""
+        if self._name == _WORLD:
+            self.barrier()
+            hvd.shutdown()
+
+    def _all_reduce(self, flat: Tensor, op: Op) -> Work:
+        work = _Handles([self._start(hvd.allreduce_async_, piece, op=_OPS[op]) for piece in pieces(flat)])
+        return Then(work, lambda: flat.div_(self.size)) if op == "mean" else work
+
+    def _broadcast(self, flat: Tensor, root: int) -> None:
+        source = self._members[root]
+        _Handles([self._start(hvd.broadcast_async_, piece, source) for piece in pieces(flat)]).wait()
+
+    def _all_gather(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
+        _check_size(sum(sizes))
+        received = hvd.synchronize(self._start(hvd.allgather_async, flat))
+        return self._in_rank_order(received, sizes)
+
+    def _all_to_all(self, flats: Sequence[Tensor], sizes: list[int]) -> list[Tensor]:
+        sent = torch.cat([flats[r] for r in self._sorted])
+        _check_size(max(sent.numel(), sum(sizes)))
+        splits = torch.tensor([flats[r].numel() for r in self._sorted], dtype=torch.int32)
+        received, _ = hvd.synchronize(self._start(hvd.alltoall_async, sent, splits))
+        return self._in_rank_order(received, sizes)
+
+    def _in_rank_order(self, received: Tensor, sizes: list[int]) -> list[Tensor]:
+        chunks = received.split_with_sizes([sizes[r] for r in self._sorted])
+        return [chunks[self._sorted.index(r)] for r in range(self.size)]
+
+    def _add_process_set(self, members: Sequence[int]) -> None:
+        ranks = tuple(sorted(members))
+        if ranks not in self._process_sets:
+            self._process_sets[ranks] = hvd.add_process_set(ranks)
+
+    def _start(self, operation: Callable[..., int], *args: Any, **options: Any) -> int:
+        return operation(*args, name=self._next_name(), process_set=self._process_set, **options)
+
+    def _next_name(self) -> str:
+        """A name by order of issue: Horovod matches by kind and name what the ranks ask for."""
+        self._issued += 1
+        return f"{self._name}.{self._issued % _NAMES}"
+
+
+def create() -> Communicator:
+    hvd.init(process_sets="dynamic")
+    world = range(hvd.size())
+    return HorovodCommunicator(world, {tuple(world): hvd.global_process_set}, _WORLD)
+
+
+def _check_size(nbytes: int) -> None:
+    if nbytes > _LARGEST:
+        raise ValueError(f"Horovod cannot gather {nbytes} bytes at once: at most {_LARGEST}")

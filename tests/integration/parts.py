@@ -1,0 +1,30 @@
+"""What a test needs from the machine: absent, it is skipped on a user's machine and fails in CI."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import pytest
+
+from cli.flavor import find_mpirun
+from hvd_train.errors import UserError
+
+
+def needs(part: str) -> None:
+    """Go on only where `part` (an engine, or 'mpirun') is installed."""
+    missing = _missing(part)
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"CI installs everything, but: {missing}")
+    if missing:
+        pytest.skip(missing)
+
+
+def _missing(part: str) -> str | None:
+    if part == "horovod" and find_spec("horovod") is None:
+        return "Horovod is not installed: scripts/install-horovod builds it"
+    try:
+        find_mpirun()
+    except UserError as error:
+        return str(error)
+    return None

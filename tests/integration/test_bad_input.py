@@ -1,0 +1,85 @@
+"""What a user gets wrong: one message, exit code 2, no traceback, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.ddl import SMALL, ddl
+from tests.integration.parts import needs
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "m.yaml").write_text(SMALL)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
+    (tmp_path / "plain.py").write_text("def model():\n    return 3\n\ndef build():\n    import torch\n    return torch\n")
+    (tmp_path / "hosts").write_text("n1 slots=2\nn2 slot=2\n")
+    (tmp_path / "few").write_text("localhost slots=2\n")
+    (tmp_path / "empty.csv").write_text("a,b\n")
+    return tmp_path
+
+
+CASES: list[tuple[list[str], str]] = [
+    (["run", "m.yml"], "m.yml: no such file; did you mean 'm.yaml'?"),
+    (["run"], "expected a YAML file, a Python script or -m MODULE"),
+    (["run", "m.yaml", "train.epoch=3"], "train.epoch: unknown key; did you mean 'epochs'?"),
+    (["run", "m.yaml", "train.epochs=x"], "train.epochs: expected an integer, got 'x'"),
+    (["run", "--np", "0", "m.yaml"], "--np: expected at least 1 rank, got 0"),
+    (["run", "--np", "two", "m.yaml"], "Invalid value for '-n' / '--np'"),
+    (["run", "--nq", "2", "m.yaml"], "No such option: --nq"),
+    (["rum", "m.yaml"], "No such command 'rum'"),
+    (["run", "--engine", "horovd", "m.yaml"], "--engine: no engine 'horovd'; did you mean 'horovod'?"),
+    (["run", "--engine", "single", "--np", "2", "m.yaml"], "world of one rank"),
+    (["run", "--launcher", "mpiexec", "m.yaml"], "no 'mpiexec' among the launchers"),
+    (["run", "--launcher", "local", "--np", "2", "m.yaml"], "local"),
+    (["run", "--launcher", "srun", "--np", "2", "m.yaml"], "allocation"),
+    (["run", "--bind", "sockets", "m.yaml"], "--bind: no binding 'sockets'; did you mean 'socket'?"),
+    (["run", "m.yaml", "sync.strategy=allreduc"], "sync.strategy: no 'allreduc' here; did you mean 'allreduce'?"),
+    (["run", "--hostfile", "hosts", "m.yaml"], "hosts:2"),
+    (["run", "--hostfile", "nowhere", "m.yaml"], "nowhere"),
+    (["run", "--hostfile", "few", "--np", "3", "m.yaml"], "localhost"),
+    (["run", "-H", "n1:x", "m.yaml"], "'x' is no number of slots"),
+    (["run", "--output", "there", "m.yaml"], "there exists"),
+    (["run", "--resume", "nowhere", "m.yaml"], "nowhere: no such folder"),
+    (["run", "--resume", "there", "m.yaml"], "no whole checkpoint"),
+    (["run", "--resume", "latest", "m.yaml"], "no run of m.yaml"),
+    (["run", "--tee", "5", "m.yaml"], "--tee: no rank '5'"),
+    (["run", "--timeout", "0", "m.yaml"], "--timeout"),
+    (["run", "-x", "NOT_SET_ANYWHERE", "m.yaml"], "NOT_SET_ANYWHERE is not set"),
+    (["run", "nothing.py"], "nothing.py: no such file"),
+    (["run", "m.yaml", "model={target: 'nowhere_at_all:x'}"], "nowhere_at_all"),
+    (["run", "m.yaml", "model={target: 'broken:x'}"], "nothing_of_that_name"),
+    (["run", "m.yaml", "model={target: 'plain:modle'}"], "did you mean 'model'"),
+    (["run", "m.yaml", "model={target: 'plain:model'}"], "Module"),
+    (["run", "m.yaml", "data={name: csv, path: none.csv, target: a}"], "none.csv"),
+    (["run", "m.yaml", "data={name: csv, path: empty.csv, target: a}"], "empty.csv"),
+    (["run", "m.yaml", "optimizer={name: SGD, nesterov: true, lr: 0.1}"], "Nesterov"),
+    (["run", "m.yaml", "model=transformer"], "transformer"),
+    (["validate", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    (["list", "model"], "no family 'model'; did you mean 'models'?"),
+    (["init", "m.yaml"], "m.yaml exists"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), CASES, ids=[" ".join(a) for a, _ in CASES])
+def test_one_message_and_nothing_written(arguments: list[str], message: str, folder: Path) -> None:
+    needs("mpirun")
+    before = sorted(folder.rglob("*"))
+    done = ddl(*arguments, cwd=folder)
+    assert message in done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [p for p in sorted(folder.rglob("*")) if "__pycache__" not in str(p)] == before
+
+
+@pytest.mark.parametrize("launcher", ["mpirun"])
+def test_what_only_ranks_can_see_is_one_message_too(launcher: str, folder: Path) -> None:
+    needs("mpirun")
+    done = ddl("run", "--np", "2", "--launcher", launcher, "m.yaml", "model={target: 'broken:x'}", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0, done.stderr
+    assert "rank 0 on" in done.stderr
+    assert not (folder / "runs").exists()

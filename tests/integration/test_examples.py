@@ -1,0 +1,48 @@
+"""Every example runs as it is, and learns; so do the commands of the README."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.integration.ddl import ROOT, ddl, summary
+from tests.integration.parts import needs
+
+EXPECTED = {
+    "digits_mlp": lambda e: e["accuracy"] >= 0.95,
+    "digits_cnn": lambda e: e["accuracy"] >= 0.95,
+    "text_transformer": lambda e: e["loss"] < 3.2,
+    "own_model": lambda e: e["loss"] < 0.02,
+}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda f: f.stem)
+def test_example(file: Path, tmp_path: Path) -> None:
+    needs("mpirun")
+    done = ddl("run", "--np", "2", "--output", tmp_path / "out", file, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert EXPECTED[file.stem](summary(tmp_path / "out")["eval"]), summary(tmp_path / "out")["eval"]
+
+
+def readme_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    return [line.split("  #")[0].strip() for line in text.splitlines() if line.startswith("    ddl ")]
+
+
+def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
+    """In an empty folder; what is printed as a path of the project is taken from there."""
+    needs("mpirun")
+    needs("horovod")
+    (tmp_path / "hostfiles").symlink_to(ROOT / "hostfiles")
+    (tmp_path / "train.py").write_text("import sys\nprint(sys.argv)\n")
+    commands = [c for c in readme_commands() if c != "ddl run --np 4 model.yaml"]
+    assert len(commands) >= 8
+    for command in commands:
+        words = shlex.split(re.sub(r" > .*", "", command))[1:]
+        if "--resume" not in words and words[0] == "run" and "model.yaml" in words:
+            words += ["train.epochs=1"]
+        done = ddl(*words, cwd=tmp_path)
+        assert done.returncode == 0, f"{command}: {done.stderr}"

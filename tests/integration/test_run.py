@@ -1,0 +1,259 @@
+"""`ddl run` as a user types it: real mpirun, real signals, real deaths."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import safetensors.torch
+import torch
+
+from tests.integration.ddl import DIGITS, ROOT, SMALL, alive, ddl, ranks, start, summary, wait_for
+from tests.integration.parts import needs
+
+ENDLESS = ["train.epochs=100000", "checkpoint.every=100000000", "train.eval_every=1000000"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    file = tmp_path / "model.yaml"
+    file.write_text(SMALL)
+    return file
+
+
+def parameters(folder: Path) -> dict[str, torch.Tensor]:
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    return safetensors.torch.load_file(newest / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--np", "4"],
+        ["--np", "2", "--engine", "horovod"],
+        ["--np", "2", "--engine", "horovod", "--launcher", "horovodrun"],
+        ["--np", "1"],
+        ["--np", "2", "--hostfile", ROOT / "hostfiles" / "openmpi.txt"],
+    ],
+    ids=lambda o: " ".join(map(str, o)),
+)
+def test_digits_reach_their_accuracy(options: list[str | Path], tmp_path: Path) -> None:
+    needs("horovod" if "horovod" in options else "mpirun")
+    done = ddl("run", *options, "--output", "out", DIGITS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert summary(tmp_path / "out")["eval"]["accuracy"] >= 0.95
+    assert summary(tmp_path / "out")["world_size"] == int(options[1])
+    assert "accuracy" in done.stdout
+    assert done.stderr.replace("ddl: 4 ranks share 2 cores", "").count("\n") <= 1, done.stderr
+
+
+def test_engines_agree_with_one_process(model: Path, tmp_path: Path) -> None:
+    """np=1 with batch 64, np=2 with 32, np=4 with 16, on every engine: the same parameters to 1e-6."""
+    needs("mpirun")
+    needs("horovod")
+    found = {}
+    for engine, np in [("single", 1), ("mpi", 2), ("mpi", 4), ("horovod", 2), ("horovod", 4)]:
+        out = tmp_path / f"{engine}-{np}"
+        done = ddl(
+            "run", "--np", f"{np}", "--engine", engine, "--output", out, model, f"data.batch_size={64 // np}", cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert summary(out)["engine"] == engine
+        found[engine, np] = parameters(out)
+    for key, values in found.items():
+        for name, value in values.items():
+            torch.testing.assert_close(value, found["single", 1][name], rtol=1e-6, atol=1e-9, msg=f"{key} {name}")
+
+
+def test_a_run_folder_has_everything(model: Path, tmp_path: Path) -> None:
+    needs("mpirun")
+    done = ddl("run", "--np", "2", "--output", "out dir", "--tee", "all", model, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out dir"
+    assert {p.name for p in out.iterdir()} == {
+        "config.json", "command.txt", "metrics.jsonl", "tensorboard", "checkpoints", "logs", "summary.json",
+    }  # fmt: skip
+    config = json.loads((out / "config.json").read_text())
+    assert (config["train"]["accumulate"], config["model"]["activation"]) == (1, "relu")
+    assert {"world_size", "engine", "strategy", "steps", "epochs", "samples_per_second", "eval", "bytes_sent", "seconds"} < set(
+        summary(out)
+    )
+    assert set(summary(out)["seconds"]) >= {"data", "forward", "backward", "comm", "optimizer"}
+    kinds = [json.loads(line)["kind"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert kinds.count("eval") == 2
+    assert "rank 1 of 2" in (out / "logs" / "rank-1.log").read_text()
+    assert "rank 1 of 2" in done.stdout
+
+
+def test_the_printed_command_can_be_pasted(model: Path, tmp_path: Path) -> None:
+    needs("mpirun")
+    arguments = ["run", "--np", "2", "--output", "it's; a $HOME", "-x", "NOTE=a 'b' $c", model, "train.epochs=1"]
+    printed = ddl(*arguments, "--dry-run", cwd=tmp_path)
+    assert printed.returncode == 0
+    assert not (tmp_path / "it's; a $HOME").exists()
+    pasted = subprocess.run(["bash", "-c", printed.stdout], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert pasted.returncode == 0, pasted.stderr
+    assert summary(tmp_path / "it's; a $HOME")["world_size"] == 2
+
+
+def test_what_is_printed_is_what_runs(model: Path, tmp_path: Path) -> None:
+    needs("mpirun")
+    printed = ddl("run", "--np", "2", "--output", "out", model, "--dry-run", cwd=tmp_path)
+    ddl("run", "--np", "2", "--output", "out", model, cwd=tmp_path)
+    assert shlex.split((tmp_path / "out" / "command.txt").read_text()) == shlex.split(printed.stdout)
+
+
+def test_stopped_and_resumed_is_bitwise_equal(model: Path, tmp_path: Path) -> None:
+    needs("mpirun")
+    model.write_text(SMALL + "checkpoint: {every: 25}\n")
+    options = ["--np", "2", model, "model.dropout=0.2", "optimizer={name: AdamW, lr: 0.01}", "train.precision=fp32"]
+    through = ddl("run", "--output", "through", *options, cwd=tmp_path)
+    first = ddl("run", "--output", "twice", *options, "train={steps: 40}", cwd=tmp_path)
+    second = ddl("run", "--resume", "twice", *options, cwd=tmp_path)
+    assert (through.returncode, first.returncode, second.returncode) == (0, 0, 0), second.stderr
+    assert summary(tmp_path / "twice")["steps"] == summary(tmp_path / "through")["steps"]
+    wanted, found = parameters(tmp_path / "through"), parameters(tmp_path / "twice")
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    steps = [json.loads(x)["step"] for x in (tmp_path / "twice" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_resume_latest_finds_the_newest_run_of_the_file(model: Path, tmp_path: Path) -> None:
+    assert ddl("run", model, "train.epochs=1", cwd=tmp_path).returncode == 0
+    done = ddl("run", "--resume", "latest", model, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (only,) = (tmp_path / "runs").iterdir()
+    assert summary(only)["epochs"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("options", [["--np", "2"], ["--np", "1"]], ids=["mpirun", "local"])
+def test_a_signal_ends_the_step_saves_and_exits_with_75(
+    number: int, options: list[str], model: Path, tmp_path: Path
+) -> None:
+    needs("mpirun")
+    job = start("run", *options, "--output", "out", model, *ENDLESS, cwd=tmp_path)
+    wait_for(tmp_path, "out/metrics.jsonl")
+    time.sleep(1)
+    job.send_signal(number)
+    _, errors = job.communicate(timeout=30)
+    assert job.returncode == 75, errors
+    out = summary(tmp_path / "out")
+    assert out["ended"].startswith("stopped by a signal after step")
+    assert [p.name for p in (tmp_path / "out" / "checkpoints").iterdir()] == [f"step-{out['steps']:08d}"]
+
+
+@pytest.mark.parametrize("engine", ["mpi", "horovod"])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_the_job_within_5_seconds_and_is_named(
+    engine: str, victim: int, model: Path, tmp_path: Path
+) -> None:
+    needs("mpirun")
+    needs(engine)
+    job = start("run", "--np", "2", "--engine", engine, "--output", "out", model, *ENDLESS, cwd=tmp_path)
+    wait_for(tmp_path, "out/metrics.jsonl")
+    time.sleep(1)
+    processes = ranks(job.pid)
+    shared = {word for p in processes for word in _shared_memory(p)}
+    by_rank = {int(p.environ()["OMPI_COMM_WORLD_RANK"]): p for p in processes}
+    assert sorted(by_rank) == [0, 1]
+    began = time.monotonic()
+    by_rank[victim].send_signal(signal.SIGKILL)
+    _, errors = job.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert job.returncode == 1
+    assert re.search(rf"the first failure: rank {victim} on \S+ was killed by signal 9 \(SIGKILL\)", errors), errors
+    assert alive(processes) == []
+    assert [name for name in shared if Path(name).exists()] == []
+
+
+def _shared_memory(process: psutil.Process) -> list[str]:
+    """Files in shared memory that `process` has mapped."""
+    return [m.path for m in process.memory_maps() if m.path.startswith("/dev/shm/")]
+
+
+RAISES = """\
+import os
+
+import torch
+from hvd_train.models.linear import create as linear
+from hvd_train.spec import DataSpec
+
+class Failing(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = torch.nn.Linear(64, 10), 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 7 and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+            raise ValueError("seven is enough")
+        return self.inner(x.flatten(1))
+"""
+
+
+@pytest.mark.parametrize("engine", ["mpi", "horovod"])
+def test_a_rank_that_raises_ends_the_job_and_its_traceback_comes_last(engine: str, tmp_path: Path) -> None:
+    needs("mpirun")
+    needs(engine)
+    (tmp_path / "mine.py").write_text(RAISES)
+    (tmp_path / "m.yaml").write_text("model: {target: 'mine:Failing'}\ndata: digits\n")
+    began = time.monotonic()
+    done = ddl("run", "--np", "2", "--engine", engine, "--output", "out", "m.yaml", cwd=tmp_path)
+    assert time.monotonic() - began < 30
+    assert done.returncode == 1, done.stderr
+    tail = done.stderr[done.stderr.index("ddl: the first failure: rank 1 on") :]
+    assert "Traceback" in tail
+    assert "ValueError: seven is enough" in tail
+    assert "mine.py" in tail
+    record = json.loads((tmp_path / "out" / "errors" / "rank-1.json").read_text())
+    assert record["message"] == "ValueError: seven is enough"
+    assert "MPI_ABORT" not in tail, "the launcher's own words belong nowhere near"
+    assert "-----" not in tail
+
+
+def test_a_loss_that_is_no_number_stops_every_rank_and_says_where(model: Path, tmp_path: Path) -> None:
+    needs("mpirun")
+    job = start("run", "--np", "2", "--output", "out", model, "optimizer.lr=1e300", cwd=tmp_path)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 3, errors
+    assert re.search(r"rank [01] on \S+:\nthe loss became (nan|inf) at step \d+ \(epoch 1", errors), errors
+    assert "Traceback" not in errors
+
+
+def test_a_timeout_ends_the_job(model: Path, tmp_path: Path) -> None:
+    needs("mpirun")
+    job = start("run", "--np", "2", "--timeout", "8", "--output", "out", model, *ENDLESS, cwd=tmp_path)
+    wait_for(tmp_path, "out/metrics.jsonl")
+    processes = ranks(job.pid)
+    _, errors = job.communicate(timeout=30)
+    assert job.returncode == 124
+    assert "--timeout 8 seconds" in errors
+    assert alive(processes) == []
+
+
+def test_a_script_and_a_module_run_on_every_rank(tmp_path: Path) -> None:
+    needs("mpirun")
+    text = "import sys\nfrom mpi4py import MPI\nprint('rank', MPI.COMM_WORLD.rank, sys.argv[1:], flush=True)\n"
+    (tmp_path / "hello.py").write_text(text)
+    for how in (["hello.py"], ["-m", "hello"]):
+        done = ddl("run", "--np", "2", *how, "--", "--lr", "a b", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert {f"rank {r} ['--lr', 'a b']" for r in (0, 1)} == set(done.stdout.split("\n")) - {""}
+
+
+def test_a_script_that_fails_on_one_rank_ends_the_job(tmp_path: Path) -> None:
+    needs("mpirun")
+    text = "from mpi4py import MPI\nw = MPI.COMM_WORLD\nif w.rank == 1:\n    raise KeyError('lost')\nw.Barrier()\n"
+    (tmp_path / "bad.py").write_text(text)
+    done = ddl("run", "--np", "2", "bad.py", cwd=tmp_path, timeout=30)
+    assert done.returncode == 1
+    assert "the first failure: rank 1 on" in done.stderr
+    assert "KeyError: 'lost'" in done.stderr

@@ -1,0 +1,207 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hvd_train import plugins
+from hvd_train.errors import UserError
+from hvd_train.spec import DataSpec
+
+PACKAGE = "hvd_train.models"
+DIGITS = DataSpec((1, 8, 8), 10, "classification")
+CIFAR = DataSpec((3, 32, 32), 10, "classification")
+TABLE = DataSpec((5,), 2, "regression")
+TEXT = DataSpec((16,), 256, "language")
+
+FITTING = {
+    "linear": (DIGITS, TABLE),
+    "mlp": (DIGITS, TABLE),
+    "cnn": (DIGITS, CIFAR),
+    "resnet": (DIGITS, CIFAR),
+    "transformer": (TEXT,),
+    "target": (TABLE,),
+}
+UNFITTING = {
+    "linear": (TEXT,),
+    "mlp": (TEXT,),
+    "cnn": (TABLE, TEXT, DataSpec((1, 2, 8), 10, "classification")),
+    "resnet": (TABLE, TEXT),
+    "transformer": (DIGITS, TABLE),
+}
+OPTIONS = {"target": {"target": "torch.nn:Linear", "args": {"in_features": 5, "out_features": 2}}}
+
+
+def cases(table):
+    return [
+        pytest.param(name, spec, id=f"{name}-{spec.task}-{spec.input_shape}") for name in table for spec in table[name]
+    ]
+
+
+def create(name: str, spec: DataSpec, **options) -> nn.Module:
+    torch.manual_seed(0)
+    return plugins.create(PACKAGE, name, spec, **OPTIONS.get(name, {}), **options)
+
+
+def inputs(spec: DataSpec, samples: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = (samples, *spec.input_shape)
+    if spec.task == "language":
+        return torch.randint(spec.outputs, shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_every_model_is_tested():
+    assert sorted(FITTING) == plugins.names(PACKAGE)
+
+
+@pytest.mark.parametrize(("name", "spec"), cases(FITTING))
+def test_outputs_have_the_shape_of_the_contract_and_every_parameter_learns(name, spec):
+    model = create(name, spec)
+    outputs = model(inputs(spec))
+    positions = spec.input_shape if spec.task == "language" else ()
+    assert outputs.shape == (3, *positions, spec.outputs)
+    outputs.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "spec"), cases(UNFITTING))
+def test_unfitting_data_is_refused_by_its_shape(name, spec):
+    with pytest.raises(UserError) as refusal:
+        create(name, spec)
+    assert f"'{name}'" in str(refusal.value)
+    assert f"not {spec.task} data of shape {spec.input_shape}" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("name", "spec"), cases(FITTING))
+def test_no_tensor_has_two_names_in_a_state(name, spec):
+    tensors = create(name, spec).state_dict().values()
+    assert len({t.data_ptr() for t in tensors}) == len(tensors)
+
+
+def test_mlp_has_the_layers_asked_for():
+    model = create("mlp", DIGITS, hidden=[7, 5], activation="tanh", dropout=0.5)
+    assert [p.shape[0] for p in model.parameters() if p.dim() == 2] == [7, 5, 10]
+    assert [type(m) for m in model][1:4] == [nn.Linear, nn.Tanh, nn.Dropout]
+    assert model[3].p == 0.5
+    assert parameters(create("mlp", TABLE, hidden=[])) == parameters(create("linear", TABLE)) == 12
+
+
+def test_cnn_is_the_network_of_its_description():
+    model, x = create("cnn", DIGITS, channels=[16]), inputs(DIGITS)
+    kernel, scale, shift, weight, bias = model.parameters()
+    normal = F.group_norm(F.conv2d(x, kernel, padding=1), 8, scale, shift)
+    expected = F.linear(F.max_pool2d(F.relu(normal), 2).flatten(1), weight, bias)
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_cnn_judges_a_sample_by_itself():
+    model = create("cnn", DIGITS)
+    x = inputs(DIGITS)
+    torch.testing.assert_close(model(x)[:1], model(x[:1]))
+
+
+def test_resnet20_has_the_parameters_of_its_paper():
+    assert parameters(create("resnet", CIFAR)) == 269_722
+    assert parameters(create("resnet", CIFAR, depth=110)) == pytest.approx(1.7e6, rel=0.02)
+
+
+def test_resnet_shortcuts_carry_what_its_blocks_do_not_change():
+    block = create("resnet", CIFAR)[2][0]
+    nn.init.zeros_(block.second[1].weight)
+    x = torch.rand(2, 16, 6, 6)
+    outputs = block(x)
+    assert torch.equal(outputs[:, :16], x[:, :, ::2, ::2])
+    assert torch.equal(outputs[:, 16:], torch.zeros(2, 16, 3, 3))
+
+
+def test_resnet_norm_is_a_choice():
+    grouped = create("resnet", DIGITS, norm="group")
+    assert not list(grouped.buffers())
+    assert list(create("resnet", DIGITS).buffers())
+    assert parameters(grouped) == parameters(create("resnet", DIGITS))
+
+
+def test_resnet_starts_with_kaiming_weights():
+    weight = create("resnet", CIFAR, width=64)[1][0].second[0].weight
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.05)
+
+
+def test_transformer_never_looks_ahead():
+    model = create("transformer", TEXT).eval()
+    tokens = inputs(TEXT, 1)
+    changed = tokens.clone()
+    changed[0, 9] = (tokens[0, 9] + 1) % 256
+    same = (model(tokens) == model(changed)).all(-1)[0]
+    assert same.tolist() == [True] * 9 + [False] * 7
+
+
+def test_transformer_knows_positions():
+    model = create("transformer", TEXT).eval()
+    outputs = model(torch.zeros(1, 16, dtype=torch.int64))
+    assert not torch.allclose(outputs[0, 0], outputs[0, 1])
+
+
+def test_transformer_ties_its_embedding():
+    tied, untied = create("transformer", TEXT), create("transformer", TEXT, tie=False)
+    assert parameters(untied) - parameters(tied) == 256 * 128
+    assert tied.tokens.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_transformer_adds_its_blocks_to_the_embeddings(tie):
+    model, tokens = create("transformer", TEXT, tie=tie), inputs(TEXT)
+    for block in model.blocks[:-1]:
+        nn.init.zeros_(block.attention[1].merge.weight)
+        nn.init.zeros_(block.feed[1][-1].weight)
+    embedded = F.layer_norm(model.tokens.weight[tokens] + model.positions.weight, (128,))
+    vocabulary = model.tokens.weight if tie else model.head.weight
+    torch.testing.assert_close(model(tokens), embedded @ vocabulary.T)
+
+
+def test_transformer_drops_only_in_training():
+    model = create("transformer", TEXT, dropout=0.5)
+    tokens = inputs(TEXT, 1)
+    assert not torch.equal(model(tokens), model(tokens))
+    model.eval()
+    assert torch.equal(model(tokens), model(tokens))
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "options", "words"),
+    [
+        ("resnet", CIFAR, {"depth": 21}, ["model.depth", "21", "6n + 2"]),
+        ("resnet", CIFAR, {"depth": 2}, ["model.depth", "2", "6n + 2"]),
+        ("transformer", TEXT, {"width": 10, "heads": 4}, ["model.width", "10", "multiple of heads, 4"]),
+    ],
+)
+def test_impossible_sizes_are_refused(name, spec, options, words):
+    with pytest.raises(UserError) as refusal:
+        create(name, spec, **options)
+    assert all(word in str(refusal.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "words"),
+    [
+        ("builtins:dict", {}, ["returned a dict", "torch.nn.Module"]),
+        ("torch.nn:Linear", {"in_featurs": 5}, ["'in_features'", "parameters are (in_features: int"]),
+    ],
+)
+def test_a_target_must_make_a_module(target, args, words):
+    with pytest.raises(UserError) as refusal:
+        plugins.create(PACKAGE, "target", TABLE, target=target, args=args)
+    assert all(word in str(refusal.value) for word in words)
+
+
+@pytest.mark.parametrize("family", ["models", "data", "partitions"])
+def test_options_are_read_from_the_source_and_each_says_what_it_changes(family):
+    package = plugins.FAMILIES[family]
+    for name in plugins.names(package):
+        assert plugins.summary(package, name).endswith(".")
+        assert all(field.description for field in plugins.options(package, name).model_fields.values()), name
