@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Scaler(torch.amp.GradScaler):
+    """Loss scaling of which `agree_` is told whether this rank's gradients overflowed."""
+
+    def __init__(self, device: str, *, enabled: bool) -> None:
+        super().__init__(device, enabled=enabled)
+        self.agree_: Callable[[Tensor], None] = lambda found_inf: None
+
+    def _unscale_grads_(self, *arguments: Any) -> dict[torch.device, Tensor]:
+        found = super()._unscale_grads_(*arguments)
+        for flag in found.values():
+            self.agree_(flag)
+        return found
 
 
 class Precision:
@@ -17,7 +33,7 @@ class Precision:
         self.dtype = torch.float64 if name == "fp64" else torch.float32
         self.device = device
         self._half = HALF.get(name)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+        self.scaler = Scaler(device.type, enabled=name == "fp16")
 
     def inputs(self, x: Tensor) -> Tensor:
         """`x` on the device; floating point inputs in the dtype of the parameters."""

@@ -22,6 +22,7 @@ from hvd_train.data.base import Dataset, Split
 from hvd_train.errors import Diverged, Stopped, UserError
 from hvd_train.loss import Loss, correct
 from hvd_train.monitor.base import Record, Sink
+from hvd_train.optimizer import ModelOptimizer
 from hvd_train.precision import Precision
 from hvd_train.sampler import Epoch, Sampler
 from hvd_train.signals import StopRequest
@@ -74,7 +75,7 @@ class Trainer:
     data: Dataset
     model: nn.Module
     loss: Loss
-    optimizer: torch.optim.Optimizer
+    optimizer: ModelOptimizer
     sampler: Sampler
     strategy: SyncStrategy
     precision: Precision
@@ -89,8 +90,9 @@ class Trainer:
         self._saved = self._evaluated = -1
         self._flag: tuple[Tensor, Work] | None = None
         scale = self.comm.size if self.config.schedule.scale_by_world_size else 1
-        self._rates = [group["lr"] * scale for group in self.optimizer.param_groups]
+        self._rates = [group["lr"] * scale for group in self.optimizer.torch.param_groups]
         self._window = [0.0, 0.0]
+        self.precision.scaler.agree_ = self.optimizer.agree_
 
     def run(self) -> str:
         """Train to the end and return why it came: 'length', 'early stop' or 'converged'; Stopped on a signal."""
@@ -172,14 +174,14 @@ class Trainer:
         position = self.progress.step_in_epoch
         batches, samples = epoch.micro_batches(position), epoch.samples(position)
         rate = schedule.factor(self.config.schedule, self._position(epoch), self._total)
-        for group, base in zip(self.optimizer.param_groups, self._rates, strict=True):
+        for group, base in zip(self.optimizer.torch.param_groups, self._rates, strict=True):
             group["lr"] = base * rate
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            self.optimizer.step(lambda: self._mean(self._gradients(batches, samples), samples))
+        if isinstance(self.optimizer.torch, torch.optim.LBFGS):
+            self.optimizer.torch.step(lambda: self._mean(self._gradients(batches, samples), samples))
         else:
             self._gradients(batches, samples)
             with self.clock("optimizer"):
-                self.precision.scaler.step(self.optimizer)
+                self.precision.scaler.step(self.optimizer.torch)
                 self.precision.scaler.update()
         with self.clock("comm"):
             self.strategy.on_parameters(self.progress.step)
@@ -190,7 +192,7 @@ class Trainer:
 
     def _gradients(self, batches: list[Tensor], samples: int) -> float:
         """Set the gradients of the step; return this rank's sum of losses."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         self.model.train()
         total = 0.0
         for number, indices in enumerate(batches, 1):
@@ -215,7 +217,7 @@ class Trainer:
         if math.isfinite(loss):
             return loss
         at = f"step {self.progress.step + 1} (epoch {self.progress.epoch + 1}, micro-batch {micro_batch})"
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = self.optimizer.torch.param_groups[0]["lr"]
         raise Diverged(
             f"the loss became {loss} at {at} with learning rate {rate:g}; "
             "a lower optimizer.lr, train.clip_norm or schedule.warmup_steps usually mends it"
@@ -225,8 +227,8 @@ class Trainer:
         if self.config.train.clip_norm is not None:
             with self.clock("optimizer"):
                 if self.precision.scaler.is_enabled():
-                    self.precision.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
+                    self.precision.scaler.unscale_(self.optimizer.torch)
+                self.optimizer.clip(self.config.train.clip_norm)
 
     def _after_step(self, epoch: Epoch) -> str | None:
         """Metrics, evaluation and checkpoint where they are due; the reason to end, if there is one."""
@@ -271,7 +273,7 @@ class Trainer:
         record = {
             **self._where(),
             "loss": loss / max(count, 1),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.optimizer.torch.param_groups[0]["lr"],
             "samples_per_second": (samples - samples_before) / (now - before),
         }
         self._tell("train", record)
@@ -369,7 +371,7 @@ class Trainer:
         state = {
             "progress": asdict(self.progress),
             "world_size": self.comm.size,
-            "optimizer": checkpoint.pack(self._named_optimizer_state(), "optimizer", tensors),
+            "optimizer": checkpoint.pack(self.optimizer.state(), "optimizer", tensors),
             "scaler": checkpoint.pack(self.precision.scaler.state_dict(), "scaler", tensors),
             "strategy": checkpoint.pack(self.strategy.state_dict(), "strategy", tensors),
         }
@@ -384,28 +386,13 @@ class Trainer:
             raise UserError(f"--resume: the checkpoint is of another model: {error}") from None
         self.progress = Progress(**snapshot.state["progress"])
         self._saved = self.progress.step
-        state = checkpoint.unpack(snapshot.state["optimizer"], snapshot.optimizer)
-        self._load_optimizer_state(state)
+        self.optimizer.load_state(checkpoint.unpack(snapshot.state["optimizer"], snapshot.optimizer))
         self.precision.scaler.load_state_dict(checkpoint.unpack(snapshot.state["scaler"], snapshot.optimizer))
         self.strategy.load_state_dict(checkpoint.unpack(snapshot.state["strategy"], snapshot.optimizer))
         if snapshot.state["world_size"] == self.comm.size:
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(snapshot.mine[f"buffer.{name}"])
             _set_generators(snapshot.mine)
-
-    def _named_optimizer_state(self) -> dict[str, Any]:
-        """Per-parameter state under the parameters' names, which outlast any change of their order or number of ranks."""
-        state: dict[int, Any] = self.optimizer.state_dict()["state"]
-        return {name: state[i] for i, name in enumerate(self._names()) if i in state}
-
-    def _load_optimizer_state(self, state: dict[str, Any]) -> None:
-        whole: dict[str, Any] = self.optimizer.state_dict()
-        whole["state"] = {i: state[name] for i, name in enumerate(self._names()) if name in state}
-        self.optimizer.load_state_dict(whole)
-
-    def _names(self) -> list[str]:
-        names = {p: name for name, p in self.model.named_parameters()}
-        return [names[p] for group in self.optimizer.param_groups for p in group["params"]]
 
 
 def _sense(metric: str) -> int:

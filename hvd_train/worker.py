@@ -20,6 +20,7 @@ from hvd_train.errors import ExitCode, Stopped, UserError
 from hvd_train.logs import Output
 from hvd_train.monitor import jsonl, tensorboard, terminal
 from hvd_train.monitor.base import Sink
+from hvd_train.optimizer import Build
 from hvd_train.precision import Precision
 from hvd_train.sampler import Sampler
 from hvd_train.signals import StopRequest
@@ -33,7 +34,6 @@ class Parts:
 
     data: Dataset
     model: nn.Module
-    optimizer: torch.optim.Optimizer
     loss: loss.Loss
     precision: Precision
     device: torch.device
@@ -184,8 +184,9 @@ def build(config: Config, comm: Communicator) -> Parts:
         torch.manual_seed(config.seed)
         model = plugins.create("hvd_train.models", config.model.name, data.spec, **config.model.options)
         model.to(device, precision.dtype)
-        optimizer = _optimizer(config, model)
-        return Parts(data, model, optimizer, loss.build(config.train, data, device), precision, device)
+        # Made once more by the strategy, of the parameters it likes; here only to refuse before anything is written.
+        _optimizer(config)([p for p in model.parameters() if p.requires_grad])
+        return Parts(data, model, loss.build(config.train, data, device), precision, device)
     except UserError as error:
         raise UserError(
             f"{error} (rank {comm.rank} on {socket.gethostname()})" if comm.size > 1 else str(error)
@@ -211,7 +212,7 @@ def assemble(
         data=parts.data,
         model=parts.model,
         loss=parts.loss,
-        optimizer=parts.optimizer,
+        optimizer=strategy.optimizer(parts.model, _optimizer(config)),
         sampler=Sampler(
             parts.data.train.labels,
             partitioner,
@@ -249,16 +250,17 @@ def _device(wanted: str, comm: Communicator) -> torch.device:
     return torch.device("cuda", comm.local_rank)
 
 
-def _optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(config: Config) -> Build:
     section = config.optimizer
     if section.name == "LBFGS" and config.train.precision == "fp16":
-        raise UserError(
-            "optimizer.name: LBFGS evaluates a step more than once and cannot scale losses; use bf16 or fp32"
-        )
-    trained = [p for p in model.parameters() if p.requires_grad]
+        raise UserError("optimizer.name: LBFGS evaluates a step more than once and cannot scale losses; use bf16 or fp32")
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in section.options.items()}
-    try:
-        optimizer: torch.optim.Optimizer = getattr(torch.optim, section.name)(trained, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"optimizer: {section.name} refuses this model or these options: {error}") from None
-    return optimizer
+
+    def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        try:
+            optimizer: torch.optim.Optimizer = getattr(torch.optim, section.name)(parameters, **options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"optimizer: {section.name} refuses this model or these options: {error}") from None
+        return optimizer
+
+    return build

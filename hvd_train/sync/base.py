@@ -13,6 +13,7 @@ from torch import nn
 
 from hvd_train.comm.base import Communicator
 from hvd_train.compress.base import Compressor
+from hvd_train.optimizer import Build, ModelOptimizer
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class SyncStrategy:
     def __init__(self, context: Context) -> None:
         self.comm = context.comm
 
+    def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
+        """Who updates which parameters: by default every rank all of them. Called once, before `start`."""
+        return ModelOptimizer(model, build)
+
     def start(self, model: nn.Module) -> None:
         """Before the first step: by default every rank takes over the parameters and buffers of rank 0."""
         for tensor in model.state_dict(keep_vars=True).values():
@@ -39,7 +44,7 @@ class SyncStrategy:
         """Before the last backward pass of a step: a gradient that it completes is final."""
 
     def on_gradients(self, step: int) -> None:
-        """After backward, before the optimizer. A rank without samples comes here without any backward pass."""
+        """After backward, before clipping and the optimizer. A rank without samples comes here without any backward pass."""
 
     def on_parameters(self, step: int) -> None:
         """After the optimizer."""

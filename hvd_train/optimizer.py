@@ -1,0 +1,44 @@
+"""A torch optimizer as the trainer uses it: whoever updates which parameters, state goes by the parameters' names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+State = dict[str, dict[str, Any]]
+"""By parameter name, what the optimizer remembers of the whole parameter."""
+
+
+class ModelOptimizer:
+    """Every rank updates all parameters of `model` that are trained."""
+
+    def __init__(self, model: nn.Module, build: Build) -> None:
+        self.model = model
+        self.names = {p: name for name, p in model.named_parameters()}
+        self.torch = build([p for p in model.parameters() if p.requires_grad])
+
+    def clip(self, max_norm: float) -> None:
+        """Scale the gradients such that their global norm is at most `max_norm`."""
+        nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+
+    def agree_(self, found_inf: Tensor) -> None:
+        """Let a rank that skips a step for overflow take along those that must skip it too."""
+
+    def state(self) -> State:
+        """The state of all parameters; collective."""
+        state: dict[int, Any] = self.torch.state_dict()["state"]
+        return {self.names[p]: state[i] for i, p in enumerate(self._parameters()) if i in state}
+
+    def load_state(self, state: State) -> None:
+        """Take over what `state` returned, possibly under another number of ranks."""
+        whole: dict[str, Any] = self.torch.state_dict()
+        names = [self.names[p] for p in self._parameters()]
+        whole["state"] = {i: state[name] for i, name in enumerate(names) if name in state}
+        self.torch.load_state_dict(whole)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.torch.param_groups for p in group["params"]]
