@@ -42,9 +42,7 @@ class Execution:
 
     def run(self) -> int:
         """Start, wait, explain; the exit code for the shell."""
-        before = {
-            s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        }
+        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         environment = {**os.environ, **self.command.environment}
         self._signals: list[int] = []
         self._timed_out = False

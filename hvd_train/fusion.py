@@ -73,7 +73,7 @@ class Bucket:
         for i in tuple(self._missing):
             self.put(i)
         payload, context = self._compressor.compress(self.flat)
-        self._issued = (self._comm.all_reduce_async_(payload, "mean"), payload, context)
+        self._issued = (self._comm.all_reduce_async_(payload, "sum"), payload, context)
 
     def collect(self) -> None:
         """Wait, and let the parameters' gradients be views of the result."""
@@ -88,7 +88,7 @@ class Bucket:
 
 
 class GradientBuckets:
-    """The mean over ranks of all gradients of a model, overlapped with its backward pass."""
+    """The sum over ranks of all gradients of a model, overlapped with its backward pass."""
 
     def __init__(
         self,

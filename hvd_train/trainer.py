@@ -66,8 +66,8 @@ class Clock:
 class Trainer:
     """Trains `model` on the rank's part of `data`; all collaborators are passed in.
 
-    The gradient of a step is that of the mean loss over all samples of all ranks, whatever each has: a rank scales the
-    sum over its own by world_size / samples of the step, and the strategy takes the mean over ranks.
+    The gradient of a step is that of the mean loss over all samples of all ranks, whatever each has: a rank divides the
+    sum over its own by the samples of all, and the strategy sums over ranks.
     """
 
     config: Config
@@ -205,7 +205,7 @@ class Trainer:
             if number == len(batches):
                 self.strategy.on_backward(self.progress.step)
             with self.clock("backward"):
-                self.precision.scaler.scale(loss * (self.comm.size / samples)).backward()  # type: ignore[no-untyped-call]
+                self.precision.scaler.scale(loss * (self.strategy.gradient_scale / samples)).backward()  # type: ignore[no-untyped-call]
         with self.clock("comm"):
             self.strategy.on_gradients(self.progress.step)
         self._clip()

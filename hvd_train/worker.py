@@ -96,7 +96,14 @@ class _Rank:
                 snapshot = checkpoint.load(Path(self.launch.resume), self.comm, self._warn)
             except UserError as error:
                 return self._refuse(str(error))
-        return self._train(parts, snapshot)
+        folder = Path(self.launch.output)
+        try:
+            trainer = assemble(self.config, self.comm, parts, self._sinks(), folder / "checkpoints", self.stop)
+            if snapshot is not None:
+                trainer.restore(snapshot)
+        except UserError as error:
+            return self._refuse(str(error))
+        return self._train(trainer, folder)
 
     def _refuse(self, problem: str) -> int:
         if self.comm.rank == 0:
@@ -106,14 +113,8 @@ class _Rank:
     def _warn(self, text: str) -> None:
         os.write(self.output.errors, f"ddl: warning: {text}\n".encode())
 
-    def _train(self, parts: Parts, snapshot: checkpoint.Snapshot | None) -> int:
-        self.folder = Path(self.launch.output)
-        self._open_folder(self.folder)
-        trainer = assemble(
-            self.config, self.comm, parts, self._sinks(self.folder), self.folder / "checkpoints", self.stop
-        )
-        if snapshot is not None:
-            trainer.restore(snapshot)
+    def _train(self, trainer: Trainer, folder: Path) -> int:
+        self._open_folder(folder)
         try:
             ended, code = trainer.run(), ExitCode.OK
         except Stopped as stopped:
@@ -131,6 +132,7 @@ class _Rank:
             whole = json.dumps(self.config.model_dump(), indent=1)
             (folder / "config.json").write_text(whole + "\n", encoding="utf-8")
             events.emit(self.output.errors, "folder", rank=0, path=str(folder.absolute()))
+        self.folder = folder
         self.comm.barrier()
         self.output.capture(folder / "logs" / f"rank-{rank}.log", show=rank in self.launch.tee)
         print(
@@ -138,9 +140,10 @@ class _Rank:
             flush=True,
         )
 
-    def _sinks(self, folder: Path) -> list[Sink]:
+    def _sinks(self) -> list[Sink]:
         if self.comm.rank != 0:
             return []
+        folder = Path(self.launch.output)
         stream = os.fdopen(os.dup(self.output.terminal), "w", encoding="utf-8")
         return [
             jsonl.create(folder),
@@ -151,11 +154,11 @@ class _Rank:
     def _close_folder(self, trainer: Trainer, ended: str) -> None:
         """summary.json before the sinks show it: who sees the table finds the file."""
         if self.comm.rank == 0:
-            assert self.folder is not None
+            folder = Path(self.launch.output)
             summary = self._summary(trainer, ended)
-            (self.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+            (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
             for sink in trainer.sinks:
-                sink.close({**summary, "folder": str(self.folder)})
+                sink.close({**summary, "folder": str(folder)})
         self.comm.barrier()
 
     def _summary(self, trainer: Trainer, ended: str) -> dict[str, Any]:
@@ -253,7 +256,9 @@ def _device(wanted: str, comm: Communicator) -> torch.device:
 def _optimizer(config: Config) -> Build:
     section = config.optimizer
     if section.name == "LBFGS" and config.train.precision == "fp16":
-        raise UserError("optimizer.name: LBFGS evaluates a step more than once and cannot scale losses; use bf16 or fp32")
+        raise UserError(
+            "optimizer.name: LBFGS evaluates a step more than once and cannot scale losses; use bf16 or fp32"
+        )
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in section.options.items()}
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

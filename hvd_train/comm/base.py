@@ -45,6 +45,19 @@ class Work(Protocol):
     def wait(self) -> None: ...
 
 
+class SharedMemory(Protocol):
+    """Memory that the ranks of a node share, for engines that can offer it: `rank` of `size` on this node."""
+
+    rank: int
+    size: int
+
+    def allocate(self, nbytes: int) -> list[Tensor]:
+        """Zeroed bytes of every rank of the node, `nbytes` of this one's, that all of them read and write; collective."""
+
+    def barrier(self) -> None:
+        """Return once every rank of the node is here; all that was written to shared memory before can be read."""
+
+
 class Done:
     """The `Work` of an operation that finished before it was asked about."""
 
@@ -80,6 +93,9 @@ class Communicator(ABC):
     local_size: int
     cross_rank: int
     cross_size: int
+    shared_memory: SharedMemory | None = None
+    """Of the ranks on this node, where there are several and the engine can offer it."""
+
     host_memory_only: bool = True
     """The engine reads host memory only: tensors of other devices are staged through it."""
 

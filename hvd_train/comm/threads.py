@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
-from hvd_train.comm.base import Communicator, Done, Op, Then, Work, place, reduce_in_order
+from hvd_train.comm.base import Communicator, Done, Op, SharedMemory, Then, Work, place, reduce_in_order
 
 T = TypeVar("T")
 Key = tuple[Hashable, int]
@@ -74,6 +75,10 @@ class ThreadsCommunicator(Communicator):
         self.local_rank, self.local_size, self.cross_rank, self.cross_size = place(nodes, rank)
         self._issued = 0
 
+    @property
+    def shared_memory(self) -> SharedMemory | None:  # type: ignore[override]
+        return _Shared(self) if self.local_size > 1 and self.local_size == self.size else None
+
     def barrier(self) -> None:
         self._exchange("barrier", None)
 
@@ -107,6 +112,20 @@ class ThreadsCommunicator(Communicator):
         self._issued += 1
         self._meeting.leave(key, self.rank, operation, value)
         return lambda: self._meeting.collect(key, self.size)
+
+
+class _Shared:
+    """Threads share all memory: what is called so here is merely known to all of them."""
+
+    def __init__(self, comm: ThreadsCommunicator) -> None:
+        self._comm, self.rank, self.size = comm, comm.rank, comm.size
+
+    def allocate(self, nbytes: int) -> list[Tensor]:
+        parts: list[Tensor] = self._comm._exchange("allocate", torch.zeros(nbytes, dtype=torch.uint8))
+        return parts
+
+    def barrier(self) -> None:
+        self._comm.barrier()
 
 
 def run(

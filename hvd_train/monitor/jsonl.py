@@ -29,9 +29,7 @@ class JsonLines(Sink):
         self._file.close()
 
     def _lines(self) -> list[str]:
-        whole = (
-            self._path.read_text(encoding="utf-8").splitlines(keepends=True) if self._path.exists() else []
-        )
+        whole = self._path.read_text(encoding="utf-8").splitlines(keepends=True) if self._path.exists() else []
         return [line for line in whole if line.endswith("\n")]
 
     def _write(self, kind: str, record: Record) -> None:

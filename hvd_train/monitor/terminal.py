@@ -35,9 +35,7 @@ class Terminal(Sink):
 
     def open(self, run: Record) -> None:
         self._console.print(run["title"])
-        self._task = self._progress.add_task(
-            "train", total=run["total_steps"], completed=run["first_step"], figures=""
-        )
+        self._task = self._progress.add_task("train", total=run["total_steps"], completed=run["first_step"], figures="")
         self._progress.start()
 
     def step(self, step: int) -> None:

@@ -1,33 +1,51 @@
-"""Every step: the gradient is the mean over ranks (synchronous data parallelism)."""
+"""Every step: one gradient, that of the samples of all ranks (synchronous data parallelism)."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from hvd_train.errors import UserError
 from hvd_train.fusion import GradientBuckets
+from hvd_train.optimizer import Build, ModelOptimizer
+from hvd_train.options import Annotated
+from hvd_train.sharding import ELEMENTWISE, WHOLE, ShardedOptimizer
 from hvd_train.sync.base import Context, SyncStrategy
+
+Shard = Literal["auto"] | bool
 
 
 class AllReduce(SyncStrategy):
-    """w <- w - lr * mean(g_i), in fused buckets (Sergeev and Del Balso, arXiv 1802.05799).
+    """w <- w - lr * sum(g_i), in fused buckets (Sergeev and Del Balso, arXiv 1802.05799), or with a sharded optimizer.
 
     Sparse gradients (of `nn.Embedding(sparse=True)`) stay sparse: their rows are gathered from all ranks.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, shard: Shard) -> None:
         super().__init__(context)
-        self._context = context
+        self._context, self._shard = context, shard
+        self._sharded: ShardedOptimizer | None = None
+
+    def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
+        kind = type(build([p for p in model.parameters() if p.requires_grad])).__name__
+        obstacle = self._obstacle(model, kind)
+        if self._shard is True and obstacle:
+            raise UserError(f"sync.shard_optimizer: {obstacle}; set it to auto or false")
+        if self._shard is False or obstacle:
+            return super().optimizer(model, build)
+        self._sharded = ShardedOptimizer(model, build, self.comm, whole=kind in WHOLE)
+        return self._sharded
 
     def start(self, model: nn.Module) -> None:
         super().start(model)
-        sparse = {
-            m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse
-        }
         trained = [p for p in model.parameters() if p.requires_grad]
+        sparse = _sparse(model)
         self._sparse = [p for p in trained if p in sparse]
         dense = [p for p in trained if p not in sparse]
-        self._dense = GradientBuckets(dense, self.comm, self._context.compressor, self._context.fusion_bytes)
+        context = self._context
+        self._dense = self._sharded or GradientBuckets(dense, self.comm, context.compressor, context.fusion_bytes)
 
     def on_backward(self, step: int) -> None:
         self._dense.arm()
@@ -37,8 +55,26 @@ class AllReduce(SyncStrategy):
         for p in self._sparse:
             p.grad = self._gathered(p)
 
+    def on_parameters(self, step: int) -> None:
+        if self._sharded:
+            self._sharded.publish()
+
+    def _obstacle(self, model: nn.Module, kind: str) -> str | None:
+        """Why the optimizer cannot be sharded, if so."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if self.comm.shared_memory is None or self.comm.size != self.comm.local_size * self.comm.cross_size:
+            return "ranks share no memory: that takes --engine mpi and the same number of ranks, at least two, on each host"
+        if kind not in ELEMENTWISE | WHOLE:
+            return f"{kind} looks at all parameters together"
+        if any(p.device.type != "cpu" for p in trained):
+            return "parameters on a GPU are in no memory that ranks share"
+        if _sparse(model):
+            return "sparse gradients are not sharded"
+        # What is not sent cannot be compressed: who asks for it wants the numerics of a cluster on a laptop too.
+        return "compression needs gradients that are sent" if self._context.compresses else None
+
     def _gathered(self, p: nn.Parameter) -> Tensor | None:
-        """The mean of a parameter's sparse gradients; a rank without one adds no rows."""
+        """The sum of a parameter's sparse gradients; a rank without one adds no rows."""
         if p.grad is None:
             rows, values = torch.empty(0, dtype=torch.int64, device=p.device), p.new_empty(0, *p.shape[1:])
         else:
@@ -48,8 +84,19 @@ class AllReduce(SyncStrategy):
         every_value = torch.cat(self.comm.all_gather(values))
         if not len(every_row):
             return None
-        return torch.sparse_coo_tensor(every_row[None], every_value / self.comm.size, p.shape, check_invariants=False).coalesce()
+        return torch.sparse_coo_tensor(every_row[None], every_value, p.shape, check_invariants=False).coalesce()
 
 
-def create(context: Context) -> AllReduce:
-    return AllReduce(context)
+def _sparse(model: nn.Module) -> set[Tensor]:
+    return {m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse}
+
+
+def create(
+    context: Context,
+    *,
+    shard_optimizer: Annotated[
+        Literal["auto"] | bool,
+        "parameters once per node, each rank updating a part of them; auto: where ranks share memory",
+    ] = "auto",
+) -> AllReduce:
+    return AllReduce(context, shard_optimizer)

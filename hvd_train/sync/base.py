@@ -13,6 +13,7 @@ from torch import nn
 
 from hvd_train.comm.base import Communicator
 from hvd_train.compress.base import Compressor
+from hvd_train.compress.none import Identity
 from hvd_train.optimizer import Build, ModelOptimizer
 
 
@@ -24,9 +25,19 @@ class Context:
     compressor: Compressor
     fusion_bytes: int
 
+    @property
+    def compresses(self) -> bool:
+        return not isinstance(self.compressor, Identity)
+
 
 class SyncStrategy:
-    """Hooks around a step; every rank calls them in the same order."""
+    """Hooks around a step; every rank calls them in the same order.
+
+    A rank's gradient is that of the sum of its samples' losses over the number of samples of all ranks: the sum over ranks is
+    the gradient of the whole step. `gradient_scale` multiplies it, for strategies in which a rank goes by its own alone.
+    """
+
+    gradient_scale: float = 1.0
 
     def __init__(self, context: Context) -> None:
         self.comm = context.comm

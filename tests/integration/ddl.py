@@ -23,7 +23,9 @@ train: {epochs: 2, precision: fp64}
 """
 
 
-def ddl(*arguments: str | Path, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+def ddl(
+    *arguments: str | Path, cwd: Path, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `ddl` to its end in `cwd`."""
     command = [sys.executable, "-m", "cli", *map(str, arguments)]
     return subprocess.run(

@@ -15,7 +15,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "m.yaml").write_text(SMALL)
     (tmp_path / "there").mkdir()
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
-    (tmp_path / "plain.py").write_text("def model():\n    return 3\n\ndef build():\n    import torch\n    return torch\n")
+    (tmp_path / "plain.py").write_text(
+        "def model():\n    return 3\n\ndef build():\n    import torch\n    return torch\n"
+    )
     (tmp_path / "hosts").write_text("n1 slots=2\nn2 slot=2\n")
     (tmp_path / "few").write_text("localhost slots=2\n")
     (tmp_path / "empty.csv").write_text("a,b\n")

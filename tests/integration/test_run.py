@@ -62,7 +62,16 @@ def test_engines_agree_with_one_process(model: Path, tmp_path: Path) -> None:
     for engine, np in [("single", 1), ("mpi", 2), ("mpi", 4), ("horovod", 2), ("horovod", 4)]:
         out = tmp_path / f"{engine}-{np}"
         done = ddl(
-            "run", "--np", f"{np}", "--engine", engine, "--output", out, model, f"data.batch_size={64 // np}", cwd=tmp_path
+            "run",
+            "--np",
+            f"{np}",
+            "--engine",
+            engine,
+            "--output",
+            out,
+            model,
+            f"data.batch_size={64 // np}",
+            cwd=tmp_path,
         )
         assert done.returncode == 0, done.stderr
         assert summary(out)["engine"] == engine
@@ -82,9 +91,17 @@ def test_a_run_folder_has_everything(model: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     config = json.loads((out / "config.json").read_text())
     assert (config["train"]["accumulate"], config["model"]["activation"]) == (1, "relu")
-    assert {"world_size", "engine", "strategy", "steps", "epochs", "samples_per_second", "eval", "bytes_sent", "seconds"} < set(
-        summary(out)
-    )
+    assert {
+        "world_size",
+        "engine",
+        "strategy",
+        "steps",
+        "epochs",
+        "samples_per_second",
+        "eval",
+        "bytes_sent",
+        "seconds",
+    } < set(summary(out))
     assert set(summary(out)["seconds"]) >= {"data", "forward", "backward", "comm", "optimizer"}
     kinds = [json.loads(line)["kind"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert kinds.count("eval") == 2

@@ -82,7 +82,8 @@ class TestSynthetic:
         assert (x @ solution - y).std().item() == pytest.approx(0.1, rel=0.1)
 
     def test_the_seed_changes_everything(self):
-        assert rows(load("synthetic").train) != rows(load("synthetic", seed=1, test_fraction=0).train)
+        one, other = load("synthetic"), load("synthetic", seed=1)
+        assert rows(one.train, one.test) != rows(other.train, other.test)
 
     def test_classes_are_those_asked_for_even_where_samples_are_few(self):
         assert load("synthetic", samples=3, classes=50).spec.outputs == 50

@@ -81,7 +81,7 @@ def test_gradients_that_are_not_final_stay_local() -> None:
 
 
 @pytest.mark.parametrize("zero", [True, False], ids=["set_to_none", "zeroed"])
-def test_mean_over_ranks_where_each_uses_other_branches(zero: bool) -> None:
+def test_sum_over_ranks_where_each_uses_other_branches(zero: bool) -> None:
     """Rank 0 uses a, rank 1 uses b, both use c, nobody d; steps follow one another in the same buckets."""
 
     def run(comm: Communicator) -> list[torch.Tensor | None]:
@@ -100,7 +100,7 @@ def test_mean_over_ranks_where_each_uses_other_branches(zero: bool) -> None:
         assert a is not None
         assert b is not None
         assert c is not None
-        assert (a[0], b[0], c[0]) == (1.0, 1.0, 1.5)
+        assert (a[0], b[0], c[0]) == (2.0, 2.0, 3.0)
         assert d is None
 
 
@@ -122,4 +122,4 @@ def test_mixed_dtypes_shapes_and_layouts() -> None:
 
     for gradients in threads.run(3, run):
         assert len(gradients) == 5
-        assert all(bool((g == 2).all()) for g in gradients)
+        assert all(bool((g == 6).all()) for g in gradients)

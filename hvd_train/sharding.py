@@ -1,0 +1,305 @@
+"""Parameters once per node, in shared memory; each rank of the node sums and updates a part of them (ZeRO, stage 1).
+
+No gradient is zeroed, accumulated or sent. In the hook that follows a gradient's completion, while it is hot in the cache, a rank
+copies to shared memory what others own of it. After a barrier the owner adds its neighbours' copies to its own gradient, where
+autograd left it, and its optimizer updates the shared parameters; a second barrier ends the step. The work and the state of the
+optimizer are divided by the ranks of the node (Rajbhandari et al., arXiv 1910.02054).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hvd_train.comm.base import Communicator, SharedMemory, gather_json
+from hvd_train.optimizer import Build, ModelOptimizer, State
+
+ELEMENTWISE = {
+    "SGD", "Adam", "AdamW", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "NAdam", "RAdam", "ASGD",
+}  # fmt: skip
+"""Optimizers that treat each element on its own, so that a parameter may be cut anywhere."""
+
+WHOLE = {"Adafactor", "Muon"}
+"""Optimizers that look at a whole parameter at a time."""
+
+ALIGN = 64
+"""Bytes: parts begin at cache lines."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements `start` to `stop` of parameter number `index`, owned by `owner`."""
+
+    index: int
+    owner: int
+    start: int
+    stop: int
+
+
+def cut(sizes: Sequence[int], owners: int, *, whole: bool, multiple: int = 1) -> list[Piece]:
+    """Deal the elements of consecutive tensors into `owners` runs of nearly equal length.
+
+    Cuts fall on multiples of `multiple` elements of a tensor, or between tensors only if `whole`.
+    """
+    total, pieces, before = sum(sizes), [], 0
+    for index, size in enumerate(sizes):
+        if whole:
+            owner = min(owners - 1, (2 * before + size) * owners // (2 * max(total, 1)))
+            pieces.append(Piece(index, owner, 0, size))
+        else:
+            pieces += _cut_one(index, size, before, total, owners, multiple)
+        before += size
+    return pieces
+
+
+def _cut_one(index: int, size: int, before: int, total: int, owners: int, multiple: int) -> Iterable[Piece]:
+    start = 0
+    for owner in range(owners):
+        end = total * (owner + 1) // owners - before
+        stop = size if owner == owners - 1 else min(size, max(start, end // multiple * multiple))
+        if stop > start:
+            yield Piece(index, owner, start, stop)
+            start = stop
+
+
+class Arena:
+    """Parameters of one dtype: shared values, a place for each rank's gradients, and who owns what.
+
+    `pieces` are those of all ranks. Order is the reverse of the model's, roughly that in which gradients come.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], memory: SharedMemory, *, whole: bool) -> None:
+        self.parameters, self._memory = parameters, memory
+        width = parameters[0].element_size()
+        line = ALIGN // width
+        self.pieces = cut([p.numel() for p in parameters], memory.size, whole=whole, multiple=line)
+        starts, total = _starts([p.numel() for p in parameters], line)
+        values = memory.allocate(total * width if memory.rank == 0 else 0)[0].view(parameters[0].dtype)
+        self.gradients = [part.view(parameters[0].dtype) for part in memory.allocate(total * width)]
+        self._used = [part.numpy().data.cast("i") for part in memory.allocate(4 * len(parameters))]
+        self._starts = starts
+        for p, start in zip(parameters, starts, strict=True):
+            shared = values[start : start + p.numel()].view(p.shape)
+            if memory.rank == 0:
+                shared.copy_(p.data)
+            p.data = shared
+        self._away = [self._others(i) for i in range(len(parameters))]
+        self.owned = [Owned(self, piece) for piece in self.pieces if piece.owner == memory.rank]
+        memory.barrier()
+
+    def put(self, index: int, step: int) -> None:
+        """Copy what others own of the gradient of parameter `index` to where they find it."""
+        self._used[self._memory.rank][index] = step
+        away = self._away[index]
+        if away:
+            gradient = self.parameters[index].grad
+            assert gradient is not None, "a gradient is put after backward has completed it"
+            flat = gradient.reshape(-1)
+            for place, start, stop in away:
+                place.copy_(flat[start:stop])
+
+    def used_by(self, index: int, step: int) -> list[int]:
+        """Ranks of the node that had a gradient for parameter `index` in `step`."""
+        return [r for r, used in enumerate(self._used) if used[index] == step]
+
+    def place(self, rank: int, piece: Piece) -> Tensor:
+        """Where `rank` puts its gradient of `piece`."""
+        start = self._starts[piece.index]
+        return self.gradients[rank][start + piece.start : start + piece.stop]
+
+    def _others(self, index: int) -> list[tuple[Tensor, int, int]]:
+        mine = self._memory.rank
+        pieces = [p for p in self.pieces if p.index == index and p.owner != mine]
+        return [(self.place(mine, p), p.start, p.stop) for p in pieces]
+
+
+class Owned:
+    """A piece that this rank sums and updates; `shard` is what its optimizer sees of it."""
+
+    def __init__(self, arena: Arena, piece: Piece) -> None:
+        self.arena, self.piece = arena, piece
+        self.parameter = arena.parameters[piece.index]
+        self.is_whole = piece.stop - piece.start == self.parameter.numel()
+        self.shard = (
+            self.parameter if self.is_whole else nn.Parameter(self.parameter.data.view(-1)[piece.start : piece.stop])
+        )
+        self._places: dict[int, Tensor] = {}
+
+    def sum(self, step: int, mine: int) -> None:
+        """Set the shard's gradient to the sum over the ranks of the node, own first, then in rank order."""
+        used = self.arena.used_by(self.piece.index, step)
+        if not used:
+            self.shard.grad = None
+            return
+        gradient = self._own() if mine in used else None
+        for r in used:
+            if r != mine:
+                place = self._place(r)
+                gradient = place.clone() if gradient is None else gradient.add_(place)
+        assert gradient is not None
+        self.shard.grad = gradient.view(self.shard.shape)
+
+    def _own(self) -> Tensor:
+        gradient = self.parameter.grad
+        assert gradient is not None
+        return gradient.reshape(-1)[self.piece.start : self.piece.stop]
+
+    def _place(self, rank: int) -> Tensor:
+        if rank not in self._places:
+            self._places[rank] = self.arena.place(rank, self.piece)
+        return self._places[rank]
+
+
+class ShardedOptimizer(ModelOptimizer):
+    """Each rank of a node updates the pieces it owns; on every node the same, after a sum over nodes."""
+
+    def __init__(self, model: nn.Module, build: Build, comm: Communicator, *, whole: bool) -> None:
+        memory = comm.shared_memory
+        assert memory is not None, "the engine has no shared memory: use ModelOptimizer"
+        self.model, self._comm, self._memory = model, comm, memory
+        self._node = comm.split(comm.cross_rank, comm.local_rank)
+        self._across = comm.split(comm.local_rank, comm.cross_rank) if comm.cross_size > 1 else None
+        self.names = {p: name for name, p in model.named_parameters()}
+        trained = [p for p in reversed(list(model.parameters())) if p.requires_grad]
+        by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+        for p in trained:
+            by_dtype.setdefault(p.dtype, []).append(p)
+        self.arenas = [Arena(group, memory, whole=whole) for group in by_dtype.values()]
+        self._owned = [owned for arena in self.arenas for owned in arena.owned]
+        # A rank may own nothing, and torch's optimizers refuse to have no parameter.
+        self._empty = nn.Parameter(trained[0].new_zeros(0))
+        self.torch = build([*(owned.shard for owned in self._owned), self._empty])
+        self._step = 0
+        self._armed = False
+        self._payload = sum(p.numel() * p.element_size() for p in trained)
+        for arena in self.arenas:
+            for index, p in enumerate(arena.parameters):
+                p.register_post_accumulate_grad_hook(self._hook(arena, index))
+
+    def arm(self) -> None:
+        """The gradients that the coming backward pass completes are final."""
+        self._step += 1
+        self._armed = True
+
+    @torch.no_grad()
+    def reduce(self) -> None:
+        """Sum over ranks the gradients of what this rank owns."""
+        if not self._armed:
+            self.arm()
+        self._armed = False
+        self._memory.barrier()
+        for owned in self._owned:
+            owned.sum(self._step, self._memory.rank)
+        if self._across is not None:
+            self._sum_over_nodes(self._across)
+        self._comm.bytes_sent += round(2 * (self._comm.size - 1) / self._comm.size * self._payload)
+
+    def publish(self) -> None:
+        """Return once all ranks of the node have updated what they own."""
+        self._memory.barrier()
+
+    def clip(self, max_norm: float) -> None:
+        gradients = [o.shard.grad for o in self._owned if o.shard.grad is not None]
+        square = torch.zeros((), dtype=torch.float64)
+        for gradient in gradients:
+            square += torch.linalg.vector_norm(gradient).double().square()
+        self._node.all_reduce_(square, "sum")
+        scale = max_norm / (math.sqrt(float(square)) + 1e-6)
+        if scale < 1 and gradients:
+            torch._foreach_mul_(gradients, scale)
+
+    def agree_(self, found_inf: Tensor) -> None:
+        self._comm.all_reduce_(found_inf, "max")
+
+    def state(self) -> State:
+        mine: dict[int, dict[str, Any]] = self.torch.state_dict()["state"]
+        held = {self.names[o.parameter]: (o, mine[i]) for i, o in enumerate(self._owned) if i in mine}
+        known: dict[str, dict[str, list[Any]]] = {}
+        for shapes in gather_json(self._node, {name: _shapes(values) for name, (_, values) in held.items()}):
+            for name, fields in shapes.items():
+                known.setdefault(name, fields)
+        return {
+            name: self._gathered(fields, held.get(name), self._shape(name)) for name, fields in sorted(known.items())
+        }
+
+    def load_state(self, state: State) -> None:
+        whole: dict[str, Any] = self.torch.state_dict()
+        names = [self.names[o.parameter] for o in self._owned]
+        pairs = enumerate(zip(self._owned, names, strict=True))
+        whole["state"] = {i: _part(state[name], owned) for i, (owned, name) in pairs if name in state}
+        self.torch.load_state_dict(whole)
+
+    def _hook(self, arena: Arena, index: int) -> Any:
+        def final(_: Tensor) -> None:
+            if self._armed:
+                with torch.no_grad():
+                    arena.put(index, self._step)
+
+        return final
+
+    def _sum_over_nodes(self, across: Communicator) -> None:
+        """One message for all that this rank owns, and a flag for each piece that says whether any node used it."""
+        for dtype in sorted({o.shard.dtype for o in self._owned}, key=str):
+            group = [o for o in self._owned if o.shard.dtype == dtype]
+            used = torch.tensor([o.shard.grad is not None for o in group]).to(dtype)
+            parts = [
+                (o.shard.grad if o.shard.grad is not None else torch.zeros_like(o.shard)).reshape(-1) for o in group
+            ]
+            flat = torch.cat([*parts, used])
+            across.all_reduce_(flat, "sum")
+            *sums, flags = flat.split([p.numel() for p in parts] + [len(group)])
+            for owned, total, flag in zip(group, sums, flags.tolist(), strict=True):
+                owned.shard.grad = total.view(owned.shard.shape) if flag else None
+
+    def _shape(self, name: str) -> torch.Size:
+        return self.model.get_parameter(name).shape
+
+    def _gathered(self, fields: dict[str, list[Any]], held: Any, shape: torch.Size) -> dict[str, Any]:
+        """The state of a whole parameter from that of its pieces; numbers are the same in each."""
+        found: dict[str, Any] = {}
+        for key, (dtype, dims, value) in fields.items():
+            if dtype is None:
+                found[key] = value
+                continue
+            kind = getattr(torch, dtype)
+            mine = held[1][key].reshape(-1) if held else torch.empty(0, dtype=kind)
+            parts = [part for part in self._node.all_gather(mine) if part.numel()]
+            found[key] = parts[0].view(()) if not dims else torch.cat(parts).view(_whole_shape(parts, dims, shape))
+        return found
+
+
+def _starts(sizes: Sequence[int], line: int) -> tuple[list[int], int]:
+    """Offsets of tensors laid out one after another, each at a multiple of `line` elements, and the end of the last."""
+    starts, at = [], 0
+    for size in sizes:
+        starts.append(at)
+        at += -(-size // line) * line
+    return starts, at
+
+
+def _shapes(values: dict[str, Any]) -> dict[str, list[Any]]:
+    """Of each entry of a parameter's state its dtype and shape, or its value where it is no tensor."""
+    return {
+        key: [str(v.dtype).removeprefix("torch."), list(v.shape), None] if isinstance(v, Tensor) else [None, None, v]
+        for key, v in values.items()
+    }
+
+
+def _whole_shape(parts: list[Tensor], dims: list[int], shape: torch.Size) -> Sequence[int]:
+    return dims if len(parts) == 1 else shape
+
+
+def _part(state: dict[str, Any], owned: Owned) -> dict[str, Any]:
+    """What of a whole parameter's state belongs to an owned piece."""
+    if owned.is_whole:
+        return state
+    piece, shape = owned.piece, owned.parameter.shape
+    return {
+        key: v.reshape(-1)[piece.start : piece.stop] if isinstance(v, Tensor) and v.shape == shape else v
+        for key, v in state.items()
+    }
