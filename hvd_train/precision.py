@@ -20,7 +20,8 @@ class Scaler(torch.amp.GradScaler):
         self.agree_: Callable[[Tensor], None] = lambda found_inf: None
 
     def _unscale_grads_(self, *arguments: Any) -> dict[torch.device, Tensor]:
-        found = super()._unscale_grads_(*arguments)
+        # A rank that owns nothing in use has no gradient to look at, and must hear of the others' all the same.
+        found = super()._unscale_grads_(*arguments) or {torch.device("cpu"): torch.zeros(1)}
         for flag in found.values():
             self.agree_(flag)
         return found

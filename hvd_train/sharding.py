@@ -172,7 +172,7 @@ class ShardedOptimizer(ModelOptimizer):
         self.arenas = [Arena(group, memory, whole=whole) for group in by_dtype.values()]
         self._owned = [owned for arena in self.arenas for owned in arena.owned]
         # A rank may own nothing, and torch's optimizers refuse to have no parameter.
-        self._empty = nn.Parameter(trained[0].new_zeros(0))
+        self._empty = nn.Parameter(trained[0].new_zeros(0, 0))
         self.torch = build([*(owned.shard for owned in self._owned), self._empty])
         self._step = 0
         self._armed = False

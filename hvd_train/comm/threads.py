@@ -74,10 +74,15 @@ class ThreadsCommunicator(Communicator):
         self.rank, self.size = rank, len(nodes)
         self.local_rank, self.local_size, self.cross_rank, self.cross_size = place(nodes, rank)
         self._issued = 0
+        self._shared: _Shared | None = None
 
     @property
     def shared_memory(self) -> SharedMemory | None:  # type: ignore[override]
-        return _Shared(self) if self.local_size > 1 and self.local_size == self.size else None
+        if self._shared is None and self.local_size > 1:
+            node = self._nodes[self.rank]
+            group = self._group, "node", node
+            self._shared = _Shared(ThreadsCommunicator(self._meeting, group, [node] * self.local_size, self.local_rank))
+        return self._shared
 
     def barrier(self) -> None:
         self._exchange("barrier", None)

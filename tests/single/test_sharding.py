@@ -1,0 +1,220 @@
+"""The sharded optimizer, on threads: who owns what, several nodes, odd models, state that outlives the number of ranks."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hvd_train import checkpoint, plugins
+from hvd_train.comm import threads
+from hvd_train.comm.base import Communicator
+from hvd_train.comm.single import SingleCommunicator
+from hvd_train.errors import UserError
+from hvd_train.sharding import ShardedOptimizer, cut
+from hvd_train.sync.base import Context
+from tests.bodies import training as body
+
+
+@pytest.mark.parametrize(
+    ("sizes", "owners", "whole", "multiple", "expected"),
+    [
+        ([10], 2, False, 1, [(0, 0, 0, 5), (0, 1, 5, 10)]),
+        ([10], 2, False, 4, [(0, 0, 0, 4), (0, 1, 4, 10)]),
+        ([3, 3, 6], 2, False, 1, [(0, 0, 0, 3), (1, 0, 0, 3), (2, 1, 0, 6)]),
+        ([3, 3, 6], 2, True, 1, [(0, 0, 0, 3), (1, 0, 0, 3), (2, 1, 0, 6)]),
+        ([9, 1], 2, True, 1, [(0, 0, 0, 9), (1, 1, 0, 1)]),
+        ([1], 3, False, 1, [(0, 2, 0, 1)]),
+    ],
+)
+def test_cut(sizes: list[int], owners: int, whole: bool, multiple: int, expected: list[tuple[int, ...]]) -> None:
+    pieces = cut(sizes, owners, whole=whole, multiple=multiple)
+    assert [(p.index, p.owner, p.start, p.stop) for p in pieces] == expected
+
+
+@given(st.lists(st.integers(1, 300), min_size=1), st.integers(1, 9), st.booleans(), st.sampled_from([1, 8, 16]))
+def test_every_element_has_one_owner(sizes: list[int], owners: int, whole: bool, multiple: int) -> None:
+    pieces = cut(sizes, owners, whole=whole, multiple=multiple)
+    covered = {(p.index, i) for p in pieces for i in range(p.start, p.stop)}
+    assert len(covered) == sum(p.stop - p.start for p in pieces) == sum(sizes)
+    assert all(a.owner <= b.owner for a, b in pairwise(pieces)), (
+        "owners follow one another: their memory is in one place"
+    )
+    if not whole:
+        shares = [sum(p.stop - p.start for p in pieces if p.owner == o) for o in range(owners)]
+        assert max(shares) <= sum(sizes) / owners + multiple * 2
+
+
+def test_optimizer_state_per_rank_is_a_quarter_at_np_4() -> None:
+    def numel(comm: Communicator) -> tuple[int, int]:
+        job = body.trainer(comm, _mlp())
+        job.run()
+        assert isinstance(job.optimizer, ShardedOptimizer) == (comm.size > 1)
+        state = job.optimizer.torch.state_dict()["state"].values()
+        moments = sum(v.numel() for s in state for k, v in s.items() if k.startswith("exp"))
+        return moments, sum(p.numel() for p in job.model.parameters())
+
+    for moments, total in threads.run(4, numel):
+        assert moments == pytest.approx(2 * total / 4, rel=0.05)
+
+
+def _mlp(**sections: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "model": {"name": "mlp", "hidden": [64, 32], "target": None},
+        "optimizer": {"name": "AdamW", "lr": 0.01, "momentum": None},
+    }
+    return body.configuration(**{**defaults, **sections})
+
+
+@pytest.mark.parametrize(("size", "per_node"), [(4, 2), (4, 1), (6, 3)])
+def test_nodes_sum_over_one_another(size: int, per_node: int) -> None:
+    config = body.configuration(data={"batch_size": 48 // size})
+    alone = body.trained(SingleCommunicator(), body.configuration(data={"batch_size": 48}))
+    for result in threads.run(size, lambda comm: body.trained(comm, config), ranks_per_node=per_node):
+        body.assert_close(result, alone)
+
+
+@pytest.mark.parametrize("sharded", [(True, False), (False, True)], ids=["then not", "then sharded"])
+@pytest.mark.parametrize("optimizer", ["AdamW", "Adafactor", "Muon"])
+def test_state_moves_between_numbers_of_ranks_and_kinds_of_optimizer(
+    optimizer: str, sharded: tuple[bool, bool], tmp_path: Path
+) -> None:
+    def config(size: int, steps: int, shard: bool) -> Any:
+        return body.configuration(
+            model={"target": "tests.single.test_sharding:matrices"},
+            data={"batch_size": 32 // size},
+            optimizer={"name": optimizer, "lr": 0.01, "momentum": None, "weight_decay": 0.1},
+            train={"steps": steps, "epochs": None},
+            sync={"shard_optimizer": shard},
+        )
+
+    def first(comm: Communicator) -> None:
+        body.trainer(comm, config(4, 5, sharded[0]), checkpoints=tmp_path / "checkpoints").run()
+
+    def then(comm: Communicator) -> dict[str, Tensor]:
+        job = body.trainer(comm, config(2, 12, sharded[1]))
+        job.restore(checkpoint.load(tmp_path, comm, print))
+        job.run()
+        return body.parameters(job)
+
+    threads.run(4, first)
+    body.assert_close(threads.run(2, then)[0], body.trained(SingleCommunicator(), config(1, 12, False)))
+
+
+def matrices() -> nn.Module:
+    """Parameters that Muon takes: matrices only."""
+    return nn.Sequential(nn.Linear(6, 20, bias=False), nn.Tanh(), nn.Linear(20, 3, bias=False))
+
+
+@pytest.mark.parametrize(
+    ("sections", "size", "message"),
+    [
+        ({"optimizer": {"name": "LBFGS", "momentum": None, "weight_decay": None}}, 2, "looks at all parameters"),
+        ({"sync": {"compression": "fp16"}}, 2, "compression needs gradients that are sent"),
+        ({}, 1, "ranks share no memory"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused_in_one_sentence(sections: Any, size: int, message: str) -> None:
+    sections["sync"] = {**sections.get("sync", {}), "shard_optimizer": True}
+    with pytest.raises(UserError, match=message):
+        threads.run(size, lambda comm: body.trainer(comm, body.configuration(**sections)))
+
+
+def test_an_overflow_on_one_owner_makes_all_skip_the_step() -> None:
+    def run(comm: Communicator) -> tuple[bool, float]:
+        config = body.configuration(train={"precision": "fp16", "steps": 1, "epochs": None})
+        job = body.trainer(comm, config)
+        before = body.parameters(job)
+        owner = job.optimizer
+        assert isinstance(owner, ShardedOptimizer)
+        if comm.rank == 1:
+            plain = owner.reduce
+
+            def poisoned() -> None:
+                plain()
+                next(o.shard.grad for o in owner._owned if o.shard.grad is not None).fill_(float("inf"))
+
+            owner.reduce = poisoned  # type: ignore[method-assign]
+        job.run()
+        return all(torch.equal(before[n], p) for n, p in body.parameters(job).items()), job.precision.scaler.get_scale()
+
+    assert threads.run(2, run) == [(True, 32768.0)] * 2
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> dict[str, Any]:
+    """A random model: sizes, dtypes, which earlier tensor each layer shares, which branches a rank uses in a step."""
+    layers = draw(st.integers(1, 5))
+    return {
+        "sizes": draw(st.lists(st.integers(1, 40), min_size=layers, max_size=layers)),
+        "half": draw(st.lists(st.booleans(), min_size=layers, max_size=layers)),
+        "frozen": draw(st.lists(st.booleans(), min_size=layers, max_size=layers).filter(lambda f: not all(f))),
+        "used": draw(st.lists(st.lists(st.booleans(), min_size=layers, max_size=layers), min_size=9, max_size=9)),
+        "size": draw(st.integers(2, 3)),
+        "per_node": draw(st.integers(1, 3)),
+        "optimizer": draw(st.sampled_from(["SGD", "AdamW", "Adagrad"])),
+    }
+
+
+class Branches(nn.Module):
+    """Layers of which a forward pass uses some; the first also serves as the last (shared weights)."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        kinds = [torch.float32 if half else torch.float64 for half in plan["half"]]
+        rows = zip(plan["sizes"], kinds, plan["frozen"], strict=True)
+        self.layers = nn.ParameterList(
+            nn.Parameter(torch.randn(n, generator=generator).to(kind), requires_grad=not frozen)
+            for n, kind, frozen in rows
+        )
+
+    def loss(self, used: list[bool], scale: float) -> Tensor:
+        terms = [(p.double() - scale).square().sum() for p, use in zip(self.layers, used, strict=True) if use]
+        if used[0]:
+            terms.append(self.layers[0].double().sum() * scale)
+        return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
+
+
+@settings(max_examples=30, deadline=None)
+@given(plans())
+def test_random_models_equal_one_process(plan: dict[str, Any]) -> None:
+    """Three steps of `size` ranks, each with its own branches, against one process that sums their losses."""
+    size, build = plan["size"], lambda ps: getattr(torch.optim, plan["optimizer"])(ps, lr=0.1, weight_decay=0.1)
+    reference = Branches(plan)
+    optimizer = build([p for p in reference.parameters() if p.requires_grad])
+    for step in range(3):
+        optimizer.zero_grad()
+        losses = [reference.loss(plan["used"][step * 3 + r], r + 1.0) for r in range(size)]
+        total = torch.stack(losses).sum()
+        if total.requires_grad:
+            total.backward()
+        optimizer.step()
+
+    def run(comm: Communicator) -> list[Tensor]:
+        model = Branches(plan)
+        strategy = plugins.create(
+            "hvd_train.sync", "allreduce", Context(comm, plugins.create("hvd_train.compress", "none"), 64)
+        )
+        made = strategy.optimizer(model, build)
+        strategy.start(model)
+        for step in range(3):
+            model.zero_grad()
+            strategy.on_backward(step)
+            loss = model.loss(plan["used"][step * 3 + comm.rank], comm.rank + 1.0)
+            if loss.requires_grad:
+                loss.backward()
+            strategy.on_gradients(step)
+            made.torch.step()
+            strategy.on_parameters(step)
+        return [p.detach().clone() for p in model.layers]
+
+    for result in threads.run(size, run, ranks_per_node=min(plan["per_node"], size)):
+        for mine, expected in zip(result, reference.layers, strict=True):
+            torch.testing.assert_close(mine, expected.detach(), rtol=1e-5, atol=1e-6)
