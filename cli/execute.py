@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import socket
@@ -97,15 +98,18 @@ class Execution:
 
     def _on_output(self, data: bytes) -> None:
         if not self.quiet:
-            _write(sys.stdout, data)
+            _write(sys.stdout, self._untagged(data))
 
     def _on_errors(self, data: bytes) -> None:
-        found, text, self._pending = events.split(self._pending + data)
+        found, text, self._pending = events.split(self._pending + self._untagged(data))
         for event in found:
             self._on_event(event)
         self.launcher_text += text
         if self.verbose or (not self._failed() and not _is_noise(text)):
             _write(sys.stderr, text)
+
+    def _untagged(self, data: bytes) -> bytes:
+        return _TAG.sub(b"", data) if self.command.tags_output else data
 
     def _on_event(self, event: dict[str, Any]) -> None:
         self.events.append(event)
@@ -193,6 +197,8 @@ class Execution:
         trace = f"\n{event['traceback'].rstrip()}" if event["traceback"] else f"\n{event['message']}"
         return _say(f"the first failure: rank {event['rank']} on {event['host']}:{trace}", event["exit_code"])
 
+
+_TAG = re.compile(rb"^\[\d+(?:,\d+)?\]<std(?:out|err)>: ?", re.MULTILINE)
 
 NOISE: tuple[Callable[[bytes], bool], ...] = (lambda text: b"non-zero exit" in text and b"-----" in text,)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,22 +18,14 @@ BINDINGS = ("core", "socket", "numa", "none")
 
 
 def command(
-    target: Annotated[
-        str | None, typer.Argument(help="YAML file or Python script.", show_default=False)
-    ] = None,
+    target: Annotated[str | None, typer.Argument(help="YAML file or Python script.", show_default=False)] = None,
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]... | -- [ARG]...", show_default=False)
     ] = None,
-    module: Annotated[
-        str | None, typer.Option("-m", "--module", help="Run a module instead of a file.")
-    ] = None,
-    np: Annotated[
-        int | None, typer.Option("-n", "--np", help="Ranks to start [default: all slots, or 1].")
-    ] = None,
+    module: Annotated[str | None, typer.Option("-m", "--module", help="Run a module instead of a file.")] = None,
+    np: Annotated[int | None, typer.Option("-n", "--np", help="Ranks to start [default: all slots, or 1].")] = None,
     hosts: Annotated[str | None, typer.Option("-H", "--hosts", help="Hosts and slots, as h1:4,h2:4.")] = None,
-    hostfile: Annotated[
-        Path | None, typer.Option(help="File of hosts: Open MPI, MPICH or Horovod dialect.")
-    ] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="File of hosts: Open MPI, MPICH or Horovod dialect.")] = None,
     engine: Annotated[str, typer.Option(help="auto, mpi, horovod or single.")] = "auto",
     launcher: Annotated[str, typer.Option(help="auto, local, mpirun, horovodrun or srun.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and run nothing.")] = False,
@@ -44,9 +35,7 @@ def command(
         list[str] | None, typer.Option("-x", "--env", metavar="KEY[=VALUE]", help="Variable for all ranks.")
     ] = None,
     bind: Annotated[str | None, typer.Option(help="core, socket, numa or none.")] = None,
-    oversubscribe: Annotated[
-        bool, typer.Option("--oversubscribe", help="Allow more ranks than slots.")
-    ] = False,
+    oversubscribe: Annotated[bool, typer.Option("--oversubscribe", help="Allow more ranks than slots.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which the job is ended.")] = None,
     tee: Annotated[str, typer.Option(metavar="RANKS", help="Ranks whose output is shown: 0,2 or all.")] = "0",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")] = False,
@@ -58,20 +47,31 @@ def command(
     from cli import launching
     from cli.engines import choose
     from cli.launchers.base import Job
+    from cli.target import of_module, of_script, of_yaml
 
+    arguments = arguments or []
     if module is not None and target is not None:
-        arguments = [target, *(arguments or [])]
+        arguments = [target, *arguments]
     if bind is not None and bind not in BINDINGS:
         raise UserError(f"--bind: no binding '{bind}'{nearest(bind, BINDINGS)}")
     places = _hosts(hosts, hostfile)
     world_size = _world_size(np, places)
     chosen = choose(engine, world_size, alone=not places and launcher in {"auto", "local"})
-    program, folder = _program(
-        target, module, arguments or [], world_size, chosen, output, resume, _ranks(tee, world_size)
-    )
+    shown = _ranks(tee, world_size)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
+    file = Path(target or "")
+    if module is not None:
+        what = of_module(module, arguments)
+    elif file.suffix == ".py":
+        what = of_script(file, arguments)
+    elif file.suffix in {".yaml", ".yml"}:
+        launch = {"world_size": world_size, "engine": chosen, "tee": shown, "columns": columns}
+        what = of_yaml(file, arguments, output=output, resume=resume, **launch)
+    else:
+        raise UserError(f"'{target or ''}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
     forward, environment = _environment(env or [])
     job = Job(
-        program=program,
+        program=what.program,
         world_size=world_size,
         engine=chosen,
         hosts=places,
@@ -93,8 +93,8 @@ def command(
     from cli.execute import Execution
 
     code = Execution(started, world_size, timeout, quiet, verbose).run()
-    if code and folder is not None and folder.is_dir():
-        print(f"ddl: see {folder}", file=sys.stderr)
+    if code and what.folder is not None and what.folder.is_dir():
+        print(f"ddl: see {what.folder}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -144,71 +144,3 @@ def _environment(assignments: list[str]) -> tuple[tuple[str, ...], dict[str, str
     forward = tuple(a for a in assignments if "=" not in a)
     pairs = (a.partition("=") for a in assignments if "=" in a)
     return forward, {name: value for name, _, value in pairs}
-
-
-def _program(
-    target: str | None,
-    module: str | None,
-    arguments: list[str],
-    world_size: int,
-    engine: str,
-    output: Path | None,
-    resume: str | None,
-    tee: list[int],
-) -> tuple[tuple[str, ...], Path | None]:
-    """The argv of one rank, and the run folder of a YAML run."""
-    rank = (sys.executable, "-m", "mpi4py", "-m", "hvd_train")
-    if module is not None:
-        return (*rank, "--script", "-m", module, *arguments), None
-    if target is None:
-        raise UserError("run: expected a YAML file, a Python script or -m MODULE")
-    file = Path(target)
-    if file.suffix == ".py":
-        if not file.is_file():
-            raise UserError(f"{file}: no such file; expected a Python script")
-        return (*rank, "--script", str(file.absolute()), *arguments), None
-    if file.suffix not in {".yaml", ".yml"}:
-        raise UserError(
-            f"'{target}' is neither a YAML file (.yaml) nor a Python script (.py); a module needs -m"
-        )
-    from cli.configuration import load
-    from hvd_train.config import Launch, to_document
-
-    config = load(file, arguments)
-    folder, source = _folders(file, output, resume)
-    launch = Launch(
-        world_size=world_size,
-        engine=engine,
-        output=str(folder),
-        resume=None if source is None else str(source),
-        tee=tee,
-        columns=shutil.get_terminal_size().columns if sys.stdout.isatty() else None,
-    )
-    return (*rank, to_document(config, launch)), folder
-
-
-def _folders(file: Path, output: Path | None, resume: str | None) -> tuple[Path, Path | None]:
-    """The run folder to write, and what to resume from."""
-    if resume is None:
-        folder = output or Path("runs") / f"{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if folder.exists():
-            raise UserError(
-                f"--output: {folder} exists; give another folder, or --resume {folder} to go on in it"
-            )
-        return folder.absolute(), None
-    source = _latest(file, output) if resume == "latest" else Path(resume)
-    if not source.is_dir():
-        raise UserError(
-            f"--resume: {source}: no such folder; expected 'latest', a run folder or a checkpoint in one"
-        )
-    run = source.parent.parent if source.parent.name == "checkpoints" else source
-    return (output or run).absolute(), source.absolute()
-
-
-def _latest(file: Path, output: Path | None) -> Path:
-    if output is not None:
-        return output
-    runs = sorted(Path("runs").glob(f"{file.stem}-*"))
-    if not runs:
-        raise UserError(f"--resume latest: no run of {file.name} in runs/; give its folder")
-    return runs[-1]

@@ -37,11 +37,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Command:
-    """A process to start: argv, variables added to this shell's environment, and remarks for the user."""
+    """A process to start: argv, variables added to this shell's environment, and remarks for the user.
+
+    `tags_output` says that it puts the rank in front of every line that a rank prints.
+    """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tags_output: bool = False
 
     def __str__(self) -> str:
         """One line that does the same when pasted into a POSIX shell."""

@@ -37,9 +37,10 @@ class Horovodrun:
         where = ("-np", str(job.world_size), "-H", format_hosts(placement.hosts))
         if self.flavor is None:
             argv = (*_gloo(job), *where, *_without_mpi(job.program))
-            return Command((str(self.path), *argv), job.environment, placement.notes)
+            return Command((str(self.path), *argv), job.environment, placement.notes, tags_output=True)
         argv = (*_mpi(job, placement, self.flavor), *where, *job.program)
-        return Command((str(self.path), *argv), {**self._finding(self.flavor), **job.environment}, placement.notes)
+        environment = {**self._finding(self.flavor), **job.environment}
+        return Command((str(self.path), *argv), environment, placement.notes, tags_output=True)
 
     def _finding(self, flavor: Flavor) -> dict[str, str]:
         """The variables with which horovodrun, which looks on PATH, finds the mpirun of `flavor`."""

@@ -26,7 +26,8 @@ def folder(tmp_path: Path) -> Path:
 
 CASES: list[tuple[list[str], str]] = [
     (["run", "m.yml"], "m.yml: no such file; did you mean 'm.yaml'?"),
-    (["run"], "expected a YAML file, a Python script or -m MODULE"),
+    (["run"], "expected a YAML file (.yaml), a Python script (.py) or -m MODULE"),
+    (["run", "model"], "'model': expected a YAML file (.yaml)"),
     (["run", "m.yaml", "train.epoch=3"], "train.epoch: unknown key; did you mean 'epochs'?"),
     (["run", "m.yaml", "train.epochs=x"], "train.epochs: expected an integer, got 'x'"),
     (["run", "--np", "0", "m.yaml"], "--np: expected at least 1 rank, got 0"),

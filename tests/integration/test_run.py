@@ -51,6 +51,7 @@ def test_digits_reach_their_accuracy(options: list[str | Path], tmp_path: Path) 
     assert summary(tmp_path / "out")["eval"]["accuracy"] >= 0.95
     assert summary(tmp_path / "out")["world_size"] == int(options[1])
     assert "accuracy" in done.stdout
+    assert "<std" not in done.stdout + done.stderr, "horovodrun's tags are no business of the user's"
     assert done.stderr.replace("ddl: 4 ranks share 2 cores", "").count("\n") <= 1, done.stderr
 
 

@@ -1,0 +1,66 @@
+"""What `ddl run` is asked to run, as the argv of one rank."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hvd_train.errors import UserError
+
+RANK = (sys.executable, "-m", "mpi4py", "-m", "hvd_train")
+
+
+@dataclass(frozen=True)
+class Target:
+    """`program` is one rank's argv; `folder` is where a YAML run leaves its files."""
+
+    program: tuple[str, ...]
+    folder: Path | None = None
+
+
+def of_module(name: str, arguments: Sequence[str]) -> Target:
+    return Target((*RANK, "--script", "-m", name, *arguments))
+
+
+def of_script(file: Path, arguments: Sequence[str]) -> Target:
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; expected a Python script")
+    return Target((*RANK, "--script", str(file.absolute()), *arguments))
+
+
+def of_yaml(file: Path, overrides: Sequence[str], *, output: Path | None, resume: str | None, **launch: Any) -> Target:
+    """`launch` has the other fields of `hvd_train.config.Launch`."""
+    from cli.configuration import load
+    from hvd_train.config import Launch, to_document
+
+    config = load(file, overrides)
+    folder, source = _folders(file, output, resume)
+    told = Launch(output=str(folder), resume=None if source is None else str(source), **launch)
+    return Target((*RANK, to_document(config, told)), folder)
+
+
+def _folders(file: Path, output: Path | None, resume: str | None) -> tuple[Path, Path | None]:
+    """The run folder to write, and what to resume from."""
+    if resume is None:
+        folder = output or Path("runs") / f"{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if folder.exists():
+            raise UserError(f"--output: {folder} exists; give another folder, or --resume {folder} to go on in it")
+        return folder.absolute(), None
+    source = _latest(file, output) if resume == "latest" else Path(resume)
+    if not source.is_dir():
+        raise UserError(f"--resume: {source}: no such folder; expected 'latest', a run folder or a checkpoint in one")
+    run = source.parent.parent if source.parent.name == "checkpoints" else source
+    return (output or run).absolute(), source.absolute()
+
+
+def _latest(file: Path, output: Path | None) -> Path:
+    if output is not None:
+        return output
+    runs = sorted(Path("runs").glob(f"{file.stem}-*"))
+    if not runs:
+        raise UserError(f"--resume latest: no run of {file.name} in runs/; give its folder")
+    return runs[-1]
