@@ -1,0 +1,46 @@
+"""The three forms of a result: JSON with everything, a picture, and tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from cli.bench import figures, plots, tables
+from cli.bench.figures import Result, Run
+from cli.bench.targets import targets
+
+BASELINES = {
+    "allreduce": {"floor": "memcpy", "ours": "ddl_mpi_arena"},
+    "step": {"floor": "local", "ours": "ddl_mpi"},
+    "scaling": {"floor": "local", "ours": "ddl_mpi"},
+}
+
+
+def result(what: str, pairs: int, measured: Sequence[Run]) -> Result:
+    """Everything that was measured and follows from it."""
+    runs = [{**run, "cases": [figures.summarise(case, BASELINES[what]) for case in run["cases"]]} for run in measured]
+    found = [{**asdict(target), "met": target.met} for run in runs for target in targets(what, run)]
+    scaling = {"scaling": figures.scaling(runs)} if what == "scaling" else {}
+    return {"what": what, "pairs": pairs, "baselines": BASELINES[what], "runs": runs, "targets": found, **scaling}
+
+
+def save(found: Result, folder: Path) -> None:
+    """`bench.json` and `bench.png` in the new `folder`."""
+    folder.mkdir(parents=True)
+    (folder / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw = {"allreduce": plots.allreduce, "step": plots.step, "scaling": plots.scaling}[found["what"]]
+    draw(found).savefig(folder / "bench.png")
+
+
+def show(found: Result, console: Console) -> None:
+    """The table of `what`, the targets, and what was not measured and why."""
+    table = {"allreduce": tables.allreduce, "step": tables.step, "scaling": tables.scaling}[found["what"]]
+    console.print(table(found))
+    if found["targets"]:
+        console.print(tables.targets(found["targets"]))
+    for reason in figures.unavailable(found["runs"]):
+        console.print(reason, markup=False)

@@ -1,0 +1,80 @@
+"""What was measured, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from cli.bench.figures import Case, Result, duration, mean_ratio, size, variants
+
+Variant = dict[str, Any]
+
+
+def allreduce(found: Result) -> Table:
+    (run,) = found["runs"]
+    names = variants(run)
+    table = _table(f"All-reduce of float32, np={run['world_size']}: median times", ["size", *names, "ddl sends"])
+    for case in run["cases"]:
+        times = [_cell(case, name, _time) for name in names]
+        table.add_row(size(int(case["case"])), *times, _sent(case))
+    return table
+
+
+def step(found: Result) -> Table:
+    """Times of the floor, and of the others over it."""
+    (run,) = found["runs"]
+    names = sorted(variants(run), key=lambda name: name != "local")
+    title = f"Training step, np={run['world_size']}: medians of the floor's time, and of the others' over it"
+    table = _table(title, ["workload", *names, "ddl sends"])
+    for case in run["cases"]:
+        cells = [_cell(case, name, _time if name == "local" else _over_floor) for name in names]
+        table.add_row(case["case"], *cells, _sent(case))
+    means = [mean_ratio(run["cases"], name, "local") for name in names]
+    table.add_section()
+    table.add_row("geometric mean", *("" if mean is None else f"{mean:.3f}" for mean in means))
+    return table
+
+
+def scaling(found: Result) -> Table:
+    table = _table("Training on more ranks", ["workload", "variant", "np", "samples per second", "efficiency"])
+    for line in found["scaling"]:
+        for point in line["points"]:
+            rate, efficiency = f"{point['samples_per_second']:,.0f}", f"{point['efficiency']:.2f}"
+            table.add_row(line["case"], line["variant"], str(point["world_size"]), rate, efficiency)
+        table.add_section()
+    return table
+
+
+def targets(found: Iterable[dict[str, Any]]) -> Table:
+    table = _table("Targets", ["figure", "target", "measured", "met"])
+    for target in found:
+        limit, measured = f"{target['sense']} {target['limit']:.4g}", f"{target['measured']:.4g}"
+        table.add_row(target["figure"], limit, measured, "[green]yes" if target["met"] else "[red]no")
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    return table
+
+
+def _cell(case: Case, name: str, text: Callable[[Variant], str]) -> str:
+    return text(case["variants"][name]) if name in case["variants"] else ""
+
+
+def _time(variant: Variant) -> str:
+    return duration(variant["seconds"]["median"])
+
+
+def _over_floor(variant: Variant) -> str:
+    return f"{variant['over_floor']['median']:.3f}"
+
+
+def _sent(case: Case) -> str:
+    """What a rank sends in an iteration: one size, or the several of different engines."""
+    counted = sorted({v["bytes_sent"] for v in case["variants"].values() if v["bytes_sent"] is not None})
+    return ", ".join(dict.fromkeys(map(size, counted)))

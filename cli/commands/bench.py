@@ -1,0 +1,146 @@
+"""`ddl bench`: our engines beside their peers, all in one run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hvd_train import plugins
+from hvd_train.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from cli.bench.figures import Run
+    from hvd_train.bench.request import Request
+
+FAMILIES = {"allreduce": "allreduce", "step": "step", "scaling": "step"}
+SIZES = "1K,4K,16K,64K,256K,1M,4M,16M,64M,256M"
+RANK = ("-m", "mpi4py", "-m", "hvd_train", "--script", "-m", "hvd_train.bench")
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def command(
+    what: Annotated[str, typer.Argument(help="allreduce, step or scaling.", show_default=False)],
+    np: Annotated[int, typer.Option("-n", "--np", help="Ranks; scaling goes from 1 to as many.")] = 2,
+    variants: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="What to time [default: all; scaling: local,ddl_mpi,ddp].")
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option(metavar="SIZE,...", help=f"Bytes of an all-reduce [default: {SIZES}].")
+    ] = None,
+    workloads: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Models of a step [default: all; scaling: mlp].")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Rounds, in each of which every variant is timed.")] = 30,
+    output: Annotated[Path | None, typer.Option(help="Folder to make [default: bench-WHAT-TIME].")] = None,
+) -> None:
+    """Time all-reduces, training steps or scaling: tables, bench.json and bench.png."""
+    if what not in FAMILIES:
+        raise UserError(f"bench: no '{what}' to measure{nearest(what, FAMILIES)}")
+    if np < 1 or pairs < 1:
+        raise UserError(f"--np and --pairs: expected at least 1 of each, got {np} and {pairs}")
+    folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if folder.exists():
+        raise UserError(f"--output: {folder} exists; give another folder")
+    if find_spec("matplotlib") is None:
+        raise UserError("bench draws with matplotlib, which is not installed: pip install 'ddl[bench]'")
+    from hvd_train.bench.request import Request
+
+    names, cases = _names(what, variants), _cases(what, sizes, workloads)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    with tempfile.TemporaryDirectory(prefix="ddl-bench-") as scratch:
+        requests = [
+            Request(FAMILIES[what], ranks, names, cases, pairs, f"{scratch}/{ranks}.json", columns)
+            for ranks in (range(1, np + 1) if what == "scaling" else [np])
+        ]
+        measured = [_measure(request, threads=_threads(np)) for request in requests]
+
+    from rich.console import Console
+
+    from cli.bench import report
+
+    found = report.result(what, pairs, measured)
+    report.save(found, folder)
+    report.show(found, Console(width=None if sys.stdout.isatty() else 140))
+    print(f"{folder / 'bench.json'} and {folder / 'bench.png'} written")
+
+
+def _names(what: str, text: str | None) -> list[str]:
+    """Those that were asked for; a step always comes with its floor."""
+    known = plugins.names(f"hvd_train.bench.{FAMILIES[what]}")
+    default = "local,ddl_mpi,ddp" if what == "scaling" else ",".join(known)
+    chosen = _chosen("--variants", text or default, known)
+    return chosen if what == "allreduce" else list(dict.fromkeys(["local", *chosen]))
+
+
+def _cases(what: str, sizes: str | None, workloads: str | None) -> list[str]:
+    """Names that the ranks understand: bytes, or a workload and an optimizer."""
+    from hvd_train.bench.workloads import OPTIMIZERS, WORKLOADS
+
+    if what == "allreduce":
+        if workloads is not None:
+            raise UserError("--workloads: bench allreduce has --sizes; workloads are for step and scaling")
+        return [str(n) for n in sorted({_bytes(word) for word in (sizes or SIZES).split(",")})]
+    if sizes is not None:
+        raise UserError(f"--sizes: bench {what} has --workloads; sizes are for allreduce")
+    scaling = what == "scaling"
+    models = _chosen("--workloads", workloads or ("mlp" if scaling else ",".join(WORKLOADS)), WORKLOADS)
+    return [f"{model} {name}" for model in models for name in (["AdamW"] if scaling else OPTIMIZERS)]
+
+
+def _chosen(option: str, text: str, known: Iterable[str]) -> list[str]:
+    wanted = list(dict.fromkeys(text.split(",")))
+    for word in wanted:
+        if word not in known:
+            raise UserError(f"{option}: no '{word}'{nearest(word, known)}")
+    return wanted
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+)([KMG]?)", text)
+    size = int(match[1]) * UNITS[match[2]] if match else 0
+    if size < 4 or size % 4:
+        raise UserError(f"--sizes: '{text}' is no size of float32 numbers; expected bytes such as 4K or 64M")
+    return size
+
+
+def _threads(np: int) -> int:
+    """Of a rank: with fewer ranks as many, so that scaling compares ranks and not threads."""
+    from cli.machine import Machine
+
+    return max(1, Machine.here().cores // np)
+
+
+def _measure(request: Request, threads: int) -> Run:
+    """What one launch finds; the command ends where that fails."""
+    from cli import launching
+    from cli.execute import Execution
+    from cli.launchers.base import Job
+
+    job = Job(
+        program=(sys.executable, *RANK, request.to_text()),
+        world_size=request.world_size,
+        engine=_engine(request.variants),
+        environment={"OMP_NUM_THREADS": str(threads)},
+    )
+    started = launching.command("auto", job)
+    for note in started.notes:
+        print(f"ddl: {note}", file=sys.stderr)
+    code = Execution(started, request.world_size).run()
+    if code:
+        sys.exit(code)
+    return {**json.loads(Path(request.output).read_text(encoding="utf-8")), "command": str(started)}
+
+
+def _engine(names: list[str]) -> str:
+    """Whose needs the launcher minds: Horovod's thread wants ranks unbound, and yielding where cores are few."""
+    return "horovod" if find_spec("horovod") and any("horovod" in name for name in names) else "mpi"

@@ -1,0 +1,23 @@
+"""Horovod's own API."""
+
+from __future__ import annotations
+
+import horovod.torch as hvd
+import torch
+
+from hvd_train.bench.allreduce.base import Reducer
+from hvd_train.bench.horovod import OnHorovod
+from hvd_train.bench.world import World
+
+
+class Horovod(OnHorovod, Reducer):
+    def __init__(self, numel: int) -> None:
+        self.resume()
+        self.x = torch.zeros(numel)
+
+    def run(self) -> None:
+        hvd.allreduce_(self.x, op=hvd.Sum, name="x")
+
+
+def create(world: World, numel: int) -> Reducer:
+    return Horovod(numel)

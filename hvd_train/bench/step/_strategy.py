@@ -1,0 +1,36 @@
+"""A step of ddl as the trainer makes it: the hooks of the strategy `allreduce`, with its defaults."""
+
+from __future__ import annotations
+
+from hvd_train import plugins
+from hvd_train.bench.step.base import Stepper, Task
+from hvd_train.bench.world import World
+from hvd_train.comm.base import Communicator
+from hvd_train.config import SyncSection
+from hvd_train.sync.base import Context, SyncStrategy
+
+
+class Strategy(Stepper):
+    comm: Communicator
+
+    def __init__(self, world: World, task: Task, comm: Communicator) -> None:
+        super().__init__(task, task.batch(world.rank))
+        self.comm = comm
+        context = Context(comm, plugins.create("hvd_train.compress", "none"), int(SyncSection().fusion_mb * 2**20))
+        self._strategy: SyncStrategy = plugins.create("hvd_train.sync", "allreduce", context)
+        self.optimizer = self._strategy.optimizer(self.model, task.optimizer).torch
+        self._strategy.start(self.model)
+        self._steps = 0
+
+    def run(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        loss = self.loss() * (self._strategy.gradient_scale / self.comm.size)
+        self._strategy.on_backward(self._steps)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._strategy.on_gradients(self._steps)
+        self.optimizer.step()
+        self._strategy.on_parameters(self._steps)
+        self._steps += 1
+
+    def close(self) -> None:
+        self.comm.close()

@@ -1,0 +1,35 @@
+"""The models, batches and optimizers whose step is timed; no torch here, for the command names them too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hvd_train.spec import DataSpec
+
+DIGITS = DataSpec((784,), 10, "classification")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A member of `hvd_train.models`, its options and data, and the samples of one rank in a step."""
+
+    model: str
+    options: Mapping[str, Any]
+    spec: DataSpec
+    batch: int
+
+
+WORKLOADS = {
+    "small": Workload("mlp", {"hidden": [128]}, DIGITS, 32),
+    "mlp": Workload("mlp", {"hidden": [2048, 2048, 2048]}, DIGITS, 64),
+    "conv": Workload("cnn", {"channels": [64, 128, 256]}, DataSpec((3, 32, 32), 10, "classification"), 16),
+    "transformer": Workload("transformer", {"layers": 4, "width": 256}, DataSpec((64,), 8000, "language"), 4),
+}
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "SGD": {"lr": 1e-3, "momentum": 0.9, "fused": True},
+    "AdamW": {"lr": 1e-4, "fused": True},
+}
+"""Rates are low, so that thousands of steps on one batch do not end in denormal gradients, which are slow."""
