@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hvd_train.comm.base import Communicator, Work
-from hvd_train.compress.base import Compressor
+from hvd_train.compress.base import Compressor, Layout
+from hvd_train.compress.none import Identity
 
 
 def plan(sizes: Sequence[int], kinds: Sequence[Any], limit: int) -> list[list[int]]:
@@ -40,15 +41,17 @@ class Bucket:
     process, and the optimizer passes over it.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], comm: Communicator, compressor: Compressor) -> None:
-        self.parameters, self._comm, self._compressor = parameters, comm, compressor
+    def __init__(self, parameters: list[nn.Parameter], comm: Communicator, compressor: Compressor, seed: int) -> None:
+        self.parameters = parameters
         first, total = parameters[0], sum(p.numel() for p in parameters)
         self.flat = comm.allocate(total + len(parameters), first.dtype, first.device)
         pieces = self.flat[:total].split([p.numel() for p in parameters])
         self._views = [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
         self._flags = self.flat[total:]
         self._missing: set[int] = set()
-        self._issued: tuple[Work, Tensor, Any] | None = None
+        layout = Layout([p.shape for p in parameters], first.device, seed)
+        self._reducer = (compressor if first.is_floating_point() else Identity()).reducer(layout, comm)
+        self._work: Work | None = None
 
     def open(self) -> None:
         """Expect a gradient from every parameter."""
@@ -72,19 +75,19 @@ class Bucket:
         """Start the reduction; parameters still missing count as unused."""
         for i in tuple(self._missing):
             self.put(i)
-        payload, context = self._compressor.compress(self.flat)
-        self._issued = (self._comm.all_reduce_async_(payload, "sum"), payload, context)
+        self._work = self._reducer.sum_async_(self.flat)
 
     def collect(self) -> None:
         """Wait, and let the parameters' gradients be views of the result."""
-        assert self._issued is not None, "a bucket is collected once after it was issued"
-        work, payload, context = self._issued
-        self._issued = None
-        work.wait()
-        if payload is not self.flat:
-            self.flat.copy_(self._compressor.decompress(payload, context))
+        assert self._work is not None, "a bucket is collected once after it was issued"
+        self._work.wait()
+        self._work = None
         for p, view, used in zip(self.parameters, self._views, self._flags.tolist(), strict=True):
             p.grad = view if used else None
+
+    def state(self) -> dict[str, Tensor]:
+        """What the compressor of this rank goes on from; who overwrites these tensors restores it."""
+        return self._reducer.state()
 
 
 class GradientBuckets:
@@ -96,10 +99,15 @@ class GradientBuckets:
         comm: Communicator,
         compressor: Compressor,
         fusion_bytes: int,
+        seed: int = 0,
     ) -> None:
         kinds = [(p.dtype, p.device) for p in parameters]
         groups = plan([p.numel() * p.element_size() for p in parameters], kinds, fusion_bytes)
-        self.buckets = [Bucket([parameters[i] for i in group], comm, compressor) for group in groups]
+        first_seed = (seed * comm.size + comm.rank) * len(groups)
+        self.buckets = [
+            Bucket([parameters[i] for i in group], comm, compressor, first_seed + number)
+            for number, group in enumerate(groups)
+        ]
         self._armed = False
         self._next = 0
         for bucket in self.buckets:
@@ -123,6 +131,17 @@ class GradientBuckets:
             bucket.issue()
         for bucket in self.buckets:
             bucket.collect()
+
+    def state(self) -> dict[str, Tensor]:
+        """What the compressors of this rank go on from."""
+        return {f"{number}.{name}": t for number, b in enumerate(self.buckets) for name, t in b.state().items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The reverse of `state`; that of other buckets or of another compressor is passed over."""
+        own = self.state()
+        if {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in state.items()}:
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
 
     def _hook(self, bucket: Bucket, i: int) -> Any:
         def final(_: Tensor) -> None:

@@ -30,6 +30,7 @@ from hvd_train.sync.base import SyncStrategy
 
 DEFAULT_EPOCHS = 10
 EVAL_BATCH = 256
+STRATEGY = "strategy."
 
 
 @dataclass
@@ -375,7 +376,11 @@ class Trainer:
             "scaler": checkpoint.pack(self.precision.scaler.state_dict(), "scaler", tensors),
             "strategy": checkpoint.pack(self.strategy.state_dict(), "strategy", tensors),
         }
-        mine = {**_generators(), **{f"buffer.{n}": b for n, b in self.model.named_buffers()}}
+        mine = {
+            **_generators(),
+            **{f"buffer.{n}": b for n, b in self.model.named_buffers()},
+            **{STRATEGY + n: t for n, t in self.strategy.rank_state().items()},
+        }
         return checkpoint.Snapshot(model, tensors, state, mine)
 
     def restore(self, snapshot: checkpoint.Snapshot) -> None:
@@ -393,6 +398,8 @@ class Trainer:
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(snapshot.mine[f"buffer.{name}"])
             _set_generators(snapshot.mine)
+            own = {n.removeprefix(STRATEGY): t for n, t in snapshot.mine.items() if n.startswith(STRATEGY)}
+            self.strategy.load_rank_state(own)
 
 
 def _sense(metric: str) -> int:

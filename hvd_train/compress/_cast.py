@@ -5,18 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hvd_train.comm.base import Communicator, Then, Work
+from hvd_train.compress.base import Layout
+
 
 class Cast:
-    """Transmit floating point tensors in a narrower dtype; others, and narrower ones, as they are."""
-
-    reducible = True
+    """Transmit gradients in a narrower dtype, which is summed in flight; those of a narrower one as they are."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
 
-    def compress(self, x: Tensor) -> tuple[Tensor, torch.dtype]:
-        narrower = x.is_floating_point() and x.element_size() > self.dtype.itemsize
-        return x.to(self.dtype) if narrower else x, x.dtype
+    def reducer(self, layout: Layout, comm: Communicator) -> CastReducer:
+        return CastReducer(self.dtype, comm)
 
-    def decompress(self, payload: Tensor, context: torch.dtype) -> Tensor:
-        return payload.to(context)
+
+class CastReducer:
+    def __init__(self, dtype: torch.dtype, comm: Communicator) -> None:
+        self._dtype, self._comm = dtype, comm
+
+    def sum_async_(self, flat: Tensor) -> Work:
+        if flat.element_size() <= self._dtype.itemsize:
+            return self._comm.all_reduce_async_(flat, "sum")
+        payload = flat.to(self._dtype)
+        return Then(self._comm.all_reduce_async_(payload, "sum"), lambda: flat.copy_(payload))
+
+    def state(self) -> dict[str, Tensor]:
+        return {}

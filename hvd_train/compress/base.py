@@ -1,23 +1,54 @@
-"""The contract of a compressor: how few bytes an agreement takes."""
+"""The contract of a compressor: how few bytes the sum of a bucket of gradients takes."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from hvd_train.comm.base import Communicator, Work
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A flat bucket: gradients of these `shapes`, then a flag for each, 1 where this rank has a gradient and 0 where not.
+
+    `seed` is of this rank and this bucket alone.
+    """
+
+    shapes: Sequence[torch.Size]
+    device: torch.device
+    seed: int
+
+    @property
+    def sizes(self) -> list[int]:
+        return [math.prod(shape) for shape in self.shapes]
+
+    def split(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of the gradients and of the flags."""
+        gradients, flags = flat.split([sum(self.sizes), len(self.shapes)])
+        return gradients, flags
+
+
+class Reducer(Protocol):
+    """Sums one bucket over ranks, step after step."""
+
+    def sum_async_(self, flat: Tensor) -> Work:
+        """Replace the gradients in `flat` by about their sum, bitwise equal on every rank, once `wait` returns.
+
+        A flag is then 0 exactly where no rank had a gradient. Reducers are issued and waited for in one order on all ranks.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """What later sums depend on; who overwrites these tensors restores it."""
 
 
 class Compressor(Protocol):
-    """Turns a flat tensor into what travels and back.
+    """Makes a `Reducer` for each bucket. A member is a file in this package whose `create(**options)` returns one."""
 
-    `reducible` says that payloads may be summed in flight; those of other compressors are gathered.
-    A member is a file in this package whose `create()` returns one.
-    """
-
-    reducible: bool
-
-    def compress(self, x: Tensor) -> tuple[Tensor, Any]:
-        """The payload of `x`, and what `decompress` needs to know."""
-
-    def decompress(self, payload: Tensor, context: Any) -> Tensor:
-        """The tensor that `payload` stands for, in the dtype of the original."""
+    def reducer(self, layout: Layout, comm: Communicator) -> Reducer:
+        """A reducer of buckets of floating point gradients, laid out as `layout` says."""

@@ -27,6 +27,7 @@ class AllReduce(SyncStrategy):
         super().__init__(context)
         self._context, self._shard = context, shard
         self._sharded: ShardedOptimizer | None = None
+        self._restored: dict[str, Tensor] = {}
 
     def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
         kind = type(build([p for p in model.parameters() if p.requires_grad])).__name__
@@ -45,7 +46,11 @@ class AllReduce(SyncStrategy):
         self._sparse = [p for p in trained if p in sparse]
         dense = [p for p in trained if p not in sparse]
         context = self._context
-        self._dense = self._sharded or GradientBuckets(dense, self.comm, context.compressor, context.fusion_bytes)
+        self._dense = self._sharded or GradientBuckets(
+            dense, self.comm, context.compressor, context.fusion_bytes, context.seed
+        )
+        if isinstance(self._dense, GradientBuckets):
+            self._dense.load_state(self._restored)
 
     def on_backward(self, step: int) -> None:
         self._dense.arm()
@@ -58,6 +63,12 @@ class AllReduce(SyncStrategy):
     def on_parameters(self, step: int) -> None:
         if self._sharded:
             self._sharded.publish()
+
+    def rank_state(self) -> dict[str, Tensor]:
+        return self._dense.state() if isinstance(self._dense, GradientBuckets) else {}
+
+    def load_rank_state(self, state: dict[str, Tensor]) -> None:
+        self._restored = state
 
     def _obstacle(self, model: nn.Module, kind: str) -> str | None:
         """Why the optimizer cannot be sharded, if so."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hvd_train.comm.base import Communicator
 from hvd_train.compress.base import Compressor
@@ -19,11 +19,12 @@ from hvd_train.optimizer import Build, ModelOptimizer
 
 @dataclass(frozen=True)
 class Context:
-    """What every strategy is given: the ranks, the compressor, and the bytes of gradients to reduce at once."""
+    """What every strategy is given: the ranks, the compressor, the bytes of gradients to reduce at once, the run's seed."""
 
     comm: Communicator
     compressor: Compressor
     fusion_bytes: int
+    seed: int = 0
 
     @property
     def compresses(self) -> bool:
@@ -68,8 +69,15 @@ class SyncStrategy:
         """After the last step, before the final evaluation."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs, of tensors, numbers, text, lists and dicts."""
+        """What resuming needs and every rank has alike, of tensors, numbers, text, lists and dicts."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse of `state_dict`."""
+        """The reverse of `state_dict`, before `start`."""
+
+    def rank_state(self) -> dict[str, Tensor]:
+        """What resuming needs and is this rank's own."""
+        return {}
+
+    def load_rank_state(self, state: dict[str, Tensor]) -> None:
+        """The reverse of `rank_state`, before `start`; not called where the number of ranks has changed."""
