@@ -30,6 +30,9 @@ WHOLE = {"Adafactor", "Muon"}
 ALIGN = 64
 """Bytes: parts begin at cache lines."""
 
+EARLY = 64 * 1024
+"""Bytes from which a piece is worth a hook of its own, which copies it while it is in the cache."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -78,81 +81,109 @@ class Arena:
         width = parameters[0].element_size()
         line = ALIGN // width
         self.pieces = cut([p.numel() for p in parameters], memory.size, whole=whole, multiple=line)
-        starts, total = _starts([p.numel() for p in parameters], line)
+        self._starts, total = _starts([p.numel() for p in parameters], line)
         values = memory.allocate(total * width if memory.rank == 0 else 0)[0].view(parameters[0].dtype)
         self.gradients = [part.view(parameters[0].dtype) for part in memory.allocate(total * width)]
-        self._used = [part.numpy().data.cast("i") for part in memory.allocate(4 * len(parameters))]
-        self._starts = starts
-        for p, start in zip(parameters, starts, strict=True):
+        # A word for each parameter, and one more for all of them at once, which is the rule.
+        self._used = [part.numpy().data.cast("i") for part in memory.allocate(4 * (len(parameters) + 1))]
+        for p, start in zip(parameters, self._starts, strict=True):
             shared = values[start : start + p.numel()].view(p.shape)
             if memory.rank == 0:
                 shared.copy_(p.data)
             p.data = shared
-        self._away = [self._others(i) for i in range(len(parameters))]
-        self.owned = [Owned(self, piece) for piece in self.pieces if piece.owner == memory.rank]
+        mine = memory.rank
+        self.owned = [Owned(self, piece, mine, memory.size) for piece in self.pieces if piece.owner == mine]
+        self._away = [Away(self, piece, mine) for piece in self.pieces if piece.owner != mine]
+        self.early = [away for away in self._away if away.nbytes >= EARLY]
+        self._late = [away for away in self._away if away.nbytes < EARLY]
         memory.barrier()
 
-    def put(self, index: int, step: int) -> None:
-        """Copy what others own of the gradient of parameter `index` to where they find it."""
-        self._used[self._memory.rank][index] = step
-        away = self._away[index]
-        if away:
-            gradient = self.parameters[index].grad
-            assert gradient is not None, "a gradient is put after backward has completed it"
-            flat = gradient.reshape(-1)
-            for place, start, stop in away:
-                place.copy_(flat[start:stop])
+    @property
+    def _everything(self) -> int:
+        return len(self.parameters)
 
-    def used_by(self, index: int, step: int) -> list[int]:
-        """Ranks of the node that had a gradient for parameter `index` in `step`."""
-        return [r for r, used in enumerate(self._used) if used[index] == step]
+    def publish(self, step: int) -> None:
+        """Put what hooks have not put yet, and say which parameters had a gradient in `step`."""
+        used = self._used[self._memory.rank]
+        if all(p.grad is not None for p in self.parameters):
+            used[self._everything] = step
+        else:
+            for index, p in enumerate(self.parameters):
+                used[index] = step if p.grad is not None else 0
+        for away in self._late:
+            away.put()
+
+    def sum(self, step: int) -> None:
+        """Set the gradients of what this rank owns to the sums over ranks, own first, then in rank order."""
+        if all(used[self._everything] == step for used in self._used):
+            self._sum_all()
+        else:
+            for owned in self.owned:
+                owned.sum_of(self._ranks_that_used(owned.piece.index, step))
 
     def place(self, rank: int, piece: Piece) -> Tensor:
         """Where `rank` puts its gradient of `piece`."""
         start = self._starts[piece.index]
         return self.gradients[rank][start + piece.start : start + piece.stop]
 
-    def _others(self, index: int) -> list[tuple[Tensor, int, int]]:
-        mine = self._memory.rank
-        pieces = [p for p in self.pieces if p.index == index and p.owner != mine]
-        return [(self.place(mine, p), p.start, p.stop) for p in pieces]
+    def _sum_all(self) -> None:
+        gradients = [owned.gradient() for owned in self.owned]
+        if gradients:
+            for r in range(self._memory.size):
+                if r != self._memory.rank:
+                    torch._foreach_add_(gradients, [owned.places[r] for owned in self.owned])
+        for owned, gradient in zip(self.owned, gradients, strict=True):
+            owned.shard.grad = gradient
+
+    def _ranks_that_used(self, index: int, step: int) -> list[int]:
+        words = ((r, used[index], used[self._everything]) for r, used in enumerate(self._used))
+        return [r for r, one, everything in words if step in (one, everything)]
+
+
+class Away:
+    """A piece of this rank's gradient that another rank owns."""
+
+    def __init__(self, arena: Arena, piece: Piece, mine: int) -> None:
+        self.parameter, self._piece = arena.parameters[piece.index], piece
+        place = arena.place(mine, piece)
+        self._is_whole = place.numel() == self.parameter.numel()
+        self._place = place.view(self.parameter.shape) if self._is_whole else place
+        self.nbytes = place.numel() * place.element_size()
+
+    def put(self) -> None:
+        """Copy it to where its owner finds it."""
+        gradient = self.parameter.grad
+        if gradient is not None:
+            self._place.copy_(
+                gradient if self._is_whole else gradient.reshape(-1)[self._piece.start : self._piece.stop]
+            )
 
 
 class Owned:
-    """A piece that this rank sums and updates; `shard` is what its optimizer sees of it."""
+    """A piece that this rank sums and updates; `shard` is what its optimizer sees of it, `places` are the ranks' copies."""
 
-    def __init__(self, arena: Arena, piece: Piece) -> None:
-        self.arena, self.piece = arena, piece
+    def __init__(self, arena: Arena, piece: Piece, mine: int, size: int) -> None:
+        self.piece, self._mine = piece, mine
         self.parameter = arena.parameters[piece.index]
         self.is_whole = piece.stop - piece.start == self.parameter.numel()
         self.shard = (
             self.parameter if self.is_whole else nn.Parameter(self.parameter.data.view(-1)[piece.start : piece.stop])
         )
-        self._places: dict[int, Tensor] = {}
+        self.places = [arena.place(r, piece).view(self.shard.shape) for r in range(size)]
 
-    def sum(self, step: int, mine: int) -> None:
-        """Set the shard's gradient to the sum over the ranks of the node, own first, then in rank order."""
-        used = self.arena.used_by(self.piece.index, step)
-        if not used:
-            self.shard.grad = None
-            return
-        gradient = self._own() if mine in used else None
-        for r in used:
-            if r != mine:
-                place = self._place(r)
-                gradient = place.clone() if gradient is None else gradient.add_(place)
-        assert gradient is not None
-        self.shard.grad = gradient.view(self.shard.shape)
-
-    def _own(self) -> Tensor:
+    def gradient(self) -> Tensor:
+        """This rank's own gradient of the piece."""
         gradient = self.parameter.grad
-        assert gradient is not None
-        return gradient.reshape(-1)[self.piece.start : self.piece.stop]
+        assert gradient is not None, "only asked for where there is one"
+        return gradient if self.is_whole else gradient.reshape(-1)[self.piece.start : self.piece.stop]
 
-    def _place(self, rank: int) -> Tensor:
-        if rank not in self._places:
-            self._places[rank] = self.arena.place(rank, self.piece)
-        return self._places[rank]
+    def sum_of(self, ranks: list[int]) -> None:
+        """Set the shard's gradient to the sum over `ranks`; to none where there are none."""
+        total = self.gradient() if self._mine in ranks else None
+        for r in ranks:
+            if r != self._mine:
+                total = self.places[r].clone() if total is None else total.add_(self.places[r])
+        self.shard.grad = total
 
 
 class ShardedOptimizer(ModelOptimizer):
@@ -176,10 +207,10 @@ class ShardedOptimizer(ModelOptimizer):
         self.torch = build([*(owned.shard for owned in self._owned), self._empty])
         self._step = 0
         self._armed = False
-        self._payload = sum(p.numel() * p.element_size() for p in trained)
-        for arena in self.arenas:
-            for index, p in enumerate(arena.parameters):
-                p.register_post_accumulate_grad_hook(self._hook(arena, index))
+        payload = sum(p.numel() * p.element_size() for p in trained)
+        self._sent = round(2 * (comm.size - 1) / comm.size * payload)
+        for away in (away for arena in self.arenas for away in arena.early):
+            away.parameter.register_post_accumulate_grad_hook(self._hook(away))
 
     def arm(self) -> None:
         """The gradients that the coming backward pass completes are final."""
@@ -192,12 +223,14 @@ class ShardedOptimizer(ModelOptimizer):
         if not self._armed:
             self.arm()
         self._armed = False
+        for arena in self.arenas:
+            arena.publish(self._step)
         self._memory.barrier()
-        for owned in self._owned:
-            owned.sum(self._step, self._memory.rank)
+        for arena in self.arenas:
+            arena.sum(self._step)
         if self._across is not None:
             self._sum_over_nodes(self._across)
-        self._comm.bytes_sent += round(2 * (self._comm.size - 1) / self._comm.size * self._payload)
+        self._comm.bytes_sent += self._sent
 
     def publish(self) -> None:
         """Return once all ranks of the node have updated what they own."""
@@ -234,11 +267,10 @@ class ShardedOptimizer(ModelOptimizer):
         whole["state"] = {i: _part(state[name], owned) for i, (owned, name) in pairs if name in state}
         self.torch.load_state_dict(whole)
 
-    def _hook(self, arena: Arena, index: int) -> Any:
+    def _hook(self, away: Away) -> Any:
         def final(_: Tensor) -> None:
             if self._armed:
-                with torch.no_grad():
-                    arena.put(index, self._step)
+                away.put()
 
         return final
 
