@@ -18,9 +18,7 @@ def command(
     """List what can be chosen from, and the options of each."""
     if family not in FAMILIES:
         raise UserError(f"list: no family '{family}'{nearest(family, FAMILIES)}")
-    for name, summary, options in (
-        _optimizers() if family == "optimizers" else _members(plugins.FAMILIES[family])
-    ):
+    for name, summary, options in _optimizers() if family == "optimizers" else _members(plugins.FAMILIES[family]):
         print(f"{name:14} {summary}")
         for line in options:
             print(f"{'':14}   {line}")
@@ -34,9 +32,7 @@ def _members(package: str) -> list[tuple[str, str, list[str]]]:
 def _options(package: str, name: str) -> list[str]:
     fields = plugins.options(package, name).model_fields.items()
     return [
-        f"{word}{'' if field.is_required() else f' = {field.default!r}'}: {field.description or ''}".rstrip(
-            ": "
-        )
+        f"{word}{'' if field.is_required() else f' = {field.default!r}'}: {field.description or ''}".rstrip(": ")
         for word, field in fields
     ]
 
@@ -45,6 +41,5 @@ def _optimizers() -> list[tuple[str, str, list[str]]]:
     from hvd_train import optimizers
 
     return [
-        (name, f"torch.optim.{name}", [", ".join(optimizers.options(name))])
-        for name in sorted(optimizers.modules())
+        (name, f"torch.optim.{name}", [", ".join(optimizers.options(name))]) for name in sorted(optimizers.modules())
     ]

@@ -10,9 +10,7 @@ import typer
 
 def command(
     file: Annotated[Path, typer.Argument(help="YAML file of a run.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
 ) -> None:
     """Check a YAML file: every mistake with its line, its field and the nearest right choice."""
     from cli.configuration import load
