@@ -26,14 +26,14 @@ data:
 
 optimizer:
   name: AdamW                # any class of torch.optim, with its own options
-  lr: 0.002
+  lr: 0.004
 
 schedule:
   name: cosine               # constant, cosine, linear or step
   warmup_steps: 20
 
 train:
-  epochs: 15                 # or steps: N
+  epochs: 20                 # or steps: N
   # precision: bf16          # fp32, fp64, bf16 or fp16
   # accumulate: 2            # micro-batches per step
   # clip_norm: 1.0

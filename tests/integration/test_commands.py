@@ -1,0 +1,105 @@
+"""The commands beside `ddl run`, and what all of them have in common."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cli import engines
+from hvd_train import plugins
+from hvd_train.errors import UserError
+from tests.integration.ddl import DIGITS, ROOT, ddl
+from tests.integration.parts import needs
+
+HEAVY = {"torch", "numpy", "horovod", "mpi4py", "sklearn", "pyarrow", "tensorboard", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--np", "2", "--dry-run", str(DIGITS)],
+        ["validate", str(DIGITS)],
+        ["schema"],
+        ["list", "models"],
+        ["list", "optimizers"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
+    needs("mpirun")
+    text = (
+        "import sys; from cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", text, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
+
+
+def test_the_starter_is_valid_and_learns(tmp_path: Path) -> None:
+    needs("mpirun")
+    assert ddl("init", "my model.yaml", cwd=tmp_path).returncode == 0
+    assert ddl("validate", "my model.yaml", cwd=tmp_path).stdout == "my model.yaml: valid\n"
+    done = ddl("run", "--np", "2", "--output", "out", "my model.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["eval"]["accuracy"] >= 0.95
+
+
+@pytest.mark.parametrize("family", [*plugins.FAMILIES, "optimizers"])
+def test_every_family_is_listed_with_its_members(family: str, tmp_path: Path) -> None:
+    listed = ddl("list", family, cwd=tmp_path).stdout
+    known = plugins.names(plugins.FAMILIES[family]) if family in plugins.FAMILIES else ["SGD", "AdamW", "Muon"]
+    first_words = [line.split()[0] for line in listed.splitlines() if not line.startswith(" ")]
+    assert set(known) <= set(first_words)
+
+
+def test_every_optimizer_of_torch_is_known(tmp_path: Path) -> None:
+    listed = ddl("list", "optimizers", cwd=tmp_path).stdout.splitlines()
+    names = {line.split()[0] for line in listed if not line.startswith(" ")}
+    real = {n for n, v in vars(torch.optim).items() if isinstance(v, type) and issubclass(v, torch.optim.Optimizer)}
+    assert names == real - {"Optimizer"}
+
+
+def test_a_rank_alone_in_its_world_says_so(tmp_path: Path) -> None:
+    """What an mpirun of another MPI does: N worlds of one rank each."""
+    needs("mpirun")
+    printed = ddl("run", "--np", "2", "--output", "out", "--dry-run", DIGITS, cwd=tmp_path).stdout
+    program = printed[printed.index(sys.executable) :]
+    alone = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert alone.returncode == 2
+    assert "this rank sees a world of 1, not of 2" in alone.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "np", "alone", "gpu", "nccl", "expected"),
+    [
+        ("auto", 1, True, False, False, "single"),
+        ("auto", 1, False, False, False, "mpi"),
+        ("auto", 2, True, False, True, "mpi"),
+        ("auto", 2, True, True, False, "mpi"),
+        ("auto", 2, True, True, True, "horovod"),
+        ("mpi", 1, True, True, True, "mpi"),
+    ],
+)
+def test_the_engine_that_auto_takes(
+    wanted: str, np: int, alone: bool, gpu: bool, nccl: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_has_gpu", lambda: gpu)
+    monkeypatch.setattr(engines, "_has_nccl", lambda: nccl)
+    assert engines.choose(wanted, np, alone=alone) == expected
+
+
+def test_horovod_that_is_not_there_is_refused_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="scripts/install-horovod builds it"):
+        engines.choose("horovod", 2, alone=True)
