@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -38,15 +37,17 @@ class Execution:
     timeout: float | None = None
     quiet: bool = False
     verbose: bool = False
-    events: list[dict[str, Any]] = field(default_factory=list)
-    launcher_text: bytes = b""
+    events: list[dict[str, Any]] = field(default_factory=list, init=False)
+    _launcher_text: bytes = field(default=b"", init=False)
+    _pending: bytes = field(default=b"", init=False)
+    _signals: list[int] = field(default_factory=list, init=False)
+    _timed_out: bool = field(default=False, init=False)
+    _end_by: float | None = field(default=None, init=False)
 
     def run(self) -> int:
         """Start, wait, explain; the exit code for the shell."""
         before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         environment = {**os.environ, **self.command.environment}
-        self._signals: list[int] = []
-        self._timed_out = False
         self._process = subprocess.Popen(
             self.command.argv,
             env=environment,
@@ -69,7 +70,6 @@ class Execution:
         assert self._process.stderr is not None
         selector.register(self._process.stdout, selectors.EVENT_READ, self._on_output)
         selector.register(self._process.stderr, selectors.EVENT_READ, self._on_errors)
-        self._pending = b""
         deadline = time.monotonic() + self.timeout if self.timeout else None
         ended_at: float | None = None
         while selector.get_map():
@@ -87,8 +87,6 @@ class Execution:
             if self._end_by and time.monotonic() > self._end_by:
                 return
 
-    _end_by: float | None = None
-
     def _read(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
         data = os.read(key.fd, 65536)
         if data:
@@ -104,8 +102,8 @@ class Execution:
         found, text, self._pending = events.split(self._pending + self._untagged(data))
         for event in found:
             self._on_event(event)
-        self.launcher_text += text
-        if self.verbose or (not self._failed() and not _is_noise(text)):
+        self._launcher_text += text
+        if self.verbose or not self._failed():
             _write(sys.stderr, text)
 
     def _untagged(self, data: bytes) -> bytes:
@@ -170,8 +168,8 @@ class Execution:
             return _say(f"ended by {signal.Signals(self._signals[-1]).name}", 128 + self._signals[-1])
         missing = sorted(set(range(self.world_size)) - done)
         how = f"{Path(self.command.argv[0]).name} ended with code {code}"
-        if self.launcher_text and not self.verbose and self._failed():
-            _write(sys.stderr, self.launcher_text)
+        if self._launcher_text and not self.verbose and self._failed():
+            _write(sys.stderr, self._launcher_text)
         who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
         return _say(f"{how}, and {who} did not report the end of the run", ExitCode.FAILURE)
 
@@ -181,7 +179,7 @@ class Execution:
 
     def _died(self) -> int | None:
         """A rank killed by a signal comes before what others say: losing it made them fail."""
-        text = self.launcher_text.decode(errors="replace")
+        text = self._launcher_text.decode(errors="replace")
         death = killed(text, self._pids_here(), socket.gethostname())
         reported = {e["rank"] for e in self.events if e["event"] in {"failed", "done"}}
         if death is None or death.rank in reported or self._timed_out or self._signals:
@@ -199,12 +197,6 @@ class Execution:
 
 
 _TAG = re.compile(rb"^\[\d+(?:,\d+)?\]<std(?:out|err)>: ?", re.MULTILINE)
-
-NOISE: tuple[Callable[[bytes], bool], ...] = (lambda text: b"non-zero exit" in text and b"-----" in text,)
-
-
-def _is_noise(text: bytes) -> bool:
-    return any(is_noise(text) for is_noise in NOISE)
 
 
 def _say(text: str, code: int) -> int:

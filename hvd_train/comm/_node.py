@@ -19,6 +19,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from hvd_train.comm.base import _HALVES, Op, reduce_in_order, shares
+from hvd_train.errors import UserError
 
 LINE = 64
 """Bytes of a cache line: words of different ranks lie further apart, so that they do not slow each other down."""
@@ -69,8 +70,12 @@ class Node:
     def allocate(self, nbytes: int) -> list[Tensor]:
         """Zeroed bytes of every rank, `nbytes` of this one's, each aligned to pages; collective."""
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
-        window = MPI.Win.Allocate_shared(nbytes, 1, info, self._comm)
-        info.Free()
+        try:
+            window = MPI.Win.Allocate_shared(nbytes, 1, info, self._comm)
+        except MPI.Exception as error:
+            raise UserError(f"MPI cannot make {nbytes} bytes that ranks of this node share ({error})") from None
+        finally:
+            info.Free()
         sizes = self._comm.allgather(nbytes)
         parts = [_bytes(window.Shared_query(r)[0], sizes[r]) for r in range(self.size)]
         parts[self.rank].zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -52,7 +53,7 @@ class MpiCommunicator(Communicator):
         self.local_rank, self.local_size = node.rank, node.size
         self.cross_rank, self.cross_size = peers.rank, peers.size
         peers.Free()
-        self._node = Node(node) if node.size > 1 else None
+        self._node = _shared_by(node) if node.size > 1 else None
         self.shared_memory = self._node
         self._alone = node.size == self.size
         """No rank is on another node."""
@@ -120,6 +121,16 @@ class MpiCommunicator(Communicator):
         receives = [self._comm.Irecv(_buffer(p), r) for r in sources for p in pieces(received[r])]
         sends = [self._comm.Isend(_buffer(p), r) for r in targets for p in pieces(sent[r])]
         return _Requests(receives + sends, *sent, *received)
+
+
+def _shared_by(node: MPI.Comm) -> Node | None:
+    """The memory of the ranks of `node`; None where there can be none, and ranks do with messages."""
+    try:
+        return Node(node)
+    except UserError as error:
+        if node.rank == 0:
+            print(f"ddl: {error}; reductions go by messages, which is slower", file=sys.stderr, flush=True)
+        return None
 
 
 def create() -> Communicator:

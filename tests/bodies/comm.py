@@ -5,6 +5,7 @@ Contributions are small integers, so that the expected result is exact in every 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "permuted": lambda x: x.view(2, 3, 4).permute(2, 0, 1),
     "offset": lambda x: x[1:],
 }
+THREE_OPS: tuple[Op, ...] = ("sum", "max", "mean")
 BYTES_ONLY = (torch.uint16, torch.float8_e4m3fn)
 
 
@@ -336,6 +338,20 @@ def allocated_memory_is_flat_zeroed_and_reducible(comm: Communicator) -> None:
         assert x.tolist() == [comm.rank] * 3 + [total] * 4 + [comm.rank] * 4
 
 
+def sizes_on_both_sides_of_every_threshold(comm: Communicator) -> None:
+    """Ordinary tensors and allocated ones, again and again in the same memory, from one element to several MB."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for numel in (1, comm.size, 8_191, 8_193, 70_001, 1_200_003):
+            allocated = comm.allocate(numel, dtype)
+            ramp = torch.arange(numel).remainder(5).to(dtype)
+            for op in THREE_OPS:
+                expected = reduced(comm, op, functools.partial(_scaled, ramp))
+                for x in (torch.empty(numel, dtype=dtype), allocated):
+                    x.copy_(ramp * (comm.rank + 1))
+                    comm.all_reduce_(x, op)
+                    assert torch.equal(x, expected), f"{op} of {numel} {dtype}"
+
+
 def bytes_sent_follow_the_ring_formulas(comm: Communicator) -> None:
     n, x = comm.size, torch.zeros(12 * comm.size)
     nbytes = 48 * n
@@ -390,6 +406,10 @@ def _use(comm: Communicator, members: list[int]) -> None:
     received = comm.all_to_all([torch.tensor(100 * me + other) for other in members])
     assert [int(x) for x in received] == [100 * other + me for other in members]
     comm.barrier()
+
+
+def _scaled(ramp: Tensor, rank: int) -> Tensor:
+    return ramp * (rank + 1)
 
 
 def _place(comm: Communicator) -> list[int]:

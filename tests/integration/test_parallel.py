@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+
+from cli.flavor import find_mpirun
+from tests.integration.parts import needs
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 240
@@ -20,16 +20,20 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
-SHARED_CORES = "--map-by :OVERSUBSCRIBE --bind-to none --mca osc ^ucx --mca mpi_yield_when_idle 1"
+SHARED_CORES = "--map-by :OVERSUBSCRIBE --bind-to none --mca mpi_yield_when_idle 1"
 
 
 @pytest.mark.timeout(SECONDS + 30)
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("engine", ["mpi", "horovod"])
-def test_parallel(engine: str, ranks: int) -> None:
-    if engine == "horovod" and not importlib.util.find_spec("horovod"):
-        skip_but_fail_in_ci("Horovod is not installed: scripts/install-horovod")
-    code, output = run_until_timeout([*mpirun(ranks), *pytest_on_every_rank(engine)])
+@pytest.mark.parametrize(
+    ("engine", "ranks", "windows"),
+    [("mpi", 2, "^ucx"), ("mpi", 4, "^ucx"), ("mpi", 4, "^ucx,sm"), ("horovod", 2, "^ucx"), ("horovod", 4, "^ucx")],
+    ids=["mpi-2", "mpi-4", "mpi-4 without shared memory", "horovod-2", "horovod-4"],
+)
+def test_parallel(engine: str, ranks: int, windows: str) -> None:
+    needs("mpirun")
+    needs(engine)
+    launch = [str(find_mpirun()), "--np", str(ranks), *SHARED_CORES.split(), "--mca", "osc", windows]
+    code, output = run_until_timeout([*launch, *pytest_on_every_rank(engine)])
     assert code == 0, output
     passed = re.search(r"(\d+) passed", output)
     assert passed, output
@@ -37,10 +41,13 @@ def test_parallel(engine: str, ranks: int) -> None:
     assert "skipped" not in output, output
 
 
-def mpirun(ranks: int) -> list[str]:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = shutil.which("mpirun", path=path)
-    return [found or skip_but_fail_in_ci("there is no mpirun"), "--np", str(ranks), *SHARED_CORES.split()]
+def test_a_node_without_shared_memory_says_so_and_goes_on() -> None:
+    needs("mpirun")
+    text = "from hvd_train import plugins; assert plugins.create('hvd_train.comm', 'mpi').shared_memory is None"
+    launch = [str(find_mpirun()), "--np", "2", *SHARED_CORES.split(), "--mca", "osc", "^ucx,sm"]
+    code, output = run_until_timeout([*launch, sys.executable, "-m", "mpi4py", "-c", text])
+    assert code == 0, output
+    assert output.count("reductions go by messages, which is slower") == 1, output
 
 
 def pytest_on_every_rank(engine: str) -> list[str]:
@@ -68,9 +75,3 @@ def run_until_timeout(command: list[str]) -> tuple[int, str]:
     finally:
         process.kill()
     return process.returncode, output
-
-
-def skip_but_fail_in_ci(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason} (a skip outside CI)")
-    pytest.skip(reason)
