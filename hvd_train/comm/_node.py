@@ -27,7 +27,7 @@ LINE = 64
 CHUNK = 256 * 1024
 """Bytes that a rank sums at a time."""
 
-STAGING = 4 * 1024 * 1024
+STAGING = 512 * 1024
 """Bytes of an ordinary tensor that are in shared memory at a time."""
 
 SMALL = 32 * 1024
