@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hvd_train import checkpoint, plugins
+from hvd_train import checkpoint, plugins, sharding
 from hvd_train.comm import threads
 from hvd_train.comm.base import Communicator
 from hvd_train.comm.single import SingleCommunicator
@@ -72,8 +72,10 @@ def _mlp(**sections: Any) -> Any:
     return body.configuration(**{**defaults, **sections})
 
 
-@pytest.mark.parametrize(("size", "per_node"), [(4, 2), (4, 1), (6, 3)])
-def test_nodes_sum_over_one_another(size: int, per_node: int) -> None:
+@pytest.mark.parametrize("early", [0, 1 << 30], ids=["put by hooks", "put together"])
+@pytest.mark.parametrize(("size", "per_node"), [(4, 4), (4, 2), (4, 1), (6, 3)])
+def test_nodes_sum_over_one_another(size: int, per_node: int, early: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "EARLY", early)
     config = body.configuration(data={"batch_size": 48 // size})
     alone = body.trained(SingleCommunicator(), body.configuration(data={"batch_size": 48}))
     for result in threads.run(size, lambda comm: body.trained(comm, config), ranks_per_node=per_node):

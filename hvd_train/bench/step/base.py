@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from hvd_train.bench.world import World
 
 CHECKED_STEPS = 3
-TOLERANCE = 1e-3
-"""Of the way that the parameters have come: AdamW enlarges rounding errors where a gradient is almost zero."""
+TOLERANCE = 0.02
+"""Distance from the reference, in units of the distance moved: about 1e-5 is usual, no communication makes 0.6 to 1.0, and one ReLU that
+falls on the other side of its kink in float32 made 0.003 (mlp AdamW, np=8; in float64 the same run agreed to 1e-9)."""
 
 
 @dataclass(frozen=True)
