@@ -160,11 +160,8 @@ class Trainer:
 
     def _go_on_in(self, epoch: Epoch) -> None:
         """Under another number of ranks a step holds other samples: go on at the last boundary not after the old one."""
-        target, self.progress.step_in_epoch, self.progress.samples_in_epoch = (
-            self.progress.samples_in_epoch,
-            0,
-            0,
-        )
+        target = self.progress.samples_in_epoch
+        self.progress.step_in_epoch = self.progress.samples_in_epoch = 0
         for step in range(epoch.steps):
             if self.progress.samples_in_epoch + epoch.samples(step) > target:
                 return
@@ -257,14 +254,15 @@ class Trainer:
         The question is asked at the end of a step and the answer read at the end of the next: nobody waits for it, and
         all ranks stop after the same step.
         """
-        agreed = False
         if self._flag:
             flag, work = self._flag
+            self._flag = None
             work.wait()
-            agreed = bool(flag.item())
+            if flag.item():
+                return True
         flag = torch.tensor([int(self.stop.signal > 0)], dtype=torch.int32)
         self._flag = (flag, self.comm.all_reduce_async_(flag, "max"))
-        return agreed
+        return False
 
     def _log(self) -> None:
         loss, count = self._summed(self._window)

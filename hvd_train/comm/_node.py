@@ -44,10 +44,14 @@ _NAP = 1e-3
 
 @dataclass(frozen=True)
 class Segment:
-    """Memory of every rank of the node, in rank order; all of it can be read and written by each."""
+    """Memory of every rank of the node, in rank order; all of it can be read and written by each.
+
+    `alike` says that all parts have the same size, so that a place in one corresponds to a place in each.
+    """
 
     of: list[Tensor]
     window: MPI.Win
+    alike: bool
 
 
 class Node:
@@ -80,7 +84,7 @@ class Node:
         parts = [_bytes(window.Shared_query(r)[0], sizes[r]) for r in range(self.size)]
         parts[self.rank].zero_()
         self._comm.Barrier()
-        self._segments.append(Segment(parts, window))
+        self._segments.append(Segment(parts, window, len(set(sizes)) == 1))
         return parts
 
     def all_reduce_(self, flat: Tensor, op: Op) -> None:
@@ -124,7 +128,7 @@ class Node:
         address, nbytes = flat.data_ptr(), flat.numel() * flat.element_size()
         for segment in self._segments:
             start = address - segment.of[self.rank].data_ptr()
-            if start >= 0 and start + nbytes <= segment.of[self.rank].numel():
+            if segment.alike and start >= 0 and start + nbytes <= segment.of[self.rank].numel():
                 return [part[start : start + nbytes].view(flat.dtype) for part in segment.of]
         return None
 

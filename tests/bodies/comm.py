@@ -352,6 +352,18 @@ def sizes_on_both_sides_of_every_threshold(comm: Communicator) -> None:
                     assert torch.equal(x, expected), f"{op} of {numel} {dtype}"
 
 
+def memory_of_one_rank_can_be_reduced_by_all(comm: Communicator) -> None:
+    memory = comm.shared_memory
+    if memory is not None and memory.size == comm.size:
+        same = memory.allocate(4000 if comm.rank == 0 else 0)[0].view(torch.float32)
+        if comm.rank == 0:
+            same.fill_(3)
+        comm.barrier()
+        comm.all_reduce_(same, "sum")
+        comm.barrier()
+        assert (same == 3 * comm.size).all()
+
+
 def bytes_sent_follow_the_ring_formulas(comm: Communicator) -> None:
     n, x = comm.size, torch.zeros(12 * comm.size)
     nbytes = 48 * n
