@@ -38,7 +38,8 @@ def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
     needs("horovod")
     (tmp_path / "hostfiles").symlink_to(ROOT / "hostfiles")
     (tmp_path / "train.py").write_text("import sys\nprint(sys.argv)\n")
-    commands = [c for c in readme_commands() if c != "ddl run --np 4 model.yaml"]
+    slow = ("ddl run --np 4 model.yaml", "ddl bench")  # shown in full elsewhere; test_bench.py runs it small
+    commands = [c for c in readme_commands() if not c.startswith(slow)]
     assert len(commands) >= 8
     for command in commands:
         words = shlex.split(re.sub(r" > .*", "", command))[1:]
