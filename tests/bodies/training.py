@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hvd_train import plugins
 from hvd_train.comm.base import Communicator
 from hvd_train.config import Config, resolve
 from hvd_train.data.base import Dataset, TensorSplit
@@ -160,6 +161,14 @@ def half_compression_halves_the_bytes(comm: Communicator) -> None:
     assert comm.size == 1 or sent["none"] > sent["fp16"] >= sent["none"] / 2 - fixed
 
 
+def every_compressor_leaves_ranks_equal(comm: Communicator) -> None:
+    for name in plugins.names("hvd_train.compress"):
+        steps = {"precision": "fp32", "steps": 4, "epochs": None}
+        result = trained(comm, configuration(train=steps, sync={"compression": name, "fusion_mb": 0.0005}))
+        flat = torch.cat([p.flatten() for p in result.values()])
+        assert all(torch.equal(flat, other) for other in comm.all_gather(flat)), name
+
+
 def resumed_is_bitwise_equal(comm: Communicator, folder: Path) -> None:
     """Stopped after step 7 and gone on with, in noise (dropout) and momentum, against never stopped."""
     from hvd_train import checkpoint
@@ -185,4 +194,9 @@ def resumed_is_bitwise_equal(comm: Communicator, folder: Path) -> None:
         assert torch.equal(value, parameters(second)[name]), name
 
 
-BODIES = [equals_one_process, half_compression_stays_close, half_compression_halves_the_bytes]
+BODIES = [
+    equals_one_process,
+    half_compression_stays_close,
+    half_compression_halves_the_bytes,
+    every_compressor_leaves_ranks_equal,
+]
