@@ -43,6 +43,12 @@ class Piece:
     start: int
     stop: int
 
+    def of(self, parameter: Tensor) -> Tensor:
+        """These elements of a tensor shaped like the parameter: a flat slice, or the tensor itself where they are all of it."""
+        if self.stop - self.start == parameter.numel():
+            return parameter
+        return parameter.reshape(-1)[self.start : self.stop]
+
 
 def cut(sizes: Sequence[int], owners: int, *, whole: bool, multiple: int = 1) -> list[Piece]:
     """Deal the elements of consecutive tensors into `owners` runs of nearly equal length.
@@ -145,18 +151,14 @@ class Away:
 
     def __init__(self, arena: Arena, piece: Piece, mine: int) -> None:
         self.parameter, self._piece = arena.parameters[piece.index], piece
-        place = arena.place(mine, piece)
-        self._is_whole = place.numel() == self.parameter.numel()
-        self._place = place.view(self.parameter.shape) if self._is_whole else place
-        self.nbytes = place.numel() * place.element_size()
+        self._place = arena.place(mine, piece).view(piece.of(self.parameter.data).shape)
+        self.nbytes = self._place.numel() * self._place.element_size()
 
     def put(self) -> None:
         """Copy it to where its owner finds it."""
         gradient = self.parameter.grad
         if gradient is not None:
-            self._place.copy_(
-                gradient if self._is_whole else gradient.reshape(-1)[self._piece.start : self._piece.stop]
-            )
+            self._place.copy_(self._piece.of(gradient))
 
 
 class Owned:
@@ -165,17 +167,15 @@ class Owned:
     def __init__(self, arena: Arena, piece: Piece, mine: int, size: int) -> None:
         self.piece, self._mine = piece, mine
         self.parameter = arena.parameters[piece.index]
-        self.is_whole = piece.stop - piece.start == self.parameter.numel()
-        self.shard = (
-            self.parameter if self.is_whole else nn.Parameter(self.parameter.data.view(-1)[piece.start : piece.stop])
-        )
+        part = piece.of(self.parameter.data)
+        self.shard = self.parameter if part.shape == self.parameter.shape else nn.Parameter(part)
         self.places = [arena.place(r, piece).view(self.shard.shape) for r in range(size)]
 
     def gradient(self) -> Tensor:
         """This rank's own gradient of the piece."""
         gradient = self.parameter.grad
         assert gradient is not None, "only asked for where there is one"
-        return gradient if self.is_whole else gradient.reshape(-1)[self.piece.start : self.piece.stop]
+        return self.piece.of(gradient)
 
     def sum_of(self, ranks: list[int]) -> None:
         """Set the shard's gradient to the sum over `ranks`; to none where there are none."""
@@ -301,7 +301,7 @@ class ShardedOptimizer(ModelOptimizer):
             kind = getattr(torch, dtype)
             mine = held[1][key].reshape(-1) if held else torch.empty(0, dtype=kind)
             parts = [part for part in self._node.all_gather(mine) if part.numel()]
-            found[key] = parts[0].view(()) if not dims else torch.cat(parts).view(_whole_shape(parts, dims, shape))
+            found[key] = parts[0].view(()) if not dims else torch.cat(parts).view(dims if len(parts) == 1 else shape)
         return found
 
 
@@ -322,16 +322,7 @@ def _shapes(values: dict[str, Any]) -> dict[str, list[Any]]:
     }
 
 
-def _whole_shape(parts: list[Tensor], dims: list[int], shape: torch.Size) -> Sequence[int]:
-    return dims if len(parts) == 1 else shape
-
-
 def _part(state: dict[str, Any], owned: Owned) -> dict[str, Any]:
     """What of a whole parameter's state belongs to an owned piece."""
-    if owned.is_whole:
-        return state
-    piece, shape = owned.piece, owned.parameter.shape
-    return {
-        key: v.reshape(-1)[piece.start : piece.stop] if isinstance(v, Tensor) and v.shape == shape else v
-        for key, v in state.items()
-    }
+    shape = owned.parameter.shape
+    return {key: owned.piece.of(v) if isinstance(v, Tensor) and v.shape == shape else v for key, v in state.items()}

@@ -98,8 +98,9 @@ class Trainer:
     def run(self) -> str:
         """Train to the end and return why it came: 'length', 'early stop' or 'converged'; Stopped on a signal."""
         self.strategy.start(self.model)
-        self._open(self.sampler.epoch(self.progress.epoch))
-        reason = self._train()
+        epoch = self.sampler.epoch(self.progress.epoch)
+        self._open(epoch)
+        reason = self._train(epoch)
         if self._flag:
             self._flag[1].wait()
         self.strategy.finish()
@@ -136,9 +137,8 @@ class Trainer:
             return self.progress.step
         return self.progress.epoch * epoch.steps + self.progress.step_in_epoch
 
-    def _train(self) -> str:
+    def _train(self, epoch: Epoch) -> str:
         while not self._ended():
-            epoch = self.sampler.epoch(self.progress.epoch)
             self._go_on_in(epoch)
             while self.progress.step_in_epoch < epoch.steps and not self._ended():
                 self._step(epoch)
@@ -147,6 +147,7 @@ class Trainer:
                     return reason
             if self.progress.step_in_epoch >= epoch.steps:
                 self._next_epoch()
+                epoch = epoch if self._ended() else self.sampler.epoch(self.progress.epoch)
         return "length"
 
     def _ended(self) -> bool:

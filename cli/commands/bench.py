@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 FAMILIES = {"allreduce": "allreduce", "step": "step", "scaling": "step"}
 SIZES = "1K,4K,16K,64K,256K,1M,4M,16M,64M,256M"
-RANK = ("-m", "mpi4py", "-m", "hvd_train", "--script", "-m", "hvd_train.bench")
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -125,9 +124,10 @@ def _measure(request: Request, threads: int) -> Run:
     from cli import launching
     from cli.execute import Execution
     from cli.launchers.base import Job
+    from cli.target import of_module
 
     job = Job(
-        program=(sys.executable, *RANK, request.to_text()),
+        program=of_module("hvd_train.bench", [request.to_text()]).program,
         world_size=request.world_size,
         engine=_engine(request.variants),
         environment={"OMP_NUM_THREADS": str(threads)},
