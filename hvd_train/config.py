@@ -163,8 +163,8 @@ class SyncSection(PluginSection):
     default: ClassVar[str | None] = "allreduce"
     strategy: str = Field("allreduce", description="what ranks agree on, and when (ddl list strategies)")
     compression: CompressionSection = Field(default_factory=CompressionSection)
-    fusion_mb: NonNegativeFloat = Field(
-        4.0, description="MiB of gradients reduced at once; 0 reduces every tensor on its own"
+    fusion_mb: Literal["auto"] | NonNegativeFloat = Field(
+        "auto", description="MiB of gradients reduced at once; 0: every tensor on its own; auto: measured at the start"
     )
 
 

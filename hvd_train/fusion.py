@@ -6,7 +6,9 @@ are issued strictly one after another, so that every rank issues the same sequen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +34,38 @@ def plan(sizes: Sequence[int], kinds: Sequence[Any], limit: int) -> list[list[in
         bucket.append(i)
         room[kinds[i]] = (bucket, used + sizes[i])
     return buckets
+
+
+PROBES = (64 * 1024, 1024 * 1024)
+"""Bytes of the two reductions that tell latency from bandwidth."""
+
+BOUNDS = (1 << 20, 64 << 20)
+"""Least and most bytes of a bucket whose size is measured: the first begins early, the last does not wait for all."""
+
+
+def measured(comm: Communicator, device: torch.device) -> int:
+    """Bytes from which latency is at most a tenth of a reduction's time, as a power of two; collective, equal on all ranks."""
+    short, long = (_seconds(comm, nbytes, device) for nbytes in PROBES)
+    per_byte = max(long - short, 1e-12) / (PROBES[1] - PROBES[0])
+    latency = max(short - per_byte * PROBES[0], 0.0)
+    size = torch.tensor(10 * latency / per_byte, dtype=torch.float64)
+    comm.all_reduce_(size, "max")
+    least, most = BOUNDS
+    return next(n for n in (least << i for i in range(64)) if n >= min(float(size), most))
+
+
+def _seconds(comm: Communicator, nbytes: int, device: torch.device) -> float:
+    """Of one reduction, the median of some after a first one."""
+    flat = comm.allocate(nbytes // 4, torch.float32, device)
+    times = []
+    for _ in range(6):
+        comm.barrier()
+        begin = time.perf_counter()
+        comm.all_reduce_(flat, "sum")
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
 
 
 class Bucket:
@@ -90,8 +124,24 @@ class Bucket:
         return self._reducer.state()
 
 
+def state_of(buckets: Iterable[Bucket]) -> dict[str, Tensor]:
+    """What the compressors of this rank go on from."""
+    return {f"{number}.{name}": t for number, b in enumerate(buckets) for name, t in b.state().items()}
+
+
+def load_state_of(buckets: Iterable[Bucket], state: dict[str, Tensor]) -> None:
+    """The reverse of `state_of`; that of other buckets or of another compressor is passed over."""
+    own = state_of(buckets)
+    if {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in state.items()}:
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
 class GradientBuckets:
-    """The sum over ranks of all gradients of a model, overlapped with its backward pass."""
+    """The sum over ranks of all gradients of a model, overlapped with its backward pass.
+
+    A parameter that does not require a gradient joins when it first does.
+    """
 
     def __init__(
         self,
@@ -101,22 +151,17 @@ class GradientBuckets:
         fusion_bytes: int,
         seed: int = 0,
     ) -> None:
-        kinds = [(p.dtype, p.device) for p in parameters]
-        groups = plan([p.numel() * p.element_size() for p in parameters], kinds, fusion_bytes)
-        first_seed = (seed * comm.size + comm.rank) * len(groups)
-        self.buckets = [
-            Bucket([parameters[i] for i in group], comm, compressor, first_seed + number)
-            for number, group in enumerate(groups)
-        ]
+        self._comm, self._compressor, self._fusion_bytes, self._seed = comm, compressor, fusion_bytes, seed
+        self.buckets: list[Bucket] = []
+        self._frozen = list(parameters)
         self._armed = False
         self._next = 0
-        for bucket in self.buckets:
-            for i, p in enumerate(bucket.parameters):
-                p.register_post_accumulate_grad_hook(self._hook(bucket, i))
+        self._adopt()
 
     @torch.no_grad()
     def arm(self) -> None:
         """Reduce each bucket as soon as the coming backward pass has completed it."""
+        self._adopt()
         self._armed, self._next = True, 0
         for bucket in self.buckets:
             bucket.open()
@@ -132,16 +177,19 @@ class GradientBuckets:
         for bucket in self.buckets:
             bucket.collect()
 
-    def state(self) -> dict[str, Tensor]:
-        """What the compressors of this rank go on from."""
-        return {f"{number}.{name}": t for number, b in enumerate(self.buckets) for name, t in b.state().items()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """The reverse of `state`; that of other buckets or of another compressor is passed over."""
-        own = self.state()
-        if {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in state.items()}:
-            for name, tensor in own.items():
-                tensor.copy_(state[name])
+    def _adopt(self) -> None:
+        """Give those parameters buckets that are trained by now."""
+        parameters = [p for p in self._frozen if p.requires_grad]
+        if not parameters:
+            return
+        self._frozen = [p for p in self._frozen if not p.requires_grad]
+        kinds = [(p.dtype, p.device) for p in parameters]
+        for group in plan([p.numel() * p.element_size() for p in parameters], kinds, self._fusion_bytes):
+            seed = (self._seed << 16 | len(self.buckets)) * self._comm.size + self._comm.rank
+            bucket = Bucket([parameters[i] for i in group], self._comm, self._compressor, seed)
+            self.buckets.append(bucket)
+            for i, p in enumerate(bucket.parameters):
+                p.register_post_accumulate_grad_hook(self._hook(bucket, i))
 
     def _hook(self, bucket: Bucket, i: int) -> Any:
         def final(_: Tensor) -> None:

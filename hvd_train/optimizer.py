@@ -14,12 +14,19 @@ State = dict[str, dict[str, Any]]
 
 
 class ModelOptimizer:
-    """Every rank updates all parameters of `model` that are trained."""
+    """Every rank updates all parameters of `model` that are trained; one that is unfrozen later joins when it is adopted."""
 
     def __init__(self, model: nn.Module, build: Build) -> None:
         self.model = model
         self.names = {p: name for name, p in model.named_parameters()}
-        self.torch = build([p for p in model.parameters() if p.requires_grad])
+        self._frozen = [p for p in model.parameters() if not p.requires_grad]
+        self.torch = build(self._take([p for p in model.parameters() if p.requires_grad]))
+
+    def adopt(self) -> None:
+        """Train from now on what has been unfrozen since the last call, on all ranks alike."""
+        unfrozen = [p for p in self._frozen if p.requires_grad]
+        if unfrozen:
+            self._grow(unfrozen)
 
     def clip(self, max_norm: float) -> None:
         """Scale the gradients such that their global norm is at most `max_norm`."""
@@ -35,10 +42,19 @@ class ModelOptimizer:
 
     def load_state(self, state: State) -> None:
         """Take over what `state` returned, possibly under another number of ranks."""
+        self._grow([p for p in self._frozen if self.names[p] in state])
         whole: dict[str, Any] = self.torch.state_dict()
         names = [self.names[p] for p in self._parameters()]
         whole["state"] = {i: state[name] for i, name in enumerate(names) if name in state}
         self.torch.load_state_dict(whole)
+
+    def _take(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+        """What of newly trained parameters this rank updates."""
+        return parameters
+
+    def _grow(self, parameters: list[nn.Parameter]) -> None:
+        self._frozen = [p for p in self._frozen if not any(p is new for new in parameters)]
+        self.torch.param_groups[0]["params"] += self._take(parameters) if parameters else []
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.torch.param_groups for p in group["params"]]

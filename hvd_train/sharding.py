@@ -1,9 +1,12 @@
 """Parameters once per node, in shared memory; each rank of the node sums and updates a part of them (ZeRO, stage 1).
 
-No gradient is zeroed, accumulated or sent. In the hook that follows a gradient's completion, while it is hot in the cache, a rank
-copies to shared memory what others own of it. After a barrier the owner adds its neighbours' copies to its own gradient, where
-autograd left it, and its optimizer updates the shared parameters; a second barrier ends the step. The work and the state of the
-optimizer are divided by the ranks of the node (Rajbhandari et al., arXiv 1910.02054).
+No gradient is zeroed, accumulated or sent within a node. In the hook that follows a gradient's completion, while it is hot in
+the cache, a rank copies to shared memory what others own of it. After a barrier the owner adds its neighbours' copies to its own
+gradient, where autograd left it, and its optimizer updates the shared parameters; a second barrier ends the step. The work and
+the state of the optimizer are divided by the ranks of the node (Rajbhandari et al., arXiv 1910.02054).
+
+With several nodes this happens bucket by bucket, beside backward: what a rank owns of a bucket it then sums with the ranks of the
+same number on the other nodes, and compression applies to what travels there.
 """
 
 from __future__ import annotations
@@ -11,12 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hvd_train.comm.base import Communicator, SharedMemory, gather_json
+from hvd_train.comm.base import Communicator, SharedMemory, Work, gather_json
+from hvd_train.compress.base import Compressor
+from hvd_train.compress.none import Identity
+from hvd_train.fusion import Bucket, plan
 from hvd_train.optimizer import Build, ModelOptimizer, State
 
 ELEMENTWISE = {
@@ -79,7 +86,8 @@ def _cut_one(index: int, size: int, before: int, total: int, owners: int, multip
 class Arena:
     """Parameters of one dtype: shared values, a place for each rank's gradients, and who owns what.
 
-    `pieces` are those of all ranks. Order is the reverse of the model's, roughly that in which gradients come.
+    `pieces` are those of all ranks. Order is the reverse of the model's, roughly that in which gradients come. `early` are the
+    pieces of each parameter that a hook puts, `missing` the parameters whose gradient a bucket still waits for.
     """
 
     def __init__(self, parameters: list[nn.Parameter], memory: SharedMemory, *, whole: bool) -> None:
@@ -99,9 +107,14 @@ class Arena:
             p.data = shared
         mine = memory.rank
         self.owned = [Owned(self, piece, mine, memory.size) for piece in self.pieces if piece.owner == mine]
-        self._away = [Away(self, piece, mine) for piece in self.pieces if piece.owner != mine]
-        self.early = [away for away in self._away if away.nbytes >= EARLY]
-        self._late = [away for away in self._away if away.nbytes < EARLY]
+        away = [Away(self, piece, mine) for piece in self.pieces if piece.owner != mine]
+        self.early = {
+            index: [a for a in away if a.parameter is p and a.nbytes >= EARLY]
+            for index, p in enumerate(parameters)
+            if p.requires_grad
+        }
+        self._late = [a for a in away if not (a.parameter.requires_grad and a.nbytes >= EARLY)]
+        self.missing: set[int] = set()
         memory.barrier()
 
     @property
@@ -189,33 +202,42 @@ class Owned:
 class ShardedOptimizer(ModelOptimizer):
     """Each rank of a node updates the pieces it owns; on every node the same, after a sum over nodes."""
 
-    def __init__(self, model: nn.Module, build: Build, comm: Communicator, *, whole: bool) -> None:
-        memory = comm.shared_memory
-        assert memory is not None, "the engine has no shared memory: use ModelOptimizer"
-        self.model, self._comm, self._memory = model, comm, memory
+    def __init__(
+        self,
+        model: nn.Module,
+        build: Build,
+        comm: Communicator,
+        *,
+        whole: bool,
+        compressor: Compressor | None = None,
+        fusion_bytes: int = 1 << 20,
+        seed: int = 0,
+    ) -> None:
+        self._comm, self._whole, self._seed = comm, whole, seed
+        self._compressor, self._fusion_bytes = compressor or Identity(), fusion_bytes
         self._node = comm.split(comm.cross_rank, comm.local_rank)
+        memory = self._node.shared_memory
+        assert memory is not None, "the engine has no shared memory: use ModelOptimizer"
+        self._memory = memory
         self._across = comm.split(comm.local_rank, comm.cross_rank) if comm.cross_size > 1 else None
-        self.names = {p: name for name, p in model.named_parameters()}
-        trained = [p for p in reversed(list(model.parameters())) if p.requires_grad]
-        by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
-        for p in trained:
-            by_dtype.setdefault(p.dtype, []).append(p)
-        self.arenas = [Arena(group, memory, whole=whole) for group in by_dtype.values()]
-        self._owned = [owned for arena in self.arenas for owned in arena.owned]
-        # A rank may own nothing, and torch's optimizers refuse to have no parameter.
-        self._empty = nn.Parameter(trained[0].new_zeros(0, 0))
-        self.torch = build([*(owned.shard for owned in self._owned), self._empty])
-        self._step = 0
+        self.arenas: list[Arena] = []
+        self.buckets: list[Bucket] = []
+        self._of_arena: dict[Arena, Bucket] = {}
+        self._owned: list[Owned] = []
+        self._step = self._next = self._sent = 0
         self._armed = False
-        payload = sum(p.numel() * p.element_size() for p in trained)
-        self._sent = round(2 * (comm.size - 1) / comm.size * payload)
-        for away in (away for arena in self.arenas for away in arena.early):
-            away.parameter.register_post_accumulate_grad_hook(self._hook(away))
+        self._under_way: list[Work] = []
+        # A rank may own nothing, and torch's optimizers refuse to have no parameter.
+        nothing = nn.Parameter(next(p for p in model.parameters() if p.requires_grad).new_zeros(0, 0))
+        super().__init__(model, lambda shards: build([nothing, *shards]))
 
     def arm(self) -> None:
         """The gradients that the coming backward pass completes are final."""
         self._step += 1
+        self._next = 0
         self._armed = True
+        for arena in self.arenas:
+            arena.missing = set(arena.early)
 
     @torch.no_grad()
     def reduce(self) -> None:
@@ -223,12 +245,9 @@ class ShardedOptimizer(ModelOptimizer):
         if not self._armed:
             self.arm()
         self._armed = False
-        for arena in self.arenas:
-            arena.publish(self._step)
-        self._memory.barrier()
-        for arena in self.arenas:
-            arena.sum(self._step)
-        if self._across is not None:
+        if self._across is None:
+            self._sum_on_node(self.arenas)
+        else:
             self._sum_over_nodes(self._across)
         self._comm.bytes_sent += self._sent
 
@@ -251,7 +270,7 @@ class ShardedOptimizer(ModelOptimizer):
 
     def state(self) -> State:
         mine: dict[int, dict[str, Any]] = self.torch.state_dict()["state"]
-        held = {self.names[o.parameter]: (o, mine[i]) for i, o in enumerate(self._owned) if i in mine}
+        held = {self.names[o.parameter]: (o, mine[i]) for i, o in enumerate(self._owned, 1) if i in mine}
         known: dict[str, dict[str, list[Any]]] = {}
         for shapes in gather_json(self._node, {name: _shapes(values) for name, (_, values) in held.items()}):
             for name, fields in shapes.items():
@@ -261,32 +280,90 @@ class ShardedOptimizer(ModelOptimizer):
         }
 
     def load_state(self, state: State) -> None:
+        self._grow([p for p in self._frozen if self.names[p] in state])
         whole: dict[str, Any] = self.torch.state_dict()
         names = [self.names[o.parameter] for o in self._owned]
-        pairs = enumerate(zip(self._owned, names, strict=True))
+        pairs = enumerate(zip(self._owned, names, strict=True), 1)
         whole["state"] = {i: _part(state[name], owned) for i, (owned, name) in pairs if name in state}
         self.torch.load_state_dict(whole)
 
-    def _hook(self, away: Away) -> Any:
+    def _take(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+        """Put parameters into shared memory; what of them this rank updates."""
+        sizes = [p.numel() * p.element_size() for p in parameters]
+        limit = self._fusion_bytes if self._across else sum(sizes)
+        arenas = [
+            Arena([parameters[i] for i in group], self._memory, whole=self._whole)
+            for group in plan(sizes, [p.dtype for p in parameters], limit)
+        ]
+        for arena in arenas:
+            self._add(arena)
+        self._sent += round(2 * (self._node.size - 1) / self._node.size * sum(sizes))
+        return [owned.shard for arena in arenas for owned in arena.owned]
+
+    def _add(self, arena: Arena) -> None:
+        self.arenas.append(arena)
+        self._owned += arena.owned
+        if self._across is not None and arena.owned:
+            seed = (self._seed << 16 | len(self.buckets)) * self._comm.size + self._comm.rank
+            bucket = Bucket([owned.shard for owned in arena.owned], self._across, self._compressor, seed)
+            self._of_arena[arena] = bucket
+            self.buckets.append(bucket)
+        for index, early in arena.early.items():
+            if early or self._across:
+                arena.parameters[index].register_post_accumulate_grad_hook(self._hook(arena, index))
+
+    def _hook(self, arena: Arena, index: int) -> Any:
+        early = arena.early[index]
+
         def final(_: Tensor) -> None:
-            if self._armed:
-                away.put()
+            if not self._armed:
+                return
+            with torch.no_grad():
+                for away in early:
+                    away.put()
+                arena.missing.discard(index)
+                if self._across is not None:
+                    self._issue_complete(self._across)
 
         return final
 
+    def _issue_complete(self, across: Communicator) -> None:
+        while self._next < len(self.arenas) and not self.arenas[self._next].missing:
+            self._issue(across)
+
+    def _issue(self, across: Communicator) -> None:
+        """Start the reduction of the next arena."""
+        arena = self.arenas[self._next]
+        self._next += 1
+        arena.publish(self._step)
+        self._under_way.append(across.submit(partial(self._cross, arena)))
+
     def _sum_over_nodes(self, across: Communicator) -> None:
-        """One message for all that this rank owns, and a flag for each piece that says whether any node used it."""
-        for dtype in sorted({o.shard.dtype for o in self._owned}, key=str):
-            group = [o for o in self._owned if o.shard.dtype == dtype]
-            used = torch.tensor([o.shard.grad is not None for o in group]).to(dtype)
-            parts = [
-                (o.shard.grad if o.shard.grad is not None else torch.zeros_like(o.shard)).reshape(-1) for o in group
-            ]
-            flat = torch.cat([*parts, used])
-            across.all_reduce_(flat, "sum")
-            *sums, flags = flat.split([p.numel() for p in parts] + [len(group)])
-            for owned, total, flag in zip(group, sums, flags.tolist(), strict=True):
-                owned.shard.grad = total.view(owned.shard.shape) if flag else None
+        before = across.bytes_sent
+        while self._next < len(self.arenas):
+            self._issue(across)
+        for work in self._under_way:
+            work.wait()
+        self._under_way = []
+        self._comm.bytes_sent += across.bytes_sent - before
+
+    @torch.no_grad()
+    def _cross(self, arena: Arena) -> None:
+        """One bucket: first on the node, then over the nodes."""
+        self._memory.barrier()
+        arena.sum(self._step)
+        bucket = self._of_arena.get(arena)
+        if bucket is not None:
+            bucket.open()
+            bucket.issue()
+            bucket.collect()
+
+    def _sum_on_node(self, arenas: list[Arena]) -> None:
+        for arena in arenas:
+            arena.publish(self._step)
+        self._memory.barrier()
+        for arena in arenas:
+            arena.sum(self._step)
 
     def _shape(self, name: str) -> torch.Size:
         return self.model.get_parameter(name).shape

@@ -202,6 +202,7 @@ class Trainer:
                 loss = self.loss(self.model(x), y)
             total += self._finite(float(loss.detach()), number)
             if number == len(batches):
+                self.optimizer.adopt()
                 self.strategy.on_backward(self.progress.step)
             with self.clock("backward"):
                 self.precision.scaler.scale(loss * (self.strategy.gradient_scale / samples)).backward()  # type: ignore[no-untyped-call]

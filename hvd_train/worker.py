@@ -166,6 +166,7 @@ class _Rank:
             "world_size": self.comm.size,
             "engine": self.launch.engine,
             "strategy": self.config.sync.strategy,
+            **trainer.strategy.summary(),
             "ended": ended,
             "steps": trainer.progress.step,
             "epochs": trainer.epochs,
@@ -205,7 +206,8 @@ def assemble(
     stop: StopRequest,
 ) -> Trainer:
     """The trainer of one rank; from here on generators differ between ranks, so that their noise does."""
-    context = Context(comm, _compressor(config), int(config.sync.fusion_mb * 2**20), config.seed)
+    fusion = config.sync.fusion_mb
+    context = Context(comm, _compressor(config), None if fusion == "auto" else int(fusion * 2**20), config.seed)
     strategy = plugins.create("hvd_train.sync", config.sync.strategy, context, **config.sync.options)
     partitioner = plugins.create("hvd_train.partition", config.data.partition.name, **config.data.partition.options)
     torch.manual_seed(config.seed * 65537 + comm.rank + 1)

@@ -11,7 +11,9 @@ import ctypes
 import os
 import platform
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +69,7 @@ class Node:
         self._addresses = [ctypes.c_void_p(line.data_ptr()) for line in lines]
         self._round = 0
         self._spin = SPIN_SECONDS if self.size <= _cores(comm) else 0.0
+        self._thread = threading.get_ident()
         staging = self.allocate(2 * STAGING)
         self._staging = [[part[i * STAGING : (i + 1) * STAGING] for part in staging] for i in range(2)]
         self._staged = 0
@@ -106,6 +109,22 @@ class Node:
                 self.barrier()
                 block.copy_(places[self.rank])
 
+    def all_reduce_across_(self, flat: Tensor, op: Op, owners: int, across: Callable[[Tensor], None]) -> None:
+        """Reduce over several nodes: the first `owners` ranks each reduce a shard here, then by `across` over the nodes."""
+        in_place = self._find(flat) is not None
+        for block in [flat] if in_place else flat.split(STAGING // flat.element_size()):
+            places = (self._find(block) if in_place else None) or self._stage(block)
+            self.barrier()
+            if self.rank < owners:
+                part = _share(block.numel(), owners, self.rank)
+                total = reduce_in_order([place[part] for place in places], op)
+                across(total)
+                for place in places:
+                    place[part] = total
+            self.barrier()
+            if not in_place:
+                block.copy_(places[self.rank])
+
     def _stage(self, block: Tensor) -> list[Tensor]:
         """Put `block` where all can read it. Of two places in turn, so that none is written while a neighbour still reads."""
         self._staged ^= 1
@@ -117,10 +136,9 @@ class Node:
     def _reduce(self, places: list[Tensor], op: Op) -> None:
         """Reduce this rank's shard of every place, piece by piece while it stays in the cache, into all of them."""
         length = CHUNK // places[0].element_size()
-        counts = shares(places[0].numel(), self.size)
-        start = sum(counts[: self.rank])
-        for at in range(start, start + counts[self.rank], length):
-            part = slice(at, min(at + length, start + counts[self.rank]))
+        mine = _share(places[0].numel(), self.size, self.rank)
+        for at in range(mine.start, mine.stop, length):
+            part = slice(at, min(at + length, mine.stop))
             reduce_into([place[part] for place in places], op)
 
     def _find(self, flat: Tensor) -> list[Tensor] | None:
@@ -153,6 +171,10 @@ class Node:
             segment.window.Free()
         self._comm.Free()
 
+    def _patience(self) -> float:
+        """Seconds to look on; none for another thread than the maker's, since it would keep that one from its core."""
+        return self._spin if threading.get_ident() == self._thread else 0.0
+
     def _await(self, r: int, round_: int) -> None:
         word = self._words[r]
         end = 0.0
@@ -161,7 +183,7 @@ class Node:
                 if _reached(word[0], round_):
                     return
             now = time.perf_counter()
-            end = end or now + self._spin
+            end = end or now + self._patience()
             if now >= end:
                 break
         mine = self._words[self.rank]
@@ -174,6 +196,12 @@ class Node:
 def _bytes(memory: MPI.buffer, size: int) -> Tensor:
     """The first `size` bytes of memory that was rounded up to pages."""
     return torch.frombuffer(memory, dtype=torch.uint8, count=size) if size else torch.empty(0, dtype=torch.uint8)
+
+
+def _share(total: int, parts: int, number: int) -> slice:
+    counts = shares(total, parts)
+    start = sum(counts[:number])
+    return slice(start, start + counts[number])
 
 
 def _reached(seen: int, round_: int) -> bool:

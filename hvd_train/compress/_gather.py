@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hvd_train.comm.base import Communicator, Done, Then, Work
+from hvd_train.comm.base import Communicator, Work
 from hvd_train.compress._residual import Residual
 from hvd_train.compress.base import Layout
 
@@ -28,7 +28,7 @@ class Codec(Protocol):
 class GatherReducer:
     """Adds the ranks' payloads in rank order, in float32; flags travel behind them, a byte each.
 
-    There is no asynchronous gather: payloads are made while backward runs, and travel when the sum is waited for.
+    Payloads are made while backward runs, and travel then too where the engine can gather beside the caller.
     """
 
     def __init__(self, codec: Codec, layout: Layout, comm: Communicator, residual: Residual | None = None) -> None:
@@ -38,7 +38,7 @@ class GatherReducer:
         gradients, flags = self._layout.split(flat)
         x = self._residual.added_to(gradients, flags) if self._residual else gradients.float()
         payload = self._codec.encode(x)
-        return Then(Done(), lambda: self._gather(payload, x, flat))
+        return self._comm.submit(lambda: self._gather(payload, x, flat))
 
     def state(self) -> dict[str, Tensor]:
         kept = {"residual": self._residual.kept} if self._residual else {}

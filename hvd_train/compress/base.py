@@ -48,7 +48,12 @@ class Reducer(Protocol):
 
 
 class Compressor(Protocol):
-    """Makes a `Reducer` for each bucket. A member is a file in this package whose `create(**options)` returns one."""
+    """Makes a `Reducer` for each bucket. A member is a file in this package whose `create(**options)` returns one.
+
+    `whole` says that it makes use of a parameter's shape: it is not to be given parts of them.
+    """
+
+    whole: bool
 
     def reducer(self, layout: Layout, comm: Communicator) -> Reducer:
         """A reducer of buckets of floating point gradients, laid out as `layout` says."""

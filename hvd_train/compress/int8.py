@@ -63,6 +63,8 @@ class Quantizer:
 
 
 class Int8:
+    whole = False
+
     def reducer(self, layout: Layout, comm: Communicator) -> GatherReducer:
         return GatherReducer(Quantizer(Noise(layout.seed, layout.device)), layout, comm)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hvd_train.comm.base import Communicator, Then, Work
+from hvd_train.comm.base import Communicator, Work
 from hvd_train.compress._residual import Residual
 from hvd_train.compress.base import Layout
 from hvd_train.options import Annotated, PositiveInt
@@ -38,7 +38,13 @@ class PowerSgdReducer:
         x = self._residual.added_to(gradients, flags)
         products = [m @ q for m, q in zip(self._of(x), self._columns(self._q), strict=True)]
         packed = _pack([*products, *self._vectors(x), flags.float()])
-        return Then(self._comm.all_reduce_async_(packed, "sum"), lambda: self._project(packed, x, flat))
+        summed = self._comm.all_reduce_async_(packed, "sum")
+
+        def project() -> None:
+            summed.wait()
+            self._project(packed, x, flat)
+
+        return self._comm.submit(project)
 
     def state(self) -> dict[str, Tensor]:
         return {"q": self._q, "residual": self._residual.kept}
@@ -84,6 +90,8 @@ class PowerSgdReducer:
 
 
 class PowerSgd:
+    whole = True
+
     def __init__(self, rank: int) -> None:
         self._rank = rank
 

@@ -48,6 +48,8 @@ class Sparsifier:
 
 
 class TopK:
+    whole = False
+
     def __init__(self, ratio: float, warmup_steps: int) -> None:
         self._ratio, self._warmup_steps = ratio, warmup_steps
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hvd_train.errors import UserError
-from hvd_train.fusion import GradientBuckets
+from hvd_train.fusion import GradientBuckets, load_state_of, measured, state_of
 from hvd_train.optimizer import Build, ModelOptimizer
 from hvd_train.options import Annotated
 from hvd_train.sharding import ELEMENTWISE, WHOLE, ShardedOptimizer
@@ -26,6 +26,7 @@ class AllReduce(SyncStrategy):
     def __init__(self, context: Context, shard: Shard) -> None:
         super().__init__(context)
         self._context, self._shard = context, shard
+        self._fusion_bytes = context.fusion_bytes
         self._sharded: ShardedOptimizer | None = None
         self._restored: dict[str, Tensor] = {}
 
@@ -36,21 +37,29 @@ class AllReduce(SyncStrategy):
             raise UserError(f"sync.shard_optimizer: {obstacle}; set it to auto or false")
         if self._shard is False or obstacle:
             return super().optimizer(model, build)
-        self._sharded = ShardedOptimizer(model, build, self.comm, whole=kind in WHOLE)
+        self._sharded = ShardedOptimizer(
+            model,
+            build,
+            self.comm,
+            whole=kind in WHOLE or self._context.compressor.whole,
+            compressor=self._context.compressor,
+            fusion_bytes=self._bucket_bytes(model) if self.comm.cross_size > 1 else 0,
+            seed=self._context.seed,
+        )
         return self._sharded
 
     def start(self, model: nn.Module) -> None:
         super().start(model)
-        trained = [p for p in model.parameters() if p.requires_grad]
         sparse = _sparse(model)
-        self._sparse = [p for p in trained if p in sparse]
-        dense = [p for p in trained if p not in sparse]
-        context = self._context
+        self._sparse = [p for p in model.parameters() if p in sparse]
         self._dense = self._sharded or GradientBuckets(
-            dense, self.comm, context.compressor, context.fusion_bytes, context.seed
+            [p for p in model.parameters() if p not in sparse],
+            self.comm,
+            self._context.compressor,
+            self._bucket_bytes(model),
+            self._context.seed,
         )
-        if isinstance(self._dense, GradientBuckets):
-            self._dense.load_state(self._restored)
+        load_state_of(self._dense.buckets, self._restored)
 
     def on_backward(self, step: int) -> None:
         self._dense.arm()
@@ -64,8 +73,12 @@ class AllReduce(SyncStrategy):
         if self._sharded:
             self._sharded.publish()
 
+    def summary(self) -> dict[str, Any]:
+        mib = None if self._fusion_bytes is None else self._fusion_bytes / 2**20
+        return {"fusion_mb": mib, "shard_optimizer": self._sharded is not None}
+
     def rank_state(self) -> dict[str, Tensor]:
-        return self._dense.state() if isinstance(self._dense, GradientBuckets) else {}
+        return state_of(self._dense.buckets)
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
         self._restored = state
@@ -82,7 +95,13 @@ class AllReduce(SyncStrategy):
         if _sparse(model):
             return "sparse gradients are not sharded"
         # What is not sent cannot be compressed: who asks for it wants the numerics of a cluster on a laptop too.
-        return "compression needs gradients that are sent" if self._context.compresses else None
+        alone = self.comm.cross_size == 1
+        return "compression needs gradients that are sent" if self._context.compresses and alone else None
+
+    def _bucket_bytes(self, model: nn.Module) -> int:
+        if self._fusion_bytes is None:
+            self._fusion_bytes = measured(self.comm, next(model.parameters()).device)
+        return self._fusion_bytes
 
     def _gathered(self, p: nn.Parameter) -> Tensor | None:
         """The sum of a parameter's sparse gradients; a rank without one adds no rows."""

@@ -19,11 +19,14 @@ from hvd_train.optimizer import Build, ModelOptimizer
 
 @dataclass(frozen=True)
 class Context:
-    """What every strategy is given: the ranks, the compressor, the bytes of gradients to reduce at once, the run's seed."""
+    """What every strategy is given: the ranks, the compressor, the bytes of gradients to reduce at once, the run's seed.
+
+    `fusion_bytes` is None where the strategy is to measure them (`fusion.measured`).
+    """
 
     comm: Communicator
     compressor: Compressor
-    fusion_bytes: int
+    fusion_bytes: int | None = None
     seed: int = 0
 
     @property
@@ -67,6 +70,10 @@ class SyncStrategy:
 
     def finish(self) -> None:
         """After the last step, before the final evaluation."""
+
+    def summary(self) -> dict[str, Any]:
+        """What the strategy chose by itself, for the run's summary.json."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs and every rank has alike, of tensors, numbers, text, lists and dicts."""

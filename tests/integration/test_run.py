@@ -103,11 +103,21 @@ def test_a_run_folder_has_everything(model: Path, tmp_path: Path) -> None:
         "bytes_sent",
         "seconds",
     } < set(summary(out))
+    assert (summary(out)["shard_optimizer"], summary(out)["fusion_mb"]) == (True, None)
     assert set(summary(out)["seconds"]) >= {"data", "forward", "backward", "comm", "optimizer"}
     kinds = [json.loads(line)["kind"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert kinds.count("eval") == 2
     assert "rank 1 of 2" in (out / "logs" / "rank-1.log").read_text()
     assert "rank 1 of 2" in done.stdout
+
+
+def test_the_measured_size_of_buckets_is_recorded(model: Path, tmp_path: Path) -> None:
+    needs("mpirun")
+    done = ddl("run", "--np", "2", "--output", "out", model, "train.epochs=1", "sync.compression=fp16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = summary(tmp_path / "out")
+    assert not found["shard_optimizer"]
+    assert found["fusion_mb"] in [2**i for i in range(7)]
 
 
 def test_the_printed_command_can_be_pasted(model: Path, tmp_path: Path) -> None:

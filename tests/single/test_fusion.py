@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hvd_train import plugins
+from hvd_train import fusion, plugins
 from hvd_train.comm import threads
 from hvd_train.comm.base import Communicator, Op, Work
 from hvd_train.comm.single import SingleCommunicator
@@ -39,6 +39,25 @@ def test_plan_deals_out_every_tensor_once_within_the_limit(tensors: list[tuple[i
         assert len({kinds[i] for i in bucket}) == 1
         assert len(bucket) == 1 or sum(sizes[i] for i in bucket) <= limit
         assert bucket == sorted(bucket, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("latency", "per_mib", "mib"),
+    [(0.0, 1.0, 1), (1e-3, 1e-2, 1), (1e-3, 1e-3, 16), (5e-4, 1e-3, 8), (1.0, 1e-3, 64), (1.0, 0.0, 64)],
+)
+def test_measured_size_makes_latency_a_tenth(
+    latency: float, per_mib: float, mib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion, "_seconds", lambda comm, nbytes, device: latency + per_mib * nbytes / 2**20)
+    assert fusion.measured(SingleCommunicator(), torch.device("cpu")) == mib << 20
+
+
+def test_ranks_agree_on_the_measured_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(comm: Communicator, nbytes: int, device: torch.device) -> float:
+        return 1e-3 * (comm.rank + 1) + 1e-3 * nbytes / 2**20
+
+    monkeypatch.setattr(fusion, "_seconds", seconds)
+    assert threads.run(3, lambda comm: fusion.measured(comm, torch.device("cpu"))) == [32 << 20] * 3
 
 
 class Recording(SingleCommunicator):

@@ -16,6 +16,7 @@ from hvd_train import checkpoint, plugins, sharding
 from hvd_train.comm import threads
 from hvd_train.comm.base import Communicator
 from hvd_train.comm.single import SingleCommunicator
+from hvd_train.compress.none import Identity
 from hvd_train.errors import UserError
 from hvd_train.sharding import ShardedOptimizer, cut
 from hvd_train.sync.base import Context
@@ -114,6 +115,67 @@ def matrices() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 20, bias=False), nn.Tanh(), nn.Linear(20, 3, bias=False))
 
 
+def test_state_of_a_parameter_unfrozen_later_is_restored() -> None:
+    """Its moments are in the checkpoint, though the model begins with it frozen again."""
+
+    def run(comm: Communicator) -> tuple[Tensor, Tensor]:
+        build = lambda ps: torch.optim.AdamW(ps, lr=0.1)  # noqa: E731
+        plan = {"sizes": [5, 3], "half": [False, False], "frozen": [False, True]}
+        first = _stepped(comm, Branches(plan), build, None)
+        again = _stepped(comm, Branches(plan), build, first, steps=0)
+        return first["layers.1"]["exp_avg"], again["layers.1"]["exp_avg"]
+
+    for first, again in threads.run(2, run):
+        assert first.abs().sum() > 0
+        assert torch.equal(first, again)
+
+
+def _stepped(comm: Communicator, model: Any, build: Any, state: Any, steps: int = 1) -> Any:
+    strategy = plugins.create("hvd_train.sync", "allreduce", Context(comm, Identity(), 64))
+    made = strategy.optimizer(model, build)
+    if state:
+        made.load_state(state)
+    strategy.start(model)
+    for step in range(steps):
+        model.thaw()
+        made.adopt()
+        strategy.on_backward(step)
+        model.loss([True, True], 1.0).backward()
+        strategy.on_gradients(step)
+        made.torch.step()
+        strategy.on_parameters(step)
+    return made.state()
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16", "int8", "topk", "powersgd"])
+def test_what_travels_between_nodes_is_compressed(name: str) -> None:
+    """Two nodes of two ranks: sharded, fewer bytes on the way, and near the exact result."""
+    config = _mlp(sync={"compression": {"name": name}, "fusion_mb": 0.01}, optimizer={"name": "SGD", "lr": 0.05})
+
+    def run(comm: Communicator) -> tuple[dict[str, Tensor], int]:
+        job = body.trainer(comm, config)
+        job.run()
+        assert isinstance(job.optimizer, ShardedOptimizer)
+        assert job.optimizer._across is not None
+        return body.parameters(job), job.optimizer._across.bytes_sent
+
+    exact = body.trained(SingleCommunicator(), _mlp(optimizer={"name": "SGD", "lr": 0.05}, data={"batch_size": 64}))
+    results = threads.run(4, run, ranks_per_node=2)
+    assert all(torch.equal(results[0][0][n], r[0][n]) for r in results for n in exact)
+    plain = threads.run(4, _wire, ranks_per_node=2)
+    assert results[0][1] < 0.6 * plain[0]
+    distance = max(float((results[0][0][n] - exact[n]).abs().max()) for n in exact)
+    assert 0 < distance < 0.3
+
+
+def _wire(comm: Communicator) -> int:
+    job = body.trainer(comm, _mlp(optimizer={"name": "SGD", "lr": 0.05}, sync={"fusion_mb": 0.01}))
+    job.run()
+    assert isinstance(job.optimizer, ShardedOptimizer)
+    assert job.optimizer._across is not None
+    return job.optimizer._across.bytes_sent
+
+
 @pytest.mark.parametrize(
     ("sections", "size", "message"),
     [
@@ -157,6 +219,9 @@ def plans(draw: st.DrawFn) -> dict[str, Any]:
         "sizes": draw(st.lists(st.integers(1, 40), min_size=layers, max_size=layers)),
         "half": draw(st.lists(st.booleans(), min_size=layers, max_size=layers)),
         "frozen": draw(st.lists(st.booleans(), min_size=layers, max_size=layers).filter(lambda f: not all(f))),
+        "thaw": draw(st.integers(0, 3)),
+        "sharded": draw(st.booleans()),
+        "fusion": draw(st.sampled_from([0, 64, 4096])),
         "used": draw(st.lists(st.lists(st.booleans(), min_size=layers, max_size=layers), min_size=9, max_size=9)),
         "size": draw(st.integers(2, 3)),
         "per_node": draw(st.integers(1, 3)),
@@ -177,6 +242,13 @@ class Branches(nn.Module):
             for n, kind, frozen in rows
         )
 
+    def thaw(self) -> list[nn.Parameter]:
+        """Train everything from now on; what was not trained before."""
+        frozen = [p for p in self.layers if not p.requires_grad]
+        for p in frozen:
+            p.requires_grad_(True)
+        return frozen
+
     def loss(self, used: list[bool], scale: float) -> Tensor:
         terms = [(p.double() - scale).square().sum() for p, use in zip(self.layers, used, strict=True) if use]
         if used[0]:
@@ -187,12 +259,17 @@ class Branches(nn.Module):
 @settings(max_examples=30, deadline=None)
 @given(plans())
 def test_random_models_equal_one_process(plan: dict[str, Any]) -> None:
-    """Three steps of `size` ranks, each with its own branches, against one process that sums their losses."""
+    """Three steps of `size` ranks, each with its own branches, against one process that sums their losses.
+
+    Before one of the steps, or never, all that was frozen is unfrozen.
+    """
     size, build = plan["size"], lambda ps: getattr(torch.optim, plan["optimizer"])(ps, lr=0.1, weight_decay=0.1)
     reference = Branches(plan)
     optimizer = build([p for p in reference.parameters() if p.requires_grad])
     for step in range(3):
         optimizer.zero_grad()
+        if step == plan["thaw"] and (unfrozen := reference.thaw()):
+            optimizer.add_param_group({"params": unfrozen})
         losses = [reference.loss(plan["used"][step * 3 + r], r + 1.0) for r in range(size)]
         total = torch.stack(losses).sum()
         if total.requires_grad:
@@ -201,13 +278,15 @@ def test_random_models_equal_one_process(plan: dict[str, Any]) -> None:
 
     def run(comm: Communicator) -> list[Tensor]:
         model = Branches(plan)
-        strategy = plugins.create(
-            "hvd_train.sync", "allreduce", Context(comm, plugins.create("hvd_train.compress", "none"), 64)
-        )
+        context = Context(comm, plugins.create("hvd_train.compress", "none"), plan["fusion"])
+        strategy = plugins.create("hvd_train.sync", "allreduce", context, shard_optimizer=plan["sharded"] and "auto")
         made = strategy.optimizer(model, build)
         strategy.start(model)
         for step in range(3):
             model.zero_grad()
+            if step == plan["thaw"]:
+                model.thaw()
+            made.adopt()
             strategy.on_backward(step)
             loss = model.loss(plan["used"][step * 3 + comm.rank], comm.rank + 1.0)
             if loss.requires_grad:

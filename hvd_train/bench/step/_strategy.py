@@ -6,7 +6,6 @@ from hvd_train import plugins
 from hvd_train.bench.step.base import Stepper, Task
 from hvd_train.bench.world import World
 from hvd_train.comm.base import Communicator
-from hvd_train.config import SyncSection
 from hvd_train.sync.base import Context, SyncStrategy
 
 
@@ -16,7 +15,7 @@ class Strategy(Stepper):
     def __init__(self, world: World, task: Task, comm: Communicator) -> None:
         super().__init__(task, task.batch(world.rank))
         self.comm = comm
-        context = Context(comm, plugins.create("hvd_train.compress", "none"), int(SyncSection().fusion_mb * 2**20))
+        context = Context(comm, plugins.create("hvd_train.compress", "none"))
         self._strategy: SyncStrategy = plugins.create("hvd_train.sync", "allreduce", context)
         self.optimizer = self._strategy.optimizer(self.model, task.optimizer).torch
         self._strategy.start(self.model)
