@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -200,6 +201,49 @@ def test_a_killed_rank_ends_the_job_within_5_seconds_and_is_named(
     assert re.search(rf"the first failure: rank {victim} on \S+ was killed by signal 9 \(SIGKILL\)", errors), errors
     assert alive(processes) == []
     assert [name for name in shared if Path(name).exists()] == []
+
+
+REDUCES = """\
+import os, pathlib, sys, torch
+from hvd_train import plugins
+comm = plugins.create("hvd_train.comm", "mpi")
+numel = 1 << 24
+x = comm.allocate(numel, torch.float32) if sys.argv[1] == "shared" else torch.zeros(numel)
+comm.all_reduce_(x)
+pathlib.Path(f"reducing-{comm.rank}").touch()
+while True:
+    comm.all_reduce_(x)
+"""
+
+
+@pytest.mark.parametrize("memory", ["shared", "ordinary"])
+def test_a_rank_killed_inside_a_reduction_leaves_no_memory_and_nobody_waiting(memory: str, tmp_path: Path) -> None:
+    needs("mpirun")
+    (tmp_path / "reduces.py").write_text(REDUCES)
+    before = set(Path("/dev/shm").iterdir())
+    job = start("run", "--np", "2", "reduces.py", memory, cwd=tmp_path)
+    for rank in (0, 1):
+        wait_for(tmp_path, f"reducing-{rank}")
+    processes = ranks(job.pid)
+    shared = {word for p in processes for word in _shared_memory(p)}
+    assert shared
+    began = time.monotonic()
+    next(p for p in processes if p.environ()["OMPI_COMM_WORLD_RANK"] == "1").send_signal(signal.SIGKILL)
+    _, errors = job.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert "rank 1 on" in errors
+    assert alive(processes) == []
+    assert [name for name in shared if Path(name).exists()] == []
+    assert not set(Path("/dev/shm").iterdir()) - before - _others()
+
+
+def _others() -> set[Path]:
+    """Shared memory that some process has open: not left behind."""
+    found: set[Path] = set()
+    for p in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, PermissionError):
+            found |= {Path(m) for m in _shared_memory(p)}
+    return found
 
 
 def _shared_memory(process: psutil.Process) -> list[str]:
