@@ -95,12 +95,14 @@ class Arena:
         width = parameters[0].element_size()
         line = ALIGN // width
         self.pieces = cut([p.numel() for p in parameters], memory.size, whole=whole, multiple=line)
-        self._starts, total = _starts([p.numel() for p in parameters], line)
+        starts, total = _starts([p.numel() for p in parameters], line)
         values = memory.allocate(total * width if memory.rank == 0 else 0)[0].view(parameters[0].dtype)
-        self.gradients = [part.view(parameters[0].dtype) for part in memory.allocate(total * width)]
+        self._places, needed = self._laid_out(line)
+        parts = memory.allocate(needed[memory.rank] * width)
+        self._gradients = [part.view(parameters[0].dtype) for part in parts]
         # A word for each parameter, and one more for all of them at once, which is the rule.
         self._used = [part.numpy().data.cast("i") for part in memory.allocate(4 * (len(parameters) + 1))]
-        for p, start in zip(parameters, self._starts, strict=True):
+        for p, start in zip(parameters, starts, strict=True):
             shared = values[start : start + p.numel()].view(p.shape)
             if memory.rank == 0:
                 shared.copy_(p.data)
@@ -142,15 +144,24 @@ class Arena:
 
     def place(self, rank: int, piece: Piece) -> Tensor:
         """Where `rank` puts its gradient of `piece`."""
-        start = self._starts[piece.index]
-        return self.gradients[rank][start + piece.start : start + piece.stop]
+        start = self._places[rank, piece]
+        return self._gradients[rank][start : start + piece.stop - piece.start]
+
+    def _laid_out(self, line: int) -> tuple[dict[tuple[int, Piece], int], list[int]]:
+        """Where in its memory each rank puts which piece, and the elements it needs: none for what it owns."""
+        places, needed = {}, []
+        for rank in range(self._memory.size):
+            away = [piece for piece in self.pieces if piece.owner != rank]
+            starts, total = _starts([piece.stop - piece.start for piece in away], line)
+            places.update({(rank, piece): start for piece, start in zip(away, starts, strict=True)})
+            needed.append(total)
+        return places, needed
 
     def _sum_all(self) -> None:
         gradients = [owned.gradient() for owned in self.owned]
         if gradients:
-            for r in range(self._memory.size):
-                if r != self._memory.rank:
-                    torch._foreach_add_(gradients, [owned.places[r] for owned in self.owned])
+            for r in self.owned[0].places:
+                torch._foreach_add_(gradients, [owned.places[r] for owned in self.owned])
         for owned, gradient in zip(self.owned, gradients, strict=True):
             owned.shard.grad = gradient
 
@@ -175,14 +186,14 @@ class Away:
 
 
 class Owned:
-    """A piece that this rank sums and updates; `shard` is what its optimizer sees of it, `places` are the ranks' copies."""
+    """A piece that this rank sums and updates; `shard` is what its optimizer sees of it, `places` are the other ranks' copies."""
 
     def __init__(self, arena: Arena, piece: Piece, mine: int, size: int) -> None:
         self.piece, self._mine = piece, mine
         self.parameter = arena.parameters[piece.index]
         part = piece.of(self.parameter.data)
         self.shard = self.parameter if part.shape == self.parameter.shape else nn.Parameter(part)
-        self.places = [arena.place(r, piece).view(self.shard.shape) for r in range(size)]
+        self.places = {r: arena.place(r, piece).view(self.shard.shape) for r in range(size) if r != mine}
 
     def gradient(self) -> Tensor:
         """This rank's own gradient of the piece."""
