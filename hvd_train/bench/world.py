@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -28,15 +29,16 @@ class World:
     @cached_property
     def process_group(self) -> dist.ProcessGroup:
         """torch.distributed's default group over gloo, whose ranks meet at a port that the system gives rank 0."""
-        mine = self._store(0) if self.rank == 0 else None
+        host = self.mpi.bcast(socket.gethostname())
+        mine = self._store(host, 0) if self.rank == 0 else None
         port = self.mpi.bcast(mine.port if mine else None)
-        dist.init_process_group("gloo", store=mine or self._store(port), rank=self.rank, world_size=self.size)
+        dist.init_process_group("gloo", store=mine or self._store(host, port), rank=self.rank, world_size=self.size)
         assert dist.group.WORLD is not None
         return dist.group.WORLD
 
-    def _store(self, port: int) -> Any:
+    def _store(self, host: str, port: int) -> Any:
         store: Any = dist.TCPStore  # type: ignore[attr-defined]
-        return store("127.0.0.1", port, self.size, is_master=self.rank == 0, wait_for_workers=False)
+        return store(host, port, self.size, is_master=self.rank == 0, wait_for_workers=False)
 
     def close(self) -> None:
         if dist.is_initialized():

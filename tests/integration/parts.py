@@ -13,7 +13,11 @@ from hvd_train.errors import UserError
 
 def needs(part: str) -> None:
     """Go on only where `part` (an engine, or 'mpirun') is installed."""
-    missing = _missing(part)
+    require(_missing(part))
+
+
+def require(missing: str | None) -> None:
+    """Go on only where nothing is `missing`, in words."""
     if missing and os.environ.get("CI"):
         pytest.fail(f"CI installs everything, but: {missing}")
     if missing:

@@ -1,4 +1,4 @@
-"""tests/parallel on every engine that needs a launcher."""
+"""tests/parallel on every engine that needs a launcher, and on both implementations of Horovod's API."""
 
 from __future__ import annotations
 
@@ -32,13 +32,22 @@ SHARED_CORES = "--map-by :OVERSUBSCRIBE --bind-to none --mca mpi_yield_when_idle
 def test_parallel(engine: str, ranks: int, windows: str) -> None:
     needs("mpirun")
     needs(engine)
-    launch = [str(find_mpirun()), "--np", str(ranks), *SHARED_CORES.split(), "--mca", "osc", windows]
-    code, output = run_until_timeout([*launch, *pytest_on_every_rank(engine)])
-    assert code == 0, output
-    passed = re.search(r"(\d+) passed", output)
-    assert passed, output
-    assert int(passed[1]) > 0
-    assert "skipped" not in output, output
+    all_pass(ranks, windows, "tests/parallel", "--ignore-glob=*/test_horovod_*", "--engine", engine)
+
+
+@pytest.mark.timeout(SECONDS + 30)
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("module", ["horovod.torch", "hvd_train.torch"])
+def test_horovod_api(module: str, ranks: int) -> None:
+    needs("horovod" if module == "horovod.torch" else "mpi")
+    all_pass(ranks, "^ucx", "tests/parallel/test_horovod_api.py", "--hvd", module)
+
+
+@pytest.mark.parametrize("asked", ["environment", "script"])
+@pytest.mark.parametrize("module", ["horovod.torch", "hvd_train.torch"])
+def test_horovod_settings(module: str, asked: str) -> None:
+    needs("horovod" if module == "horovod.torch" else "mpi")
+    all_pass(2, "^ucx", "tests/parallel/test_horovod_settings.py", "--hvd", module, "-k", asked)
 
 
 def test_a_node_without_shared_memory_says_so_and_goes_on() -> None:
@@ -50,10 +59,21 @@ def test_a_node_without_shared_memory_says_so_and_goes_on() -> None:
     assert output.count("reductions go by messages, which is slower") == 1, output
 
 
-def pytest_on_every_rank(engine: str) -> list[str]:
-    options = ["-x", "--engine", engine, "-p", "no:cacheprovider", "--color=no"]
+def all_pass(ranks: int, windows: str, *arguments: str) -> None:
+    """pytest with `arguments` passes on `ranks` ranks; `windows` are MPI's components for one-sided communication."""
+    launch = [str(find_mpirun()), "--np", str(ranks), *SHARED_CORES.split(), "--mca", "osc", windows]
+    code, output = run_until_timeout([*launch, *pytest_on_every_rank(*arguments)])
+    assert code == 0, output
+    passed = re.search(r"(\d+) passed", output)
+    assert passed, output
+    assert int(passed[1]) > 0
+    assert "skipped" not in output, output
+
+
+def pytest_on_every_rank(*arguments: str) -> list[str]:
+    options = ["-x", "-p", "no:cacheprovider", "--color=no"]
     hang = ["--timeout=120", "-o", "timeout_method=thread"]
-    return [sys.executable, "-m", "mpi4py", "-m", "pytest", "tests/parallel", *options, *hang]
+    return [sys.executable, "-m", "mpi4py", "-m", "pytest", *arguments, *options, *hang]
 
 
 def run_until_timeout(command: list[str]) -> tuple[int, str]:

@@ -6,9 +6,11 @@ collective, so the rank that failed prints its report and ends the job.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ.get("PMI_RANK") 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", default="mpi", help="the engine under test")
+    parser.addoption("--hvd", default="hvd_train.torch", help="the Horovod-compatible module under test")
 
 
 @pytest.hookimpl(trylast=True)
@@ -33,6 +36,11 @@ def comm(request: pytest.FixtureRequest) -> Iterator[Communicator]:
     world = plugins.create("hvd_train.comm", request.config.getoption("--engine", default="mpi"))
     yield world
     world.close()
+
+
+@pytest.fixture(scope="session")
+def module(request: pytest.FixtureRequest) -> Any:
+    return importlib.import_module(request.config.getoption("--hvd"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,10 +12,10 @@ from hvd_train.sync.base import Context, SyncStrategy
 class Strategy(Stepper):
     comm: Communicator
 
-    def __init__(self, world: World, task: Task, comm: Communicator) -> None:
+    def __init__(self, world: World, task: Task, comm: Communicator, compression: str = "none") -> None:
         super().__init__(task, task.batch(world.rank))
         self.comm = comm
-        context = Context(comm, plugins.create("hvd_train.compress", "none"))
+        context = Context(comm, plugins.create("hvd_train.compress", compression))
         self._strategy: SyncStrategy = plugins.create("hvd_train.sync", "allreduce", context)
         self.optimizer = self._strategy.optimizer(self.model, task.optimizer).torch
         self._strategy.start(self.model)

@@ -1,0 +1,1 @@
+"""Real hosts and a real SLURM on one machine."""

@@ -1,0 +1,105 @@
+"""`ddl run` on several hosts, over ssh, from one of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from cli.flavor import find_mpirun
+from tests.cluster.hosts import Done, Hosts
+from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
+from tests.integration.test_parallel import ENVIRONMENT, pytest_on_every_rank
+
+SECONDS = 240
+pytestmark = pytest.mark.timeout(2 * SECONDS)
+
+
+def run(hosts: Hosts, count: int, slots: int, *arguments: str | Path) -> Done:
+    """`ddl run` started on n1 for `count` hosts; all of them share two cores, so that ranks have to yield."""
+    command = [sys.executable, "-m", "cli", "run", "--hostfile", hosts.hostfile(count, slots), *arguments]
+    done = hosts.run("n1", command, cwd=hosts.folder, timeout=SECONDS, env={"OMPI_MCA_mpi_yield_when_idle": "1"})
+    assert not any(hosts.processes(name) for name in hosts.names)
+    return done
+
+
+def places(folder: Path) -> list[str]:
+    """The host of each rank, in rank order."""
+    logs = sorted((folder / "logs").iterdir())
+    first = [re.match(r"rank \d+ of \d+ on (\w+)", log.read_text()) for log in logs]
+    return [found[1] for found in first if found]
+
+
+def parameters(folder: Path) -> dict[str, torch.Tensor]:
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    return safetensors.torch.load_file(newest / "model.safetensors")
+
+
+def test_digits_reach_their_accuracy_on_two_hosts(hosts: Hosts, tmp_path: Path) -> None:
+    done = run(hosts, 2, 2, "--np", "4", "--output", tmp_path / "out", DIGITS)
+    assert done.returncode == 0, done.stderr
+    assert summary(tmp_path / "out")["eval"]["accuracy"] >= 0.95
+    assert places(tmp_path / "out") == ["n1", "n1", "n2", "n2"]
+    assert done.stderr == ""
+
+
+def test_ranks_on_several_hosts_equal_ranks_on_one(hosts: Hosts, tmp_path: Path) -> None:
+    """48 samples a step, by two ranks of one host, of two hosts, and by six ranks of three."""
+    model = tmp_path / "model.yaml"
+    model.write_text(SMALL)
+    alone = ddl("run", "--np", "2", "--output", tmp_path / "alone", model, "data.batch_size=24", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    expected = parameters(tmp_path / "alone")
+    for count, slots in [(2, 1), (3, 2)]:
+        out = tmp_path / f"{count}x{slots}"
+        done = run(hosts, count, slots, "--output", out, model, f"data.batch_size={48 // (count * slots)}")
+        assert done.returncode == 0, done.stderr
+        assert places(out) == [name for name in hosts.names[:count] for _ in range(slots)]
+        found = parameters(out)
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("hosts")
+def test_a_step_sends_over_the_network_what_a_ring_would(tmp_path: Path) -> None:
+    """2(N-1)/N times the payload from each host, whatever its number of ranks; fp16 half of it."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.across_hosts",
+        "--rounds",
+        "1",
+        "--steps",
+        "2",
+        "--timed",
+        "--wire",
+        "3x2",
+    ]
+    command += ["--variants", "ddl_mpi", "ddl_mpi+fp16", "--output", str(tmp_path / "found.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (case,) = json.loads((tmp_path / "found.json").read_text())["cases"]
+    assert case["hosts"] == ["n1", "n2", "n3"]
+    assert case["figures"]["ddl_mpi"]["wire"] == pytest.approx(1, rel=0.03)
+    assert case["figures"]["ddl_mpi+fp16"]["wire"] == pytest.approx(0.5, rel=0.03)
+
+
+def test_the_bodies_of_engine_and_trainer_on_two_hosts_of_two_ranks(hosts: Hosts) -> None:
+    """What tests/integration/test_parallel.py runs on one host."""
+    options = "--np 4 --map-by ppr:2:node --bind-to none --mca osc ^ucx --mca btl_tcp_flags send,inplace"
+    launch = [find_mpirun(), "--hostfile", hosts.hostfile(2, 2), *options.split()]
+    for name in ENVIRONMENT:
+        launch += ["-x", name]
+    rank = pytest_on_every_rank("tests/parallel", "--ignore-glob=*/test_horovod_*", "--engine", "mpi")
+    rank = ["/usr/bin/env", "-C", ROOT, *rank]
+    done = hosts.run("n1", [*launch, *rank], timeout=SECONDS, env={**ENVIRONMENT, "OMPI_MCA_mpi_yield_when_idle": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d+ passed", done.stdout), done.stdout
+    assert "skipped" not in done.stdout
