@@ -32,6 +32,13 @@ def choose(wanted: str, world_size: int, *, alone: bool) -> str:
     return "horovod" if _has_gpu() and _has_nccl() else "mpi"
 
 
+def for_script(wanted: str) -> str:
+    """The engine that `import horovod` means in a script: by 'auto' the real one where it is installed, else ours."""
+    if wanted != "auto":
+        return wanted
+    return "horovod" if find_spec("horovod") else "mpi"
+
+
 def _has_gpu() -> bool:
     return Path("/dev/nvidia0").exists()
 

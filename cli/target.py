@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hvd_train.errors import UserError
+from hvd_train.submitted import awaits_start
 
 RANK = (sys.executable, "-m", "mpi4py", "-m", "hvd_train")
 
@@ -22,14 +23,15 @@ class Target:
     folder: Path | None = None
 
 
-def of_module(name: str, arguments: Sequence[str]) -> Target:
-    return Target((*RANK, "--script", "-m", name, *arguments))
+def of_module(name: str, arguments: Sequence[str], engine: str | None = None) -> Target:
+    """`engine` says what `import horovod` gives the program; without, what Python finds."""
+    return Target((*RANK, "--script", *_engine(engine), "-m", name, *arguments))
 
 
-def of_script(file: Path, arguments: Sequence[str]) -> Target:
+def of_script(file: Path, arguments: Sequence[str], engine: str | None = None) -> Target:
     if not file.is_file():
         raise UserError(f"{file}: no such file; expected a Python script")
-    return Target((*RANK, "--script", str(file.absolute()), *arguments))
+    return Target((*RANK, "--script", *_engine(engine), str(file.absolute()), *arguments))
 
 
 def of_yaml(file: Path, overrides: Sequence[str], *, output: Path | None, resume: str | None, **launch: Any) -> Target:
@@ -43,11 +45,15 @@ def of_yaml(file: Path, overrides: Sequence[str], *, output: Path | None, resume
     return Target((*RANK, to_document(config, told)), folder)
 
 
+def _engine(name: str | None) -> tuple[str, ...]:
+    return () if name is None else (f"--engine={name}",)
+
+
 def _folders(file: Path, output: Path | None, resume: str | None) -> tuple[Path, Path | None]:
     """The run folder to write, and what to resume from."""
-    if resume is None:
+    if resume is None or (output is not None and awaits_start(output)):
         folder = output or Path("runs") / f"{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if folder.exists():
+        if folder.exists() and not awaits_start(folder):
             raise UserError(f"--output: {folder} exists; give another folder, or --resume {folder} to go on in it")
         return folder.absolute(), None
     source = _latest(file, output) if resume == "latest" else Path(resume)

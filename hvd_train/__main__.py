@@ -1,4 +1,4 @@
-"""One rank: `python -m hvd_train DOCUMENT`, or `python -m hvd_train --script FILE|-m MODULE [ARG ...]`."""
+"""One rank: `python -m hvd_train DOCUMENT`, or `python -m hvd_train --script [--engine=NAME] FILE|-m MODULE [ARG ...]`."""
 
 from __future__ import annotations
 

@@ -6,26 +6,41 @@ import os
 import runpy
 import sys
 
-from hvd_train import events, failures
+from hvd_train import events, failures, horovod_import
 from hvd_train.errors import ExitCode
+from hvd_train.heartbeat import Heartbeat
 
 RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
+ENGINE = "--engine="
+
+
+def rank() -> int:
+    """This rank by what the launcher says; 0 without one."""
+    return next((int(os.environ[v]) for v in RANK if v in os.environ), 0)
 
 
 def run_script(arguments: list[str]) -> None:
-    """Run `FILE [ARG ...]` or `-m MODULE [ARG ...]` as the main program; its exit code and exceptions pass through."""
-    rank = next((int(os.environ[v]) for v in RANK if v in os.environ), 0)
+    """Run `FILE [ARG ...]` or `-m MODULE [ARG ...]` as the main program; its exit code and exceptions pass through.
+
+    `--engine=NAME` before that says what `import horovod` gives it; without, what Python finds.
+    """
     errors = os.dup(2)
-    events.emit(errors, "started", rank=rank)
+    events.emit(errors, "started", rank=rank())
+    heartbeat = Heartbeat(errors, rank())
+    if arguments[0].startswith(ENGINE):
+        horovod_import.install(arguments[0].removeprefix(ENGINE), say=rank() == 0)
+        arguments = arguments[1:]
     try:
         _run(arguments)
     except SystemExit as end:
-        _ended(errors, rank, end.code)
+        _ended(errors, rank(), end.code)
         raise
     except BaseException as error:
-        failures.report(error, rank, errors, None)
+        failures.report(error, rank(), errors, None)
         sys.exit(ExitCode.FAILURE)
-    events.emit(errors, "done", rank=rank, exit_code=0)
+    finally:
+        heartbeat.stop()
+    events.emit(errors, "done", rank=rank(), exit_code=0)
 
 
 def _run(arguments: list[str]) -> None:

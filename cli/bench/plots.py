@@ -58,6 +58,26 @@ def step(found: Result) -> Figure:
     return figure
 
 
+def calls(found: Result) -> Figure:
+    """Bars of the time, on a logarithmic axis, with the quartiles."""
+    (run,) = found["runs"]
+    figure, axes = _figure(
+        f"Named all-reduces of 1 KiB in flight together, np={run['world_size']}: medians and quartiles"
+    )
+    names = variants(run)
+    width = 0.85 / max(1, len(names))
+    for number, name in enumerate(names):
+        cases = [(i, c["variants"][name]["seconds"]) for i, c in enumerate(run["cases"]) if name in c["variants"]]
+        places = [i + (number - (len(names) - 1) / 2) * width for i, _ in cases]
+        medians = [1e3 * s["median"] for _, s in cases]
+        errors = [[1e3 * abs(s[key] - s["median"]) for _, s in cases] for key in ("lower", "upper")]
+        axes.bar(places, medians, width, yerr=errors, **_style(names, name))
+    axes.set(yscale="log", xlabel="calls", ylabel="time  [ms]")
+    axes.set_xticks(range(len(run["cases"])), [case["case"] for case in run["cases"]])
+    axes.legend()
+    return figure
+
+
 def scaling(found: Result) -> Figure:
     lines = found["scaling"]
     figure, axes = _figure("Training on more ranks, the same batch on each: speed-up over its own first run")

@@ -17,7 +17,11 @@ BASELINES = {
     "allreduce": {"floor": "memcpy", "ours": "ddl_mpi_arena"},
     "step": {"floor": "local", "ours": "ddl_mpi"},
     "scaling": {"floor": "local", "ours": "ddl_mpi"},
+    "horovod": {"horovod": "horovod"},
 }
+
+TABLES = {"allreduce": tables.allreduce, "step": tables.step, "scaling": tables.scaling, "horovod": tables.calls}
+PLOTS = {"allreduce": plots.allreduce, "step": plots.step, "scaling": plots.scaling, "horovod": plots.calls}
 
 
 def result(what: str, pairs: int, measured: Sequence[Run]) -> Result:
@@ -32,14 +36,12 @@ def save(found: Result, folder: Path) -> None:
     """`bench.json` and `bench.png` in the new `folder`."""
     folder.mkdir(parents=True)
     (folder / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw = {"allreduce": plots.allreduce, "step": plots.step, "scaling": plots.scaling}[found["what"]]
-    draw(found).savefig(folder / "bench.png")
+    PLOTS[found["what"]](found).savefig(folder / "bench.png")
 
 
 def show(found: Result, console: Console) -> None:
     """The table of `what`, the targets, and what was not measured and why."""
-    table = {"allreduce": tables.allreduce, "step": tables.step, "scaling": tables.scaling}[found["what"]]
-    console.print(table(found))
+    console.print(TABLES[found["what"]](found))
     if found["targets"]:
         console.print(tables.targets(found["targets"]))
     for reason in figures.unavailable(found["runs"]):

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from cli.bench.figures import Case, Result, duration, mean_ratio, size, variants
+from cli.bench.figures import Case, Result, duration, mean_ratio, median_ratio, size, variants
 
 Variant = dict[str, Any]
 
@@ -34,6 +34,19 @@ def step(found: Result) -> Table:
     means = [mean_ratio(run["cases"], name, "local") for name in names]
     table.add_section()
     table.add_row("geometric mean", *("" if mean is None else f"{mean:.3f}" for mean in means))
+    return table
+
+
+def calls(found: Result) -> Table:
+    """Times of all implementations of Horovod's API, and of ours over Horovod's."""
+    (run,) = found["runs"]
+    names = variants(run)
+    title = f"Named all-reduces of 1 KiB in flight together, np={run['world_size']}: median times"
+    table = _table(title, ["calls", *names, "ddl_torch over horovod"])
+    for case in run["cases"]:
+        ratio = median_ratio(case, "ddl_torch", "horovod")
+        times = [_cell(case, name, _time) for name in names]
+        table.add_row(case["case"], *times, "" if ratio is None else f"{ratio:.3f}")
     return table
 
 

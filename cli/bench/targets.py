@@ -54,7 +54,17 @@ def _step(cases: dict[str, Case]) -> Iterable[Row]:
             yield f"step over the floor: {name}", "<=", limit, median_ratio(cases[name], "ddl_mpi", "local")
     every = f"geometric mean of {len(cases)}"
     yield f"gloo DDP's step over ours, {every}", ">=", 1.8, mean_ratio([*cases.values()], "ddp", "ddl_mpi")
+    ours_over_horovod = mean_ratio([*cases.values()], "ddl_torch", "horovod")
+    yield f"step with DistributedOptimizer: ours over Horovod's, {every}", "<=", 0.85, ours_over_horovod
     yield f"Horovod's step over ours, {every}", ">=", 1.3, mean_ratio([*cases.values()], "horovod", "ddl_mpi")
+
+
+def _calls(cases: dict[str, Case]) -> Iterable[Row]:
+    if "100" in cases:
+        yield "100 named tensors: ours over Horovod's", "<=", 0.7, median_ratio(cases["100"], "ddl_torch", "horovod")
+    if "1" in cases:
+        seconds = cases["1"]["variants"].get("ddl_torch", {}).get("seconds")
+        yield "one all-reduce of 1 KiB: milliseconds", "<=", 0.3, seconds and seconds["median"] * 1e3
 
 
 def _optimizer_state(cases: dict[str, Case]) -> Iterable[Row]:
@@ -74,4 +84,5 @@ _TARGETS: dict[tuple[str, int], Callable[[dict[str, Case]], Iterable[Row]]] = {
     ("step", 2): _step,
     ("step", 4): _optimizer_state,
     ("step", 8): _oversubscribed,
+    ("horovod", 2): _calls,
 }

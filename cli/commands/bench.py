@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from cli.bench.figures import Run
     from hvd_train.bench.request import Request
 
-FAMILIES = {"allreduce": "allreduce", "step": "step", "scaling": "step"}
+FAMILIES = {"allreduce": "allreduce", "step": "step", "scaling": "step", "horovod": "api"}
 SIZES = "1K,4K,16K,64K,256K,1M,4M,16M,64M,256M"
+CALLS = ["1", "100"]
+"""Named all-reduces in flight together, where implementations of Horovod's API are compared."""
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="allreduce, step or scaling.", show_default=False)],
+    what: Annotated[str, typer.Argument(help="allreduce, step, scaling or horovod.", show_default=False)],
     np: Annotated[int, typer.Option("-n", "--np", help="Ranks; scaling goes from 1 to as many.")] = 2,
     variants: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="What to time [default: all; scaling: local,ddl_mpi,ddp].")
@@ -42,7 +44,7 @@ def command(
     pairs: Annotated[int, typer.Option(help="Rounds, in each of which every variant is timed.")] = 30,
     output: Annotated[Path | None, typer.Option(help="Folder to make [default: bench-WHAT-TIME].")] = None,
 ) -> None:
-    """Time all-reduces, training steps or scaling: tables, bench.json and bench.png."""
+    """Time all-reduces, training steps, scaling or calls of Horovod's API: tables, bench.json and bench.png."""
     if what not in FAMILIES:
         raise UserError(f"bench: no '{what}' to measure{nearest(what, FAMILIES)}")
     if np < 1 or pairs < 1:
@@ -78,13 +80,19 @@ def _names(what: str, text: str | None) -> list[str]:
     known = plugins.names(f"hvd_train.bench.{FAMILIES[what]}")
     default = "local,ddl_mpi,ddp" if what == "scaling" else ",".join(known)
     chosen = _chosen("--variants", text or default, known)
-    return chosen if what == "allreduce" else list(dict.fromkeys(["local", *chosen]))
+    return chosen if what in ("allreduce", "horovod") else list(dict.fromkeys(["local", *chosen]))
 
 
 def _cases(what: str, sizes: str | None, workloads: str | None) -> list[str]:
     """Names that the ranks understand: bytes, or a workload and an optimizer."""
     from hvd_train.bench.workloads import OPTIMIZERS, WORKLOADS
 
+    if what == "horovod":
+        if sizes is not None or workloads is not None:
+            raise UserError(
+                "bench horovod has neither --sizes nor --workloads; bench step times its DistributedOptimizer"
+            )
+        return CALLS
     if what == "allreduce":
         if workloads is not None:
             raise UserError("--workloads: bench allreduce has --sizes; workloads are for step and scaling")

@@ -73,6 +73,24 @@ def test_steps_of_every_variant(tmp_path: Path) -> None:
     assert "geometric mean" in printed
 
 
+def test_calls_of_both_implementations_of_horovod(tmp_path: Path) -> None:
+    needs("horovod")
+    printed, found = bench("horovod", cwd=tmp_path)
+    (run,) = found["runs"]
+    assert [c["case"] for c in run["cases"]] == ["1", "100"]
+    for case in run["cases"]:
+        assert case["unavailable"] == {}
+        assert sorted(case["variants"]) == ["ddl_torch", "horovod"]
+        ours, real = (case["variants"][name]["rounds"] for name in ("ddl_torch", "horovod"))
+        ratio = statistics.median(a / b for a, b in zip(ours, real, strict=True))
+        assert case["variants"]["ddl_torch"]["over_horovod"]["median"] == ratio
+    assert [t["figure"] for t in found["targets"]] == [
+        "100 named tensors: ours over Horovod's", "one all-reduce of 1 KiB: milliseconds",
+    ]  # fmt: skip
+    assert "ddl_torch over horovod" in printed
+    assert "Targets" in printed
+
+
 def test_scaling_from_one_rank(tmp_path: Path) -> None:
     printed, found = bench("scaling", "--workloads", "small", "--np", "2", cwd=tmp_path)
     assert [run["world_size"] for run in found["runs"]] == [1, 2]
@@ -151,11 +169,12 @@ def test_a_wrong_result_fails_the_bench(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["steps"], "bench: no 'steps' to measure; did you mean 'step'? (choices: allreduce, scaling, step)"),
+        (["steps"], "bench: no 'steps' to measure; did you mean 'step'? (choices: allreduce, horovod, scaling, step)"),
         (["step", "--variants", "dpd"], "--variants: no 'dpd'; did you mean 'ddp'?"),
         (["step", "--workloads", "mpl"], "--workloads: no 'mpl'; did you mean 'mlp'?"),
         (["step", "--sizes", "4K"], "--sizes: bench step has --workloads"),
         (["allreduce", "--workloads", "mlp"], "--workloads: bench allreduce has --sizes"),
+        (["horovod", "--sizes", "4K"], "bench horovod has neither --sizes nor --workloads"),
         (["allreduce", "--sizes", "5"], "--sizes: '5' is no size of float32 numbers"),
         (["allreduce", "--np", "0"], "--np and --pairs: expected at least 1 of each, got 0 and 30"),
         (["allreduce", "--output", "there"], "--output: there exists"),

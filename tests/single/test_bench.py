@@ -16,6 +16,7 @@ from cli.bench import figures, report
 from cli.bench.targets import Target, targets
 from cli.commands import bench
 from hvd_train.bench.allreduce.base import AllReduce, Reducer
+from hvd_train.bench.api.base import Calls, NamedSums
 from hvd_train.bench.measure import order
 from hvd_train.bench.request import Request
 from hvd_train.bench.step.base import CHECKED_STEPS, Step, Stepper, Task
@@ -106,6 +107,15 @@ def test_targets_of_more_ranks() -> None:
     assert [(t.measured, t.met) for t in targets("step", run(8, found))] == [(pytest.approx(0.7), True)]
 
 
+def test_targets_of_horovods_api() -> None:
+    calls = [case("1", ddl_torch=[2e-4], horovod=[1e-3]), case("100", ddl_torch=[8e-4], horovod=[1e-3])]
+    found = report.result("horovod", 1, [run(2, *calls)])["targets"]
+    assert [(t["measured"], t["met"]) for t in found] == [(pytest.approx(0.8), False), (pytest.approx(0.2), True)]
+    steps = run(2, case("mlp SGD", ddl_torch=[4.0], horovod=[5.0]), case("mlp AdamW", ddl_torch=[0.9], horovod=[1.0]))
+    (target,) = targets("step", steps)
+    assert (target.measured, target.met) == (pytest.approx(0.72**0.5), True)
+
+
 @pytest.mark.parametrize(("sense", "met"), [("<=", (True, True, False)), (">=", (False, True, True))])
 def test_a_limit_itself_is_met(sense: Any, met: tuple[bool, ...]) -> None:
     assert tuple(Target("f", sense, 1.0, value).met for value in (0.9, 1.0, 1.1)) == met
@@ -117,6 +127,10 @@ def test_a_limit_itself_is_met(sense: Any, met: tuple[bool, ...]) -> None:
         ("allreduce", [run(2, case("1024", memcpy=[1e-6, 2e-6], ddl_mpi_arena=[2e-6, 2e-6]))]),
         ("step", [run(2, case("small SGD", local=[1.0, 1.1], ddl_mpi=[0.9, 1.2]), case("mlp SGD", local=[1.0, 1.0]))]),
         ("scaling", [run(n, case("mlp AdamW", local=[1.0], ddl_mpi=[1.0 + 0.1 * n])) for n in (1, 2)]),
+        (
+            "horovod",
+            [run(2, case("1", ddl_mpi=[1e-4, 2e-4], ddl_torch=[1e-4, 2e-4]), case("100", ddl_torch=[1e-3, 1e-3]))],
+        ),
     ],
 )
 def test_a_report_has_its_three_forms(what: str, runs: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -149,6 +163,7 @@ def test_a_request_survives_the_command_line() -> None:
         ("allreduce", "4M,1K,12,1K", None, ["12", "1024", "4194304"]),
         ("step", None, "small", ["small SGD", "small AdamW"]),
         ("scaling", None, None, ["mlp AdamW"]),
+        ("horovod", None, None, ["1", "100"]),
     ],
 )
 def test_cases(what: str, sizes: str | None, workloads: str | None, expected: list[str]) -> None:
@@ -191,6 +206,27 @@ def test_an_all_reduce_is_checked(factor: int, wrong: str | None) -> None:
     reducer = Times(factor, 1004)
     assert AllReduce(4016).check(reducer, world) == wrong
     assert not reducer.x.any()
+
+
+@pytest.mark.parametrize(("factor", "wrong"), [(3, None), (2, "4 of 4 sums are wrong, the first tensor.0")])
+def test_named_sums_are_checked(factor: int, wrong: str | None) -> None:
+    """On the first of two ranks, as above; each of its runs is in an order of its own."""
+    world: Any = SimpleNamespace(rank=0, size=2)
+    issued: list[str] = []
+
+    def allreduce_async_(x: torch.Tensor, op: object, name: str) -> int:
+        issued.append(name)
+        x *= factor
+        return len(issued)
+
+    hvd = SimpleNamespace(allreduce_async_=allreduce_async_, synchronize=lambda handle: None, Sum=1)
+    calls = Calls(hvd, world, 4)
+    assert NamedSums(4).check(calls, world) == wrong
+    assert not any(x.any() for x in calls.tensors.values())
+    for _ in range(5):
+        calls.run()
+    assert sorted(issued[:4]) == [f"tensor.{i}" for i in range(4)]
+    assert len({tuple(issued[i : i + 4]) for i in range(0, len(issued), 4)}) > 1
 
 
 @pytest.mark.parametrize(("optimizer", "whole"), [("SGD", True), ("SGD", False), ("AdamW", True), ("AdamW", False)])

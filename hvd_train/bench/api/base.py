@@ -1,0 +1,67 @@
+"""The contract of an implementation of Horovod's API in the bench.
+
+A member is a file in this package whose `create(world, count)` returns `Calls`; `ddl bench horovod` finds it there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hvd_train import plugins
+from hvd_train.bench.base import Variant
+
+if TYPE_CHECKING:
+    from hvd_train.bench.world import World
+
+NUMEL = 256
+ORDERS = 64
+"""A rank goes through so many orders, made before anything is timed."""
+
+
+class Calls(Variant):
+    """`run` sums `count` tensors of 1 KiB by `hvd`, named and all in flight, in an order that no two ranks share."""
+
+    def __init__(self, hvd: Any, world: World, count: int) -> None:
+        self._hvd = hvd
+        self.tensors = {f"tensor.{i}": torch.zeros(NUMEL) for i in range(count)}
+        shuffle = random.Random(world.rank)
+        self._orders = itertools.cycle([shuffle.sample(list(self.tensors), count) for _ in range(ORDERS)])
+
+    def run(self) -> None:
+        hvd, tensors = self._hvd, self.tensors
+        handles = [hvd.allreduce_async_(tensors[name], op=hvd.Sum, name=name) for name in next(self._orders)]
+        for handle in handles:
+            hvd.synchronize(handle)
+
+
+@dataclass(frozen=True)
+class NamedSums:
+    """`count` tensors at a time, timed on zeros: they stay what they are however often they are summed."""
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count} named all-reduces of 1 KiB at a time"
+
+    def create(self, name: str, world: World) -> Calls:
+        calls: Calls = plugins.create(__package__, name, world, self.count)
+        return calls
+
+    def check(self, variant: Calls, world: World) -> str | None:
+        for number, x in enumerate(variant.tensors.values()):
+            x.fill_((number + 1) * (world.rank + 1))
+        variant.run()
+        total = world.size * (world.size + 1) // 2
+        wrong = [name for k, (name, x) in enumerate(variant.tensors.items()) if bool((x != (k + 1) * total).any())]
+        for x in variant.tensors.values():
+            x.zero_()
+        return f"{len(wrong)} of {self.count} sums are wrong, the first {wrong[0]}" if wrong else None
+
+
+def case(name: str, world: World) -> NamedSums:
+    return NamedSums(int(name))

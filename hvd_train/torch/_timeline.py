@@ -1,0 +1,66 @@
+"""When each tensor was negotiated and moved, as a Chrome trace (chrome://tracing, ui.perfetto.dev)."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from hvd_train.torch._negotiation import Key
+
+_END = b"\n]\n"
+
+
+class Timeline:
+    """A file that is complete JSON after every `flush`; a process of the trace for each tensor."""
+
+    def __init__(self, path: str, mark_cycles: bool = False) -> None:
+        self._file = Path(path).open("wb")  # noqa: SIM115
+        self._start = time.perf_counter()
+        self._rows: dict[str, int] = {}
+        self._events: list[dict[str, object]] = []
+        self._mark_cycles = mark_cycles
+        self._file.write(b"[")
+        self._first = True
+        self._row("rounds")
+        self.flush()
+
+    def operation(self, key: Key, asked: float, agreed: float, done: float) -> None:
+        """A tensor was negotiated, then moved; times are of time.perf_counter."""
+        self._span(key, f"NEGOTIATE_{key.kind.upper()}", asked, agreed)
+        self._span(key, key.kind.upper(), agreed, done)
+
+    def _span(self, key: Key, what: str, start: float, end: float) -> None:
+        microseconds = round((start - self._start) * 1e6, 1)
+        length = round((end - start) * 1e6, 1)
+        self._add({"name": what, "ph": "X", "pid": self._row(str(key)), "tid": 0, "ts": microseconds, "dur": length})
+
+    def cycle(self) -> None:
+        """A round begins."""
+        if self._mark_cycles:
+            now = round((time.perf_counter() - self._start) * 1e6, 1)
+            self._add({"name": "CYCLE_START", "ph": "i", "pid": 0, "tid": 0, "ts": now, "s": "p"})
+
+    def flush(self) -> None:
+        if not self._events:
+            return
+        if not self._first:
+            self._file.seek(self._file.tell() - len(_END))
+        text = ",\n".join(map(json.dumps, self._events)).encode()
+        self._file.write((b"\n" if self._first else b",\n") + text + _END)
+        self._file.flush()
+        self._first = False
+        self._events.clear()
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+    def _row(self, name: str) -> int:
+        if name not in self._rows:
+            self._rows[name] = len(self._rows)
+            self._add({"name": "process_name", "ph": "M", "pid": self._rows[name], "args": {"name": name}})
+        return self._rows[name]
+
+    def _add(self, event: dict[str, object]) -> None:
+        self._events.append(event)

@@ -1,0 +1,101 @@
+"""Parameters, optimizer states and objects of one rank brought to all, and of all ranks to each."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import torch
+from torch import Tensor, nn
+
+from hvd_train.torch.mpi_ops import allgather, broadcast_, broadcast_async_, rank, synchronize
+from hvd_train.torch.process_sets import ProcessSet, global_process_set
+
+
+def broadcast_parameters(params: Mapping[str, Any] | list[Any], root_rank: int) -> None:
+    """Overwrite tensors with those of `root_rank`: a state_dict, a list of (name, tensor) pairs, or one of tensors.
+
+    ValueError where `params` is none of these.
+    """
+    if isinstance(params, dict):
+        pairs: list[tuple[str | None, Tensor]] = sorted(params.items())
+    elif isinstance(params, list):
+        pairs = [p if isinstance(p, tuple) else (None, p) for p in params]
+    else:
+        raise ValueError(
+            f"broadcast_parameters: params should be a dict of names and tensors, or a list of pairs or tensors, got a "
+            f"{type(params).__name__}; list(model.named_parameters()) is one"
+        )
+    _broadcast_(pairs, root_rank)
+
+
+def broadcast_optimizer_state(optimizer: torch.optim.Optimizer, root_rank: int, model: nn.Module | None = None) -> None:
+    """Overwrite options and state with those of `root_rank`, where a rank has none yet too.
+
+    ValueError for LBFGS, whose state cannot be told from that of other ranks. `model` is not needed.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError("the state of torch.optim.LBFGS cannot be broadcast")
+    shapes = _map(lambda t: t.to("meta"), optimizer.state_dict())
+    shapes = broadcast_object(shapes, root_rank, name="optimizer_state")
+    if rank() != root_rank:
+        optimizer.load_state_dict(_map(lambda t: torch.zeros_like(t, device="cpu"), shapes))
+        for i, live in optimizer.state_dict()["state"].items():
+            # Loading casts to the parameter's dtype, which is not that of every state.
+            live.update({k: live[k].to(t.dtype) for k, t in shapes["state"][i].items() if isinstance(t, Tensor)})
+    tensors: list[Tensor] = []
+    _map(tensors.append, optimizer.state_dict())
+    _broadcast_([(f"optimizer_state.{i}", t) for i, t in enumerate(tensors)], root_rank)
+
+
+def broadcast_object(
+    obj: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet = global_process_set
+) -> Any:
+    """`root_rank`'s object; that of other ranks is ignored."""
+    name = name or type(obj).__name__
+    data = _pickled(obj) if rank() == root_rank else torch.empty(0, dtype=torch.uint8)
+    length = broadcast_(torch.tensor([data.numel()]), root_rank, name=f"{name}.length", process_set=process_set)
+    if rank() != root_rank:
+        data = torch.empty(int(length), dtype=torch.uint8)
+    broadcast_(data, root_rank, name=f"{name}.data", process_set=process_set)
+    return obj if rank() == root_rank else _unpickled(data)
+
+
+def allgather_object(obj: Any, name: str | None = None) -> list[Any]:
+    """Every rank's object, in rank order."""
+    name = name or type(obj).__name__
+    data = _pickled(obj)
+    lengths = allgather(torch.tensor([data.numel()]), name=f"{name}.lengths").tolist()
+    return [_unpickled(part) for part in allgather(data, name=f"{name}.data").split(lengths)]
+
+
+def _broadcast_(pairs: Iterable[tuple[str | None, Tensor]], root_rank: int) -> None:
+    """All under way at once; what is not contiguous goes by way of a copy."""
+    under_way = []
+    for name, tensor in pairs:
+        sent = tensor if not isinstance(tensor, Tensor) else tensor.detach().contiguous()
+        under_way.append((tensor, sent, broadcast_async_(sent, root_rank, name=name)))
+    with torch.no_grad():
+        for tensor, sent, handle in under_way:
+            synchronize(handle)
+            if sent.data_ptr() != tensor.data_ptr():
+                tensor.copy_(sent)
+
+
+def _map(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """`tree` of dicts and lists with `function` of every tensor in place of it."""
+    if isinstance(tree, dict):
+        return {key: _map(function, value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_map(function, value) for value in tree]
+    return function(tree) if isinstance(tree, Tensor) else tree
+
+
+def _pickled(obj: Any) -> Tensor:
+    return torch.frombuffer(bytearray(cloudpickle.dumps(obj)), dtype=torch.uint8)
+
+
+def _unpickled(data: Tensor) -> Any:
+    return pickle.loads(data.numpy().tobytes())  # what a rank of this job has sent

@@ -1,0 +1,104 @@
+"""Batch normalisation over the batches of all ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hvd_train.torch.mpi_ops import Sum, allgather, allreduce, size
+
+
+class SyncBatchNorm(_BatchNorm):
+    """`torch.nn.BatchNorm*` of the concatenation of all ranks' inputs, on any device; batches may differ in size.
+
+    Input is (N, C, ...). Evaluation, and a world of one rank, are those of torch. As in it, gradients of weight and
+    bias are this rank's part: their sum over ranks is that of the whole batch.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or size() == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        normalized: Tensor
+        normalized, mean, var, count = _Normalize.apply(input, self.eps)  # type: ignore[no-untyped-call]
+        self._track(mean, var, int(count))
+        if self.weight is None:
+            return normalized
+        return normalized * _along(self.weight, input) + _along(self.bias, input)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"SyncBatchNorm: expected (N, C, ...), at least two dimensions, got {input.dim()}")
+        if input.shape[1] != self.num_features:
+            raise ValueError(f"SyncBatchNorm: expected {self.num_features} channels, got {input.shape[1]}")
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), share)
+
+
+class _Normalize(torch.autograd.Function):
+    """(x - mean) / sqrt(var + eps) with mean and variance over all ranks, which come along with the count."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+        mean, var, count = _moments(x)
+        if count == 1:
+            raise ValueError(
+                f"SyncBatchNorm: expected more than 1 value per channel over all ranks, got input of {x.shape}"
+            )
+        scale = torch.rsqrt(var + eps)
+        normalized = ((x - _along(mean, x)) * _along(scale, x)).to(x.dtype)
+        ctx.save_for_backward(normalized, scale)
+        ctx.count = count
+        number = torch.tensor(count)
+        ctx.mark_non_differentiable(mean, var, number)
+        return normalized, mean, var, number
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:  # type: ignore[override]
+        normalized, scale = ctx.saved_tensors
+        wide = gradient.to(scale.dtype)
+        dims = [d for d in range(gradient.dim()) if d != 1]
+        sums = torch.stack([wide.sum(dims), (wide * normalized).sum(dims)])
+        shift, slope = allreduce(sums, op=Sum) / ctx.count
+        result = (wide - _along(shift, wide) - normalized * _along(slope, wide)) * _along(scale, wide)
+        return result.to(gradient.dtype), None
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Mean and biased variance of each channel over all ranks, and over how many values."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    dims = [d for d in range(x.dim()) if d != 1]
+    n = x.numel() // x.shape[1]
+    var, mean = torch.var_mean(wide, dims, correction=0) if n else (wide.sum(dims), wide.sum(dims))
+    mine = torch.stack([torch.full_like(mean, n), mean, var]).double()
+    # Each rank's deviations are from its own mean, so that no digits cancel (Chan et al. 1979).
+    counts, means, variances = allgather(mine[None]).unbind(1)
+    total = counts.sum(0)
+    center = (counts * means).sum(0) / total
+    spread = (counts * (variances + (means - center).square())).sum(0) / total
+    return center.to(wide.dtype), spread.to(wide.dtype), round(float(total[0]))
+
+
+def _along(channels: Tensor, x: Tensor) -> Tensor:
+    """A value for each channel, shaped to go with `x`."""
+    return channels.view(1, -1, *[1] * (x.dim() - 2))

@@ -1,0 +1,32 @@
+"""What the Horovod-compatible API must do: the same bodies on the real Horovod and on ours."""
+
+from tests.bodies.horovod_api import (
+    batch_norm,
+    coordination,
+    elastic,
+    errors,
+    functions,
+    gradients,
+    joins,
+    lifecycle,
+    movement,
+    optimizer,
+    process_sets,
+    reductions,
+)
+
+_FAMILIES = (
+    reductions,
+    movement,
+    gradients,
+    errors,
+    process_sets,
+    joins,
+    coordination,
+    functions,
+    optimizer,
+    batch_norm,
+    elastic,
+)
+BODIES = [body for family in _FAMILIES for body in family.BODIES]
+LIFECYCLE = lifecycle.BODIES

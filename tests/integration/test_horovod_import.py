@@ -1,0 +1,259 @@
+"""`import horovod` in a script that `ddl run` starts: which one it is, and how a job of ours ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cli import engines
+from tests.integration.ddl import ROOT, alive, ddl, ranks, start, wait_for
+from tests.integration.parts import needs
+
+SCRIPT = """\
+import horovod
+import horovod.torch as hvd
+import torch
+from horovod.common.exceptions import HorovodInternalError, HostsUpdatedInterrupt
+from horovod.common.process_sets import global_process_set
+from horovod.common.util import is_iterable, num_rank_is_power_2, split_list
+from horovod.torch.compression import Compression
+from horovod.torch.elastic import TorchState
+from horovod.torch.elastic.sampler import ElasticSampler
+from horovod.torch.mpi_ops import Sum, allreduce_async_, synchronize
+import horovod.torch.mpi_ops
+
+assert horovod.torch is hvd and horovod.torch.mpi_ops.allreduce is hvd.allreduce
+assert hvd.HorovodInternalError is HorovodInternalError and hvd.global_process_set is global_process_set
+assert split_list(list("abcde"), 2) == [["a", "b", "c"], ["d", "e"]]
+assert num_rank_is_power_2(4) and not num_rank_is_power_2(6) and not num_rank_is_power_2(0)
+hvd.init()
+x = torch.tensor([1.0 + hvd.rank()])
+synchronize(allreduce_async_(x, op=Sum))
+if hvd.rank() == 0:
+    print(f"{horovod.__version__} {x.item()} {hvd.__file__}")
+"""
+
+
+@pytest.mark.parametrize(("engine", "file"), [("mpi", "hvd_train/torch/"), ("horovod", "horovod/torch/")])
+def test_the_engine_says_which_horovod_a_script_imports(engine: str, file: str, tmp_path: Path) -> None:
+    needs("mpirun")
+    needs("horovod") if engine == "horovod" else None
+    (tmp_path / "train.py").write_text(SCRIPT)
+    for what in (["train.py"], ["-m", "train"]):
+        done = ddl("run", "--np", "2", "--engine", engine, *what, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert re.fullmatch(rf"0\.28\.1 3\.0 \S+/{file}__init__\.py\n", done.stdout), done.stdout
+        said = [line for line in done.stderr.splitlines() if line.startswith("ddl: horovod is ")]
+        assert len(said) == 1
+        assert ("hvd_train.torch on MPI" in said[0]) == (engine == "mpi")
+
+
+def test_a_script_without_horovod_hears_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text("print('plain')\n")
+    done = ddl("run", "--engine", "mpi", "plain.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "plain\n")
+    assert "horovod" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["horovod.tensorflow", "horovod.keras", "horovod.mxnet", "horovod.spark"])
+def test_what_ours_does_not_have_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(f"import {name}\n")
+    done = ddl("run", "--engine", "mpi", "other.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"ImportError: {name}: this is ddl's own engine, which offers horovod.torch only; " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wanted", "installed", "expected"),
+    [("auto", True, "horovod"), ("auto", False, "mpi"), ("mpi", True, "mpi"), ("horovod", True, "horovod")],
+)
+def test_auto_leaves_a_script_the_horovod_that_is_installed(
+    wanted: str, installed: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: object() if installed else None)
+    assert engines.for_script(wanted) == expected
+
+
+def test_the_engine_reaches_ranks_in_their_arguments(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    done = ddl("run", "--np", "2", "--engine", "mpi", "--dry-run", "train.py", "--", "--lr", "1", cwd=tmp_path)
+    assert f"-m hvd_train --script --engine=mpi {tmp_path}/train.py --lr 1" in done.stdout, done.stdout
+    done = ddl("run", "--np", "2", "--engine", "mpi", "--dry-run", "-m", "train", cwd=tmp_path)
+    assert "-m hvd_train --script --engine=mpi -m train" in done.stdout, done.stdout
+
+
+ALONE = """\
+import hvd_train.torch as hvd, sys, torch
+assert "mpi4py.MPI" not in sys.modules, "MPI starts with init, for worker processes import the script too"
+hvd.init()
+assert (hvd.rank(), hvd.size(), hvd.local_size(), hvd.cross_size()) == (0, 1, 1, 1)
+x = torch.arange(6.0).view(2, 3)
+for found in (hvd.allreduce(x), hvd.allgather(x), hvd.broadcast(x, 0), hvd.alltoall(x), hvd.reducescatter(x)):
+    assert torch.equal(found, x)
+assert hvd.join() == 0
+hvd.barrier()
+print("alone")
+"""
+
+
+def test_it_works_alone_without_a_launcher() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMPI_MCA_btl": "self"}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "alone\n"), done.stderr
+
+
+def test_the_public_names_are_those_of_horovod() -> None:
+    needs("horovod")
+    import horovod.torch as real
+
+    import hvd_train.torch as ours
+
+    submodules = {"compression", "functions", "mpi_lib_v2", "mpi_ops", "optimizer", "sync_batch_norm"}
+    theirs = {name for name in dir(real) if not name.startswith("_")} - submodules - {"check_extension"}
+    assert set(ours.__all__) - theirs == {"is_homogeneous"}
+    assert theirs - set(ours.__all__) == set()
+    assert [name for name in ours.__all__ if not hasattr(ours, name)] == []
+
+
+STALLS = """\
+import horovod.torch as hvd, time, torch
+hvd.init()
+if hvd.rank() == 1:
+    time.sleep(60)
+hvd.allreduce(torch.ones(2), name="layer.7")
+"""
+
+
+def test_a_stall_is_reported_and_ends_the_job_where_that_is_asked_for(tmp_path: Path) -> None:
+    needs("mpirun")
+    (tmp_path / "stalls.py").write_text(STALLS)
+    seconds = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "1", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "3"}
+    began = time.monotonic()
+    done = ddl("run", "--np", "2", "--engine", "mpi", "stalls.py", cwd=tmp_path, **seconds)
+    assert time.monotonic() - began < 30
+    assert done.returncode == 1
+    assert re.search(
+        r"\] \[0\] WARNING hvd: stalled for [12] s: allreduce\.layer\.7 waits for rank 1$", done.stderr, re.M
+    )
+    assert "HorovodInternalError: allreduce.layer.7: stalled for 3 s: allreduce.layer.7 waits for rank 1" in done.stderr
+
+
+ENDLESS = """\
+import horovod.torch as hvd, pathlib, torch
+hvd.init()
+x = torch.ones(1 << 20)
+hvd.allreduce_(x, name="x")
+pathlib.Path(f"reducing-{hvd.rank()}").touch()
+while True:
+    hvd.allreduce_(x, name="x")
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_killed_in_an_allreduce_ends_the_job_and_leaves_nothing(victim: int, tmp_path: Path) -> None:
+    needs("mpirun")
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    job = start("run", "--np", "2", "--engine", "mpi", "endless.py", cwd=tmp_path)
+    for rank in (0, 1):
+        wait_for(tmp_path, f"reducing-{rank}")
+    processes = ranks(job.pid)
+    shared = {m.path for p in processes for m in p.memory_maps() if m.path.startswith("/dev/shm/")}
+    assert shared
+    began = time.monotonic()
+    next(p for p in processes if p.environ()["OMPI_COMM_WORLD_RANK"] == str(victim)).send_signal(signal.SIGKILL)
+    _, errors = job.communicate(timeout=30)
+    assert time.monotonic() - began < 8
+    assert job.returncode == 1
+    assert f"rank {victim} on" in errors
+    assert alive(processes) == []
+    assert [name for name in shared if Path(name).exists() and name not in _open()] == []
+
+
+def _open() -> set[str]:
+    """Shared memory that some process uses."""
+    found: set[str] = set()
+    for p in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, PermissionError):
+            found |= {m.path for m in p.memory_maps()}
+    return found
+
+
+RAISES = """\
+import horovod.torch as hvd, torch
+hvd.init()
+for step in range(5):
+    if hvd.rank() == 1 and step == 3:
+        raise ValueError("three is enough")
+    hvd.allreduce(torch.ones(2), name="x")
+"""
+
+
+def test_a_rank_that_raises_ends_the_job_and_is_named_as_the_cause(tmp_path: Path) -> None:
+    needs("mpirun")
+    (tmp_path / "raises.py").write_text(RAISES)
+    began = time.monotonic()
+    done = ddl("run", "--np", "2", "--engine", "mpi", "raises.py", cwd=tmp_path)
+    assert time.monotonic() - began < 30
+    assert done.returncode == 1
+    cause = done.stderr[done.stderr.index("ddl: the first failure: rank 1 on") :]
+    assert "ValueError: three is enough" in cause
+
+
+LEAVES = """\
+import horovod.torch as hvd, sys, torch
+hvd.init()
+if hvd.rank() == 1:
+    sys.exit(0)
+try:
+    hvd.allreduce(torch.ones(2), name="x")
+except hvd.HorovodInternalError as error:
+    print(error)
+"""
+
+
+def test_a_rank_that_ends_well_leaves_nobody_waiting(tmp_path: Path) -> None:
+    needs("mpirun")
+    (tmp_path / "leaves.py").write_text(LEAVES)
+    done = ddl("run", "--np", "2", "--engine", "mpi", "leaves.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "rank 1 has shut down" in done.stdout
+
+
+COMES_AND_GOES = """\
+import horovod.torch as hvd, time, torch
+
+def seconds_in_the_background(name):
+    began = time.monotonic()
+    handle = hvd.allreduce_async(torch.ones(2), op=hvd.Sum, name=name)
+    while not hvd.poll(handle):
+        time.sleep(0.001)
+    assert hvd.synchronize(handle).tolist() == [2.0, 2.0]
+    return time.monotonic() - began
+
+for time_ in range(8):
+    hvd.init()
+    assert hvd.allreduce(torch.ones(1), op=hvd.Sum).item() == 2
+    took = [seconds_in_the_background(f"{i}") for i in range(5)]
+    assert min(took) < 0.1, took
+    hvd.shutdown()
+hvd.init()
+hvd.allreduce(torch.ones(1))
+"""
+
+
+def test_ranks_start_and_leave_together_without_a_barrier_and_go_on_in_the_background(tmp_path: Path) -> None:
+    needs("mpirun")
+    (tmp_path / "comes.py").write_text(COMES_AND_GOES)
+    done = ddl("run", "--np", "2", "--engine", "mpi", "comes.py", cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
