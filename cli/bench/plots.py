@@ -59,7 +59,7 @@ def step(found: Result) -> Figure:
 
 
 def calls(found: Result) -> Figure:
-    """Bars of the time, on a logarithmic axis, with the quartiles."""
+    """Bars of the time, with the quartiles."""
     (run,) = found["runs"]
     figure, axes = _figure(
         f"Named all-reduces of 1 KiB in flight together, np={run['world_size']}: medians and quartiles"
@@ -71,8 +71,9 @@ def calls(found: Result) -> Figure:
         places = [i + (number - (len(names) - 1) / 2) * width for i, _ in cases]
         medians = [1e3 * s["median"] for _, s in cases]
         errors = [[1e3 * abs(s[key] - s["median"]) for _, s in cases] for key in ("lower", "upper")]
-        axes.bar(places, medians, width, yerr=errors, **_style(names, name))
-    axes.set(yscale="log", xlabel="calls", ylabel="time  [ms]")
+        bars = axes.bar(places, medians, width, yerr=errors, **_style(names, name))
+        axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set(xlabel="calls", ylabel="time  [ms]")
     axes.set_xticks(range(len(run["cases"])), [case["case"] for case in run["cases"]])
     axes.legend()
     return figure

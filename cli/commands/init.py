@@ -42,7 +42,7 @@ train:
 sync:
   strategy: allreduce        # ddl list strategies
   compression: none          # ddl list compressors
-  fusion_mb: 4
+  fusion_mb: auto
 
 checkpoint:
   every: epoch               # or a number of steps; ddl run --resume latest goes on from the newest

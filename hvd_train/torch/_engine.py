@@ -32,7 +32,7 @@ from hvd_train.torch.exceptions import HorovodInternalError
 _PARKED = 0.5
 """Seconds after which a parked thread looks round without having been rung."""
 
-_GRACE = 2e-4
+_GRACE = 1e-3
 """Seconds that the background thread leaves to others of this rank, which may be issuing more, or about to wait and so
 to drive: what they issue goes into one round, and nobody has to be told by another thread."""
 
