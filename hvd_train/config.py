@@ -173,6 +173,37 @@ class CheckpointSection(Section):
     keep: PositiveInt = Field(3, description="newest checkpoints kept")
 
 
+Line = Annotated[str, Field(pattern=r"^[^\r\n]+$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+Duration = Annotated[str, Field(pattern=r"^(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})$")] | PositiveInt
+
+
+class SlurmProfile(Section):
+    """What `ddl submit` asks of SLURM, in the words of sbatch, and what the job does before it starts ranks."""
+
+    nodes: PositiveInt | None = Field(None, description="nodes of the job")
+    ntasks_per_node: PositiveInt | None = Field(None, description="ranks on each node")
+    cpus_per_task: PositiveInt | None = Field(None, description="processors, and OpenMP threads, of each rank")
+    gpus_per_node: PositiveInt | Line | None = Field(None, description="GPUs of each node, as 4 or a100:4")
+    mem: PositiveInt | Line | None = Field(None, description="memory of each node: MB, or as 64G")
+    time: Duration | None = Field(None, description="time limit: minutes, H:M:S or D-H")
+    partition: Line | None = Field(None, description="partition to run in")
+    account: Line | None = Field(None, description="account to charge")
+    qos: Line | None = Field(None, description="quality of service")
+    container_image: Line | None = Field(None, description="image for the site's container plugin, such as pyxis")
+    sbatch: dict[Word, Line | int | None] = Field({}, description="other options of sbatch; null for one without value")
+    modules: list[Line] = Field([], description="environment modules to load, in order")
+    environment: dict[Variable, Line | int] = Field({}, description="variables of the job")
+    interface: Line | None = Field(None, description="network interface that ranks talk over, such as ib0")
+    notice: PositiveInt = Field(120, description="seconds before the time limit at which ranks save and stop")
+    max_requeues: NonNegativeInt = Field(10, description="how often the job puts itself in the queue again")
+
+
+class SlurmSection(SlurmProfile):
+    profile: Line | None = Field(None, description="profile with what is not written here: NAME of profiles/NAME.yaml")
+
+
 class Config(Section):
     """One run."""
 
@@ -184,6 +215,7 @@ class Config(Section):
     train: TrainSection = Field(default_factory=TrainSection)
     sync: SyncSection = Field(default_factory=SyncSection)
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
+    slurm: SlurmSection = Field(default_factory=SlurmSection)
 
 
 class Launch(Section):
@@ -206,17 +238,22 @@ def resolve(document: Document, overrides: Sequence[str] = ()) -> Config:
     document.values = expand(Config, document.values)
     for assignment in overrides:
         document.override(assignment)
-    values = expand(Config, document.values)
+    return read_section(Config, document)
+
+
+def read_section(kind: type[S], document: Document) -> S:
+    """The section that the whole of `document` is; UserError has one line for each mistake."""
+    values = expand(kind, document.values)
     mistakes: Mistakes = []
-    kind = specialise(Config, values, (), mistakes)
+    kind = specialise(kind, values, (), mistakes)
     try:
-        config = kind.model_validate(values)
+        section = kind.model_validate(values)
     except ValidationError as error:
         mistakes += _explained(error, kind, values)
     if mistakes:
         lines = (f"{document.place(path)}: {'.'.join(map(str, path))}: {text}" for path, text in mistakes)
         raise UserError("\n".join(lines))
-    return config
+    return section
 
 
 def expand(kind: type[Section], values: Any) -> Any:
@@ -348,7 +385,10 @@ def parse_document(text: str) -> tuple[Config, Launch]:
 
 
 def to_document(config: Config, launch: Launch) -> str:
-    """JSON from which `parse_document` makes the same two; defaults are left out, so that a person can read it."""
+    """JSON from which `parse_document` makes the same two, but for what ranks need not know (`slurm`).
+
+    Defaults are left out, so that a person can read it.
+    """
     import json
 
     parts = {"config": _written_fields(config), "launch": launch.model_dump(exclude_defaults=True)}
@@ -356,7 +396,7 @@ def to_document(config: Config, launch: Launch) -> str:
 
 
 def _written_fields(section: Section) -> dict[str, Any]:
-    dump = section.model_dump(exclude_unset=True)
+    dump = section.model_dump(exclude_unset=True, exclude={"slurm"})
     return {k: v for k, v in dump.items() if v != {}}
 
 

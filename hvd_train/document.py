@@ -128,6 +128,8 @@ def _values(node: yaml.Node | None, path: Path_) -> Any:
 
 
 def _scalar(node: yaml.Node) -> Any:
+    if ":" in node.value:
+        return node.value  # YAML 1.1 takes 1:00:00 for the number 3600
     loader = _Loader("")
     try:
         value = loader.construct_object(node)  # type: ignore[no-untyped-call]

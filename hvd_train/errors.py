@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     FAILURE = 1
     BAD_INPUT = 2
     DIVERGED = 3
+    NODE_LOST = 69
     STOPPED = 75
     TIMEOUT = 124
 

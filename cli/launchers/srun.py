@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ class Srun:
 
     def _argv(self, job: Job) -> list[str]:
         # Values are not written into --export, which ends them at a comma: srun takes its own environment along.
-        argv = ["srun", "--ntasks", str(job.world_size), f"--mpi={self.plugin}", "--export=ALL"]
+        argv = ["srun", "--ntasks", str(job.world_size), f"--mpi={self.plugin}", "--export=ALL", "--kill-on-bad-exit=1"]
         cpus = self.environment.get("SLURM_CPUS_PER_TASK")
         if cpus:
             argv += ["--cpus-per-task", cpus]  # SLURM >= 22.05 does not take it over from sbatch
@@ -51,8 +52,14 @@ def create() -> Srun:
             "--launcher srun works inside a SLURM allocation (salloc, sbatch), and SLURM_JOB_ID is not set; "
             "elsewhere, use --launcher mpirun"
         )
+    return Srun(plugin())
+
+
+@functools.cache
+def plugin() -> str:
+    """The value of `--mpi` for the MPI library here; UserError where srun has none for it."""
     library, _ = flavor.recognise(flavor.library_version())
-    return Srun(choose(listed(flavor.ask("srun", "--mpi=list").stdout), library))
+    return choose(listed(flavor.ask("srun", "--mpi=list").stdout), library)
 
 
 def listed(text: str) -> list[str]:

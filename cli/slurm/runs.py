@@ -1,0 +1,116 @@
+"""Run folders of submitted jobs: what was submitted, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hvd_train.errors import UserError
+from hvd_train.submitted import RECORD
+
+ATTEMPTS = "attempts.jsonl"
+_LOG = re.compile(r"slurm-(\d+)\.log")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run folder and its job, None before it has a number; `task` is that within an array, whose others lie beside."""
+
+    folder: Path
+    job: str | None
+    task: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """What squeue calls it."""
+        return f"{self.job}" if self.task is None else f"{self.job}_{self.task}"
+
+
+def record(runs: Sequence[Submitted]) -> None:
+    """Leave in each run folder what it was made for."""
+    for run in runs:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        values = {"job": run.job, "task": run.task, "overrides": run.overrides}
+        draft = run.folder / f".{RECORD}"
+        draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        draft.rename(run.folder / RECORD)
+
+
+def read(folder: Path) -> Submitted | None:
+    """The run of `folder`, if `ddl submit` made it. Of a script submitted again by hand, the job is the newest that began."""
+    values = _json(folder / RECORD)
+    if values is None:
+        return None
+    job, task = values["job"], values["task"]
+    if task is None:
+        began = [str(_number(path)) for path in folder.glob("slurm-*.log")]
+        job = max(filter(None, [job, *began]), key=int, default=None)
+    return Submitted(folder, job, task, tuple(values["overrides"]))
+
+
+def below(root: Path) -> tuple[Submitted, ...]:
+    """The submitted runs of `root`: itself, those in it, or those in folders in it, oldest first."""
+    found = {path.parent for depth in ("", "*/", "*/*/") for path in root.glob(f"{depth}{RECORD}")}
+    runs = [read(folder) for folder in sorted(found, key=natural)]
+    return tuple(run for run in runs if run is not None)
+
+
+def required(root: Path) -> tuple[Submitted, ...]:
+    """Like `below`; UserError where there are none."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; expected a run folder, such as those that ddl submit prints")
+    runs = below(root)
+    if not runs:
+        raise UserError(f"{root}: no job was submitted for this folder; ddl submit makes such folders")
+    return runs
+
+
+def log(folder: Path) -> Path | None:
+    """The newest log of the run; None before its job has begun."""
+    return max(folder.glob("slurm-*.log"), key=_number, default=None)
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """summary.json of a run; empty before it has ended."""
+    return _json(folder / "summary.json") or {}
+
+
+def attempts(folder: Path) -> list[dict[str, Any]]:
+    """How each attempt ended that lived to say so, oldest first; see `cli.slurm.end.End`."""
+    path = folder / ATTEMPTS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def config(folder: Path) -> dict[str, Any]:
+    return _json(folder / "config.json") or {}
+
+
+def last_step(folder: Path) -> int | None:
+    """The step of the newest line of metrics."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    whole = [line for line in lines[-2:] if line.endswith("}")]
+    return int(json.loads(whole[-1])["step"]) if whole else None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return values
+
+
+def _number(log: Path) -> int:
+    found = _LOG.fullmatch(log.name)
+    return int(found[1]) if found else 0
+
+
+def natural(folder: Path) -> tuple[Any, ...]:
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in folder.parts)

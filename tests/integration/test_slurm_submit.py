@@ -1,0 +1,274 @@
+"""`ddl submit` on a real SLURM of two nodes: results, disturbances, sweeps, and the commands around them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from tests.cluster.hosts import Done, wait_until
+from tests.cluster.slurm import Slurm
+from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
+from tests.integration.parts import needs
+
+PROFILE = """\
+environment: {OMPI_MCA_mpi_yield_when_idle: 1, OMPI_MCA_osc: ^ucx}
+time: 10
+"""
+TWO_BY_TWO = ["--nodes", "2", "--ntasks-per-node", "2", "--profile", "lab"]
+ONE_BY_TWO = ["--nodes", "2", "--ntasks-per-node", "1", "--profile", "lab"]
+SECONDS = 120
+
+
+@dataclass
+class Site:
+    """A user at a login host of `slurm`, in a folder with a space in its name."""
+
+    slurm: Slurm
+    home: Path
+
+    def ddl(self, *arguments: str | Path, timeout: float = SECONDS) -> Done:
+        return self.run(sys.executable, "-m", "cli", *arguments, timeout=timeout)
+
+    def run(self, *argv: str | Path, timeout: float = SECONDS) -> Done:
+        return self.slurm.run(["env", f"--chdir={self.home}", *argv], timeout, env=self.environment)
+
+    def submit(self, folder: str, *arguments: str | Path) -> str:
+        """The job's number."""
+        done = self.ddl("submit", "--output", folder, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def attempts(self, folder: str) -> list[dict[str, Any]]:
+        path = self.home / folder / "attempts.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def wait(self, folder: str, attempts: int = 1) -> list[dict[str, Any]]:
+        """How the run's attempts ended, once there are that many."""
+        try:
+            wait_until(lambda: len(self.attempts(folder)) >= attempts, f"attempt {attempts} of {folder}", SECONDS)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.log(folder)}") from None
+        return self.attempts(folder)
+
+    def log(self, folder: str) -> str:
+        return "".join(path.read_text() for path in sorted((self.home / folder).glob("slurm-*.log")))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"XDG_CONFIG_HOME": str(self.home / "config"), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def site(slurm: Slurm, tmp_path: Path) -> Iterator[Site]:
+    home = tmp_path / "my models"
+    (home / "config" / "ddl" / "profiles").mkdir(parents=True)
+    (home / "config" / "ddl" / "profiles" / "lab.yaml").write_text(PROFILE)
+    (home / "m.yaml").write_text(SMALL)
+    yield Site(slurm, home)
+    slurm.run(["scancel", "--me"])
+    wait_until(lambda: not slurm.run(["squeue", "--noheader"]).stdout, "an empty queue", 30)
+
+
+def parameters(folder: Path) -> dict[str, torch.Tensor]:
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    return safetensors.torch.load_file(newest / "model.safetensors")
+
+
+@pytest.mark.timeout(300)
+def test_every_engine_and_launcher_trains_as_mpirun_does_here(site: Site, tmp_path: Path) -> None:
+    needs("horovod")
+    told = [DIGITS, "train.precision=fp64"]
+    ways = [(engine, launcher) for engine in ("mpi", "horovod") for launcher in ("srun", "mpirun")]
+    done = ddl("run", "--np", "4", "--engine", "mpi", "--output", "here", *told, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    wanted = parameters(tmp_path / "here")
+    for engine, launcher in ways:
+        how = ["--engine", engine, "--launcher", launcher]
+        site.submit(f"{engine}-{launcher}", *TWO_BY_TWO, *how, *told)
+    for engine, launcher in ways:
+        name = f"{engine}-{launcher}"
+        (attempt,) = site.wait(name)
+        assert (attempt["cause"], attempt["exit_code"]) == ("finished", 0), site.log(name)
+        out = site.home / name
+        assert launcher in (out / "command.txt").read_text().split("hvd_train")[0]
+        assert (summary(out)["engine"], summary(out)["world_size"]) == (engine, 4)
+        assert summary(out)["eval"]["accuracy"] >= 0.95
+        first = [log.read_text().splitlines()[0] for log in sorted((out / "logs").iterdir())]
+        assert first == [f"rank {rank} of 4 on n{1 + rank // 2}, 1 threads" for rank in range(4)]
+        for key, value in parameters(out).items():
+            torch.testing.assert_close(value, wanted[key], rtol=1e-6, atol=1e-9, msg=f"{name} {key}")
+
+
+SLOW = """\
+import pathlib, time, torch
+
+class Slow(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    def forward(self, x):
+        if self.training and pathlib.Path("slowly").exists():
+            time.sleep(0.1)
+        return self.inner(x)
+"""
+SLOWLY = """\
+model: {target: 'slow:Slow'}
+data: {name: synthetic, features: [64], samples: 2048, batch_size: 2}
+train: {epochs: 3, log_every: 1}
+checkpoint: {every: 1000000}
+slurm: {notice: 45}
+"""
+
+
+@pytest.mark.timeout(300)
+def test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing(site: Site) -> None:
+    """One job is stopped in four ways; it ends bit by bit as one that nobody disturbed."""
+    (site.home / "slow.py").write_text(SLOW)
+    (site.home / "slow.yaml").write_text(SLOWLY)
+    site.submit("calm", *ONE_BY_TWO, "slow.yaml")
+    site.wait("calm")
+    (site.home / "slowly").touch()
+    job = site.submit("stormy", *ONE_BY_TWO, "slow.yaml")
+    disturbances = {
+        "preemption": ["scancel", "--signal=USR1", job],
+        "requeued": ["scontrol", "requeue", job],
+        "node failure": ["scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test"],
+        "time limit": ["scontrol", "update", f"JobId={job}", "TimeLimit=1"],
+    }
+    for count, (cause, command) in enumerate(disturbances.items(), 1):
+        _wait_for_steps(site.home / "stormy", 3)
+        assert site.slurm.run(command).returncode == 0
+        attempt = site.wait("stormy", count)[-1]
+        assert (attempt["cause"], attempt["exit_code"]) == (cause, 69 if "node" in cause else 75), site.log("stormy")
+        if cause == "node failure":
+            site.slurm.run(["scontrol", "update", "NodeName=n2", "State=RESUME"])
+    (site.home / "slowly").unlink()
+    assert site.slurm.run(["scontrol", "update", f"JobId={job}", "TimeLimit=10"]).returncode == 0
+    assert site.wait("stormy", 5)[-1]["cause"] == "finished"
+    out = summary(site.home / "stormy")
+    assert (out["ended"], out["steps"]) == ("length", summary(site.home / "calm")["steps"])
+    assert (out["slurm"]["requeues"], out["slurm"]["restarts"]) == (2, 4)
+    wanted, found = parameters(site.home / "calm"), parameters(site.home / "stormy")
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    steps = [json.loads(line)["step"] for line in (site.home / "stormy" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def _wait_for_steps(folder: Path, more: int) -> None:
+    def step() -> int:
+        path = folder / "metrics.jsonl"
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+        return json.loads(lines[-1])["step"] if lines else 0
+
+    before = step()
+    wait_until(lambda: step() >= before + more, f"{more} steps after {before}", SECONDS)
+
+
+@pytest.mark.timeout(200)
+def test_a_sweep_is_followed_and_shown_in_one_table(site: Site) -> None:
+    sweep = ["--sweep", "optimizer.lr=0.05,0.0001", "--sweep", "seed=0..1"]
+    done = site.ddl("submit", "--output", "sweep", "--profile", "lab", "--wait", *sweep, "m.yaml", "train.epochs=1")
+    assert done.returncode == 0, done.stderr
+    job, *lines = done.stdout.splitlines()
+    for task in range(4):
+        assert f"{task}: rank 0 of 1 on n1, 1 threads" in lines or f"{task}: rank 0 of 1 on n2, 1 threads" in lines
+    rows = json.loads(site.ddl("results", "sweep", "--json").stdout)
+    assert [(row["run"], row["optimizer.lr"], row["seed"], row["ended"]) for row in rows] == [
+        ("sweep/0", 0.05, 0, "length"),
+        ("sweep/1", 0.05, 1, "length"),
+        ("sweep/2", 0.0001, 0, "length"),
+        ("sweep/3", 0.0001, 1, "length"),
+    ]
+    assert min(row["test accuracy"] for row in rows[:2]) > max(row["test accuracy"] for row in rows[2:])
+    stands = json.loads(site.ddl("status", "sweep", "--json").stdout)
+    assert [(row["job"], row["state"], row["why"]) for row in stands] == [
+        (f"{job}_{task}", "COMPLETED", "finished") for task in range(4)
+    ]
+
+
+@pytest.mark.timeout(200)
+def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) -> None:
+    endless = ["train.epochs=100000", "train.log_every=1", "checkpoint.every=1000000"]
+    job = site.submit("runs/long", "--profile", "lab", "m.yaml", *endless)
+    behind = site.submit("runs/behind", "--dependency", f"afterok:{job}", "m.yaml")
+    _wait_for_steps(site.home / "runs" / "long", 5)
+    waiting, running = json.loads(site.ddl("status", "--json").stdout)
+    assert (waiting["job"], waiting["state"], waiting["why"]) == (behind, "PENDING", "Dependency")
+    assert (running["run"], running["job"], running["state"], running["nodes"]) == ("runs/long", job, "RUNNING", "n1")
+    assert running["step"] >= 5
+    assert site.ddl("cancel", "runs/behind").stdout == f"{behind}: cancelled\n"
+    assert site.ddl("cancel", "runs/long").stdout == f"{job}: cancelled\n"
+    (attempt,) = site.wait("runs/long")
+    assert (attempt["cause"], attempt["exit_code"], attempt["again"]) == ("cancelled", 75, False)
+    wait_until(lambda: not site.run("squeue", "--noheader").stdout, "an empty queue", 30)
+    assert site.ddl("cancel", "runs/long").stdout == "nothing to cancel: every job has ended\n"
+    assert "CANCELLED" in site.ddl("status", "runs/long").stdout
+    script = site.home / "runs" / "long" / "job.sh"
+    script.write_text(script.read_text().replace("train.epochs=100000", "train.epochs=1"))
+    done = site.run("sbatch", "--parsable", "--wait", script, timeout=SECONDS)
+    assert done.returncode == 0, site.log("runs/long")
+    assert site.attempts("runs/long")[-1]["cause"] == "finished"
+    (stands,) = json.loads(site.ddl("status", "runs/long", "--json").stdout)
+    assert stands["job"] == done.stdout.strip() != job
+
+
+def test_an_impossible_request_is_refused_and_leaves_nothing(site: Site) -> None:
+    for impossible in (["--nodes", "3"], ["--partition", "none"], ["--container-image", "x"]):
+        done = site.ddl("submit", "--output", "out", *impossible, "m.yaml")
+        assert done.returncode == 2
+        assert done.stderr.startswith("ddl: SLURM can never run this: "), done.stderr
+        assert not (site.home / "out").exists()
+
+
+def test_a_dry_run_writes_nothing_and_says_what_is_wrong_with_the_file(site: Site) -> None:
+    done = site.ddl("submit", "--dry-run", *TWO_BY_TWO, "m.yaml")
+    assert (done.returncode, done.stdout[:11]) == (0, "#!/bin/bash")
+    assert not (site.home / "runs").exists()
+    done = site.ddl("submit", "m.yaml", "--sweep", "optimizer.lr=0.1,fast")
+    assert done.returncode == 2
+    assert "'optimizer.lr=fast'" in done.stderr
+
+
+def test_ranks_that_srun_leaves_alone_in_worlds_of_their_own_say_so(site: Site) -> None:
+    """Plugin 'none' is what srun takes where nothing is said, on many clusters; its exit code would be 0."""
+    launch = [sys.executable, "-m", "cli", "run", "--dry-run", "--output", "out", "m.yaml"]
+    line = site.run("salloc", "--quiet", "--nodes=2", "--ntasks-per-node=1", *launch).stdout
+    assert " srun --ntasks 2 --mpi=pmix" in line
+    wrong = line.replace("--mpi=pmix_v4", "--mpi=none")
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks-per-node=1", "bash", "-c", wrong)
+    assert done.returncode == 2
+    assert "this rank sees a world of 1, not of 2: launcher and MPI library do not know each other" in done.stderr
+    assert not (site.home / "out").exists()
+
+
+SAY = """\
+import os
+from mpi4py import MPI
+c = MPI.COMM_WORLD
+print("rank", c.rank, "of", c.size, "on", MPI.Get_processor_name(), os.environ["OMP_NUM_THREADS"], flush=True)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+def test_an_allocation_with_unequal_nodes_gives_its_ranks_and_their_threads(launcher: str, site: Site) -> None:
+    (site.home / "say.py").write_text(SAY)
+    launch = [sys.executable, "-m", "cli", "run", "--tee", "all", "--launcher", launcher, "say.py"]
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch)
+    assert done.returncode == 0, done.stderr
+    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert shown == [f"rank {rank} of 3 on {node} 1" for rank, node in enumerate(("n1", "n1", "n2"))]
+    done = site.run("salloc", "--quiet", "--nodes=2", "--cpus-per-task=2", *launch)
+    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert shown == ["rank 0 of 2 on n1 2", "rank 1 of 2 on n2 2"]
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "--np", "4")
+    assert done.returncode == 2
+    assert "4 ranks need 4 tasks and job" in done.stderr

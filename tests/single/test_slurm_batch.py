@@ -1,0 +1,266 @@
+"""The text of batch scripts, and what goes into them from flags, the YAML file and profiles."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.slurm import profiles
+from cli.slurm.batch import FOLDER, Batch, directive, text
+from hvd_train import document
+from hvd_train.config import Launch, SlurmProfile, SlurmSection, read_section, resolve, to_document
+from hvd_train.errors import UserError
+from tests.cluster.hosts import wait_until
+
+DDL, PYTHON = Path("/opt/my env/bin/ddl"), Path("/opt/my env/bin/python")
+RUN = ("--engine", "mpi", "--output", FOLDER, "--resume", "latest", "/home/me/it's.yaml", "train.epochs=3")
+
+
+def made(array: str | None = None, sweep: tuple[tuple[str, ...], ...] = (), **settings: Any) -> Batch:
+    asked = SlurmProfile(**settings)
+    return Batch("it's", Path("/runs/a b"), Path("/home/me"), RUN, asked, array, None, sweep)
+
+
+WHOLE = """\
+#!/bin/bash
+#SBATCH --job-name="it's"
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-node=a100:4
+#SBATCH --mem=64G
+#SBATCH --time=1-12
+#SBATCH --partition=gpu
+#SBATCH --account=physics
+#SBATCH --qos=high
+#SBATCH --container-image="docker://nvcr.io#pytorch:24.01"
+#SBATCH --dependency=afterok:12
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output="/runs/100%% a \\"b\\"/slurm-%j.log"
+#SBATCH --exclusive
+#SBATCH --mail-type=END
+
+# Written by ddl submit. Edit it and submit it with sbatch as you like: it needs nothing but ddl.
+cd -- '/home/me/my models' || exit
+folder='/runs/100% a "b"'
+module load gcc/12 || exit
+module load 'openmpi/5; x' || exit
+export OMPI_MCA_btl_tcp_if_include=ib0
+export PRTE_MCA_prte_if_include=ib0
+export OMPI_MCA_oob_tcp_if_include=ib0
+export NCCL_SOCKET_IFNAME=ib0
+export GLOO_SOCKET_IFNAME=ib0
+export HOROVOD_GLOO_IFACE=ib0
+export NOTE='a '"'"'b'"'"' $c'
+
+# Before the time limit, and on preemption, SLURM signals this shell. ddl run then lets the ranks end their step
+# and save, and exits with 75. TERM comes to ddl run by itself, as to every process of the job.
+trap 'kill -USR1 "$ddl"' USR1
+trap : TERM
+'/opt/my env/bin/ddl' run --engine mpi --output "$folder" --resume latest '/home/me/it'"'"'s.yaml' train.epochs=3 &
+ddl=$!
+while kill -0 "$ddl" 2>/dev/null; do wait "$ddl"; done
+wait "$ddl"
+code=$?
+
+# Notes in summary.json why it ended, puts a job that was stopped in the queue again, and gives the exit code.
+exec '/opt/my env/bin/python' -m cli.slurm.end "$folder" "$code" --notice=300 --max-requeues=4
+"""
+
+
+def test_the_whole_script() -> None:
+    settings = SlurmProfile(
+        nodes=2,
+        ntasks_per_node=4,
+        cpus_per_task=8,
+        gpus_per_node="a100:4",
+        mem="64G",
+        time="1-12",
+        partition="gpu",
+        account="physics",
+        qos="high",
+        container_image="docker://nvcr.io#pytorch:24.01",
+        sbatch={"exclusive": None, "mail-type": "END"},
+        modules=["gcc/12", "openmpi/5; x"],
+        environment={"NOTE": "a 'b' $c"},
+        interface="ib0",
+        notice=300,
+        max_requeues=4,
+    )
+    folder, home = Path('/runs/100% a "b"'), Path("/home/me/my models")
+    job = Batch("it's", folder, home, RUN, settings, dependency="afterok:12")
+    assert text(job, DDL, PYTHON) == WHOLE
+    assert job.world_size == 8
+
+
+def test_a_sweep_is_an_array_of_runs() -> None:
+    found = text(made(sweep=(("seed=0", "model={name: mlp}"), ("seed=1", "x=it's"))), DDL, PYTHON)
+    assert "#SBATCH --array=0-1\n" in found
+    assert '#SBATCH --output="/runs/a b/%a/slurm-%j.log"\n' in found
+    assert "folder='/runs/a b'/\"$SLURM_ARRAY_TASK_ID\"\n" in found
+    chosen = """\
+case $SLURM_ARRAY_TASK_ID in
+  0) overrides=(seed=0 'model={name: mlp}') ;;
+  1) overrides=(seed=1 'x=it'"'"'s') ;;
+esac
+"""
+    assert chosen in found
+    assert 'train.epochs=3 "${overrides[@]}" &\n' in found
+
+
+def test_a_part_of_a_sweep() -> None:
+    job = made("1,3%1", sweep=tuple((f"seed={n}",) for n in range(5)))
+    assert job.tasks == ("1", "3")
+    found = text(job, DDL, PYTHON)
+    assert "#SBATCH --array=1,3%1\n" in found
+    assert [line for line in found.splitlines() if "overrides=(" in line] == [
+        "  1) overrides=(seed=1) ;;",
+        "  3) overrides=(seed=3) ;;",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "line"),
+    [
+        ("nodes", 2, "#SBATCH --nodes=2"),
+        ("exclusive", None, "#SBATCH --exclusive"),
+        ("time", "1:00:00", "#SBATCH --time=1:00:00"),
+        ("comment", 'say "a\\b" # it\'s', '#SBATCH --comment="say \\"a\\\\b\\" # it\'s"'),
+    ],
+)
+def test_directives(option: str, value: str | int | None, line: str) -> None:
+    assert directive(option, value) == line
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (made(time=2), "120 s before the end of a job of 120 s; ask for a longer --time or a shorter --notice"),
+        (made(time="0:30", notice=30), "30 s before the end of a job of 30 s"),
+        (made(array="a-b"), "'a-b' is no array; expected task numbers such as 0-9"),
+        (made(array="0-2", sweep=(("seed=0",), ("seed=1",))), "the sweep has the combinations 0-1; '0-2' names others"),
+    ],
+)
+def test_what_cannot_be_submitted(job: Batch, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        text(job, DDL, PYTHON)
+    assert words in str(caught.value)
+
+
+SAVES = """\
+#!/bin/bash
+# Does as ddl run: at SIGUSR1 it takes its time to save, and exits with 75.
+printf '%s\\n' "$PWD" "$@" >> "$LOG"
+trap 'echo stopped >> "$LOG"; sleep 0.3; exit 75' USR1
+echo ready >> "$LOG"
+while :; do sleep 0.05; done
+"""
+
+
+def test_the_script_in_a_real_shell_tells_ddl_run_of_a_signal_and_passes_its_code_on(tmp_path: Path) -> None:
+    home = tmp_path / "my $models; `x`"
+    home.mkdir()
+    (home / "ddl").write_text(SAVES)
+    (home / "ddl").chmod(0o755)
+    (home / "python").write_text('#!/bin/bash\nprintf "%s\\n" "$@" >> "$LOG"\nexit "$4"\n')
+    (home / "python").chmod(0o755)
+    job = Batch("x", home, home, RUN, SlurmProfile())
+    (home / "job.sh").write_text(text(job, home / "ddl", home / "python"))
+    log = home / "log"
+    shell = subprocess.Popen(["bash", home / "job.sh"], env={"PATH": "/usr/bin:/bin", "LOG": str(log)})
+    wait_until(lambda: log.exists() and "ready" in log.read_text(), "ddl run")
+    shell.send_signal(signal.SIGUSR1)
+    assert shell.wait(timeout=10) == 75
+    told = ["run", "--engine", "mpi", "--output", str(home), "--resume", "latest", *RUN[6:]]
+    after = ["-m", "cli.slurm.end", str(home), "75", "--notice=120", "--max-requeues=10"]
+    assert log.read_text().splitlines() == [str(home), *told, "ready", "stopped", *after]
+
+
+YAML = "model: mlp\ndata: digits\nslurm:\n"
+
+
+def written(text: str) -> SlurmSection:
+    return resolve(document.parse(YAML + text, "m.yaml")).slurm
+
+
+def test_flags_come_before_the_file_and_the_file_before_the_profile(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(
+        "nodes: 1\ntime: 1:00:00\npartition: cpu\nmodules: [a, b]\nenvironment: {A: 1, B: 1, C: 1}\nsbatch: {hint: x}\n"
+    )
+    section = written("  nodes: 2\n  profile: lab\n  partition: gpu\n  environment: {B: 2, C: 2}\n")
+    flags = {"nodes": 3, "environment": {"C": "3"}, "sbatch": {"exclusive": None}}
+    found = profiles.settings(flags, section, (tmp_path,))
+    assert found.model_dump(exclude_unset=True) == {
+        "nodes": 3,
+        "time": "1:00:00",
+        "partition": "gpu",
+        "modules": ["a", "b"],
+        "environment": {"A": 1, "B": 2, "C": "3"},
+        "sbatch": {"hint": "x", "exclusive": None},
+    }
+
+
+def test_a_profile_of_the_user_hides_the_sites(tmp_path: Path) -> None:
+    user, site = tmp_path / "user", tmp_path / "site"
+    for folder, nodes in ((user, 1), (site, 2)):
+        folder.mkdir()
+        (folder / "lab.yaml").write_text(f"nodes: {nodes}\n")
+    (site / "other.yaml").write_text("nodes: 3\n")
+    assert profiles.load("lab", (user, site)).nodes == 1
+    assert profiles.load("other", (user, site)).nodes == 3
+    with pytest.raises(UserError, match=r"no profile 'labb' in .*user or .*site; did you mean 'lab'\?"):
+        profiles.load("labb", (user, site))
+
+
+def test_where_profiles_are() -> None:
+    assert profiles.folders({"HOME": "/home/me"}) == (Path("/home/me/.config/ddl/profiles"), Path("/etc/ddl/profiles"))
+    assert profiles.folders({"HOME": "/home/me", "XDG_CONFIG_HOME": "/c"})[0] == Path("/c/ddl/profiles")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"nodes": 0}, "--nodes: nodes: expected greater than 0, got 0"),
+        ({"ntasks_per_node": -1}, "--ntasks-per-node: ntasks_per_node: expected greater than 0, got -1"),
+        ({"time": "soon"}, "--time: time: "),
+        ({"sbatch": {"a b": None}}, "--sbatch: sbatch.a b"),
+        ({"partition": "a\n#SBATCH --uid=0"}, "--partition: partition: "),
+        ({"environment": {"A;B": "1"}}, "--environment: environment.A;B"),
+    ],
+)
+def test_flags_are_checked(flags: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        profiles.settings(flags, SlurmSection(), ())
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value).replace(repr("\n")[1:-1], "")
+
+
+def test_mistakes_in_a_profile_name_its_line(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text("nodes: 2\npartitoin: x\n")
+    with pytest.raises(UserError, match=r"lab\.yaml:2: partitoin: unknown key; did you mean 'partition'\?"):
+        profiles.load("lab", (tmp_path,))
+
+
+def test_hours_and_minutes_in_yaml_are_no_number() -> None:
+    assert written("  time: 1:30:00\n").time == "1:30:00"
+    assert written("  time: 90\n").time == 90
+
+
+def test_ranks_are_not_told_what_was_asked_of_slurm() -> None:
+    config = resolve(document.parse(YAML + "  environment: {TOKEN: secret}\n", "m.yaml"))
+    told = to_document(config, Launch(world_size=1, engine="single", output="out"))
+    assert "slurm" not in told
+    assert "secret" not in told
+
+
+def test_the_example_profiles_are_profiles() -> None:
+    examples = sorted((Path(__file__).parents[2] / "examples" / "profiles").glob("*.yaml"))
+    assert examples
+    for path in examples:
+        assert read_section(SlurmProfile, document.read(path)).partition
