@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 from hvd_train.errors import UserError, nearest
 
 Dialect = Literal["openmpi", "mpich", "horovod"]
+DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 
 MOST_SLOTS = 999_999
 _KEYS = ("slots", "max_slots", "max-slots", "binding", "ifname")
@@ -34,10 +36,31 @@ class Host:
         return f"[{self.name}]:{self.slots}" if self.is_ipv6 else f"{self.name}:{self.slots}"
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of a hostfile; `unused` are the settings that no other dialect knows, such as max_slots."""
+
+    number: int
+    host: Host
+    unused: tuple[str, ...] = ()
+
+
 def parse_hosts(text: str, where: str) -> tuple[Host, ...]:
     """Hosts of `h1:4,h2:4`; a name without slots has one. `where` begins the message of a UserError."""
     pairs = (_split(entry.strip(), where) for entry in text.split(","))
-    return _merge(Host(name, _slots(slots, where)) for name, slots in pairs)
+    return merge(Host(name, _slots(slots, where)) for name, slots in pairs)
+
+
+def read_hostfile(path: Path, option: str) -> tuple[Host, ...]:
+    """Hosts of the file at `path`; a UserError where it cannot be read begins with `option`."""
+    return parse_hostfile(read(path, option), str(path))
+
+
+def read(path: Path, option: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option}: {path} cannot be read: {error}") from None
 
 
 def parse_hostfile(text: str, path: str) -> tuple[Host, ...]:
@@ -46,11 +69,24 @@ def parse_hostfile(text: str, path: str) -> tuple[Host, ...]:
     A host without slots has one. Open MPI's max_slots and Hydra's binding and ifname are accepted and not used.
     UserError names `path` and line.
     """
-    lines = ((number, line.partition("#")[0]) for number, line in enumerate(text.split("\n"), 1))
-    hosts = _merge(_line(line, f"{path}:{number}") for number, line in lines if line.strip())
-    if not hosts:
+    return merge(line.host for line in parse_lines(text, path))
+
+
+def parse_lines(text: str, path: str) -> tuple[Line, ...]:
+    """The lines of a hostfile that name a host, as they stand; UserError as of `parse_hostfile`."""
+    numbered = ((number, line.partition("#")[0]) for number, line in enumerate(text.split("\n"), 1))
+    lines = tuple(_line(line, number, path) for number, line in numbered if line.strip())
+    if not lines:
         raise UserError(f"{path}: no host in this file; expected a line for each, as n1 slots=4")
-    return hosts
+    return lines
+
+
+def merge(hosts: Iterable[Host]) -> tuple[Host, ...]:
+    """Each host once, in order, with the slots that it has in all."""
+    slots: dict[str, int] = {}
+    for host in hosts:
+        slots[host.name] = slots.get(host.name, 0) + host.slots
+    return tuple(Host(name, count) for name, count in slots.items())
 
 
 def format_hosts(hosts: Iterable[Host]) -> str:
@@ -89,21 +125,16 @@ def stretch(hosts: tuple[Host, ...], ranks: int) -> tuple[Host, ...]:
     return tuple(stretched)
 
 
-def _merge(hosts: Iterable[Host]) -> tuple[Host, ...]:
-    slots: dict[str, int] = {}
-    for host in hosts:
-        slots[host.name] = slots.get(host.name, 0) + host.slots
-    return tuple(Host(name, count) for name, count in slots.items())
-
-
-def _line(line: str, where: str) -> Host:
+def _line(line: str, number: int, path: str) -> Line:
     """The host of `n1`, `n1:4` or `n1 slots=4 max_slots=8`."""
+    where = f"{path}:{number}"
     first, *words = re.sub(r"\s*=\s*", "=", line).split()
     name, slots = _split(first, where)
     settings = _settings(words, where)
     if slots is not None and "slots" in settings:
         raise UserError(f"{where}: slots given twice, in '{first}' and as slots={settings['slots']}; give them once")
-    return Host(name, _slots(settings.get("slots", slots), where))
+    unused = tuple(f"{key}={value}" for key, value in settings.items() if key != "slots")
+    return Line(number, Host(name, _slots(settings.get("slots", slots), where)), unused)
 
 
 def _settings(words: list[str], where: str) -> dict[str, str]:

@@ -1,0 +1,69 @@
+"""`ddl doctor`: what keeps ranks from running, here or on the hosts of a job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cli.diagnose.base import Finding, Line, Wanted
+    from cli.hosts import Host
+
+Say = Callable[[str], None]
+
+
+def command(
+    hostfile: Annotated[Path | None, typer.Option(help="Look at the hosts in this file too, over ssh.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all that was found as JSON.")] = False,
+    run: Annotated[
+        bool, typer.Option("--run", help="Reduce on two ranks with each launcher and engine: bandwidth and latency.")
+    ] = False,
+) -> None:
+    """Say what keeps ranks from running, and the command that mends it; exit code 1 where there is an error."""
+    from cli.diagnose._report import to_json
+    from cli.hosts import read_hostfile
+
+    hosts = read_hostfile(hostfile, "--hostfile") if hostfile else ()
+    lines = list(_examine(hosts, run, (lambda _: None) if as_json else typer.echo))
+    if as_json:
+        print(to_json(lines))
+    sys.exit(any(line.finding.level == "error" for line in lines))
+
+
+def _examine(hosts: tuple[Host, ...], run: bool, say: Say) -> Iterator[Line]:
+    from cli.diagnose._places import Here
+    from cli.diagnose._report import text
+    from cli.diagnose._trial import trials
+    from cli.diagnose.base import Line
+    from hvd_train import plugins
+
+    here = Here()
+    found = here.examine({name: {} for name in plugins.names("cli.diagnose")})
+    for check, finding in found.items():
+        line = Line(here.name, check, finding)
+        say(text(line))
+        yield line
+    if hosts:
+        yield from _elsewhere(hosts, found, say)
+    for name, finding in trials() if run else ():
+        line = Line(here.name, f"run {name}", finding)
+        say(text(line))
+        yield line
+
+
+def _elsewhere(hosts: tuple[Host, ...], here: dict[str, Finding], say: Say) -> Iterator[Line]:
+    """Lines of the other hosts; what is well there is in the table alone."""
+    from cli.diagnose import _hosts, _report
+    from cli.diagnose._places import load, survey
+
+    wanted: Wanted = {name: {} for name in here if load(name).on_hosts}
+    found = survey(hosts, wanted, here)
+    say(f"\n{_report.table(found)}\n")
+    for line in _hosts.lines(found, here):
+        if line.finding.level != "ok":
+            say(_report.text(line, named=True))
+        yield line

@@ -1,0 +1,90 @@
+"""`ddl hosts`: what a hostfile says, whether it can be right, and the same in another dialect."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hvd_train.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from cli.addresses import Entry, Problem
+    from cli.hosts import Dialect, Line
+
+SHOWN = 20
+"""Problems that are told; a name service that is away makes one of every host."""
+
+
+def command(
+    hostfile: Annotated[Path, typer.Argument(help="Hostfile of any dialect.", show_default=False)],
+    to: Annotated[str | None, typer.Option(help="Write it as openmpi, mpich or horovod.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print hosts and problems as JSON.")] = False,
+    resolve: Annotated[bool, typer.Option(help="Look the names up.")] = True,
+) -> None:
+    """Show, check and convert a hostfile; exit code 1 where a host cannot be used."""
+    from cli import addresses
+    from cli.hosts import parse_lines, read
+
+    if to is not None and as_json:
+        raise UserError("--to and --json both say what to print; give one of them")
+    lines = parse_lines(read(hostfile, "hosts"), str(hostfile))
+    converted = None if to is None else _converted(lines, to)
+    hosts = addresses.entries(lines, addresses.SECONDS if resolve else None)
+    problems = addresses.problems(hosts)
+    print(_json(hosts, problems) if as_json else converted or _table(hosts))
+    if not as_json:
+        _complain(hostfile, problems)
+    sys.exit(any(problem.level == "error" for problem in problems))
+
+
+def _converted(lines: Sequence[Line], dialect: str) -> str:
+    """The hosts in `dialect`; settings that have no place there are told on stderr."""
+    from cli.hosts import DIALECTS, format_hostfile, merge
+
+    if dialect not in DIALECTS:
+        raise UserError(f"--to: no dialect '{dialect}'{nearest(dialect, DIALECTS)}")
+    unused = [f"{word} of line {line.number}" for line in lines for word in line.unused]
+    if unused:
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        print(f"ddl: left out, for ddl does not use it: {', '.join(unused[:3])}{more}", file=sys.stderr)
+    chosen: Dialect = dialect  # type: ignore[assignment]
+    return format_hostfile(merge(line.host for line in lines), chosen).rstrip("\n")
+
+
+def _table(hosts: Mapping[str, Entry]) -> str:
+    width = max(4, *map(len, hosts))
+    return "\n".join([f"{'host':{width}}  slots  line  address", *_rows(hosts, width), _total(hosts)])
+
+
+def _rows(hosts: Mapping[str, Entry], width: int) -> Iterator[str]:
+    for name, host in hosts.items():
+        lines, address = ",".join(map(str, host.lines)), ", ".join(host.answer.addresses)
+        yield f"{name:{width}}  {host.slots:5}  {lines:4}  {address}".rstrip()
+
+
+def _total(hosts: Mapping[str, Entry]) -> str:
+    slots, many = sum(host.slots for host in hosts.values()), len(hosts)
+    return f"{many} host{'s' * (many > 1)}, {slots} slot{'s' * (slots > 1)}"
+
+
+def _complain(hostfile: Path, problems: Sequence[Problem]) -> None:
+    for problem in problems[:SHOWN]:
+        print(f"ddl: {problem.level}: {hostfile}: {problem.text}", file=sys.stderr)
+    if len(problems) > SHOWN:
+        print(f"ddl: and {len(problems) - SHOWN} problems more: --json lists all", file=sys.stderr)
+
+
+def _json(hosts: Mapping[str, Entry], problems: Sequence[Problem]) -> str:
+    import json
+    from dataclasses import asdict
+
+    found = [
+        {"host": name, "slots": host.slots, "lines": host.lines, "addresses": host.answer.addresses}
+        for name, host in hosts.items()
+    ]
+    slots = sum(host.slots for host in hosts.values())
+    return json.dumps({"hosts": found, "slots": slots, "problems": [asdict(p) for p in problems]}, indent=1)

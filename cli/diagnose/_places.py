@@ -1,0 +1,75 @@
+"""Where checks look: this machine, or a host over ssh, which needs nothing but the same ddl at the same path."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from cli import ssh
+from cli.diagnose.base import Check, Finding, Place, Wanted
+from cli.hosts import Host
+from cli.machine import Machine
+from hvd_train import plugins
+from hvd_train.errors import UserError
+
+HOST_SECONDS = 60
+"""How long a host may take for all of its checks."""
+
+
+@dataclass(frozen=True)
+class Here:
+    @property
+    def name(self) -> str:
+        return os.uname().nodename
+
+    def examine(self, wanted: Wanted) -> dict[str, Finding]:
+        with ThreadPoolExecutor(max(1, len(wanted))) as pool:
+            return dict(zip(wanted, pool.map(_examine, map(load, wanted, wanted.values())), strict=True))
+
+
+@dataclass(frozen=True)
+class Remote:
+    """The machine that ssh calls `name`."""
+
+    name: str
+
+    def examine(self, wanted: Wanted) -> dict[str, Finding]:
+        answer = ssh.ask(self.name, [sys.executable, "-m", "cli.diagnose", json.dumps(wanted)], HOST_SECONDS)
+        if answer.problem:
+            missing = "No module named" in answer.problem
+            install = f"install this ddl on {self.name}: {sys.executable} -m pip install ddl"
+            return {"reach": Finding("error", answer.problem, install if missing else answer.remedy)}
+        # What a login script prints may come before the answer.
+        found = json.loads(answer.text.rstrip().rpartition("\n")[2])
+        return {"reach": Finding("ok", "over ssh"), **{name: Finding(**finding) for name, finding in found.items()}}
+
+
+def survey(hosts: Sequence[Host], wanted: Wanted, here: dict[str, Finding]) -> dict[str, dict[str, Finding]]:
+    """Findings by host, a bounded number of hosts at a time; for a host that is this machine, those that are `here`."""
+    machine = Machine.here()
+    others: list[Place] = [Remote(host.name) for host in hosts if not machine.is_named(host.name)]
+    with ThreadPoolExecutor(max(1, min(len(others), ssh.AT_ONCE))) as pool:
+        answers = pool.map(lambda place: place.examine(wanted), others)
+        found = dict(zip((place.name for place in others), answers, strict=True))
+    return {host.name: found.get(host.name, here) for host in hosts}
+
+
+def load(name: str, options: Mapping[str, Any] | None = None) -> Check:
+    check: Check = plugins.create("cli.diagnose", name, **(options or {}))
+    return check
+
+
+def _examine(check: Check) -> Finding:
+    """A mistake in the form of `what; what to do` is a finding."""
+    try:
+        return check.examine()
+    except UserError as error:
+        figure, _, remedy = str(error).partition("; ")
+        return Finding("error", figure, remedy)
+    except OSError as error:
+        return Finding("error", f"could not be looked at: {error}")
