@@ -19,6 +19,11 @@ PATTERNS = (
         r"srun: error: (?P<host>\S+): task (?P<rank>\d+): (?P<word>Killed|Segmentation fault|Aborted|Terminated)"
     ),
 )
+LOST = (
+    # Open MPI 5, then ssh below any launcher
+    re.compile(r"lost communication with a remote daemon.*?Remote daemon: \[\S+\] on node (?P<host>\S+)"),
+    re.compile(r"Connection to (?P<host>\S+) closed by remote host"),
+)
 WORDS = {"Killed": 9, "Segmentation fault": 11, "Aborted": 6, "Terminated": 15}
 
 
@@ -55,6 +60,12 @@ def killed(text: str, ranks: Mapping[int, int], host: str) -> Death | None:
             if rank is not None and number:
                 return Death(rank, found.get("host") or host, number)
     return None
+
+
+def lost(text: str) -> str | None:
+    """The host that a launcher says it has lost the connection to."""
+    words = " ".join(text.split())
+    return next((match["host"] for pattern in LOST if (match := pattern.search(words))), None)
 
 
 def _signal(text: str | None) -> int:

@@ -6,6 +6,7 @@ Exit code 0 of a launcher proves nothing (a lost daemon, N worlds of one rank): 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import selectors
@@ -14,40 +15,62 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from cli.blame import killed
+import psutil  # type: ignore[import-untyped]
+
+from cli import guard, ranks
+from cli.blame import killed, lost
+from cli.guard import Guard, Guards
 from cli.launchers.base import Command
+from cli.watchdog import Gone, Watchdog
 from hvd_train import events
 from hvd_train.errors import ExitCode
+from hvd_train.heartbeat import BEAT
 
 GRACE = 4.0
 """Seconds a launcher has to end a job in which a rank failed, or that was told to end."""
+BEAT_SECONDS = 1.0
 
 
 @dataclass
 class Execution:
-    """One run of a command with `world_size` ranks; output of ranks goes to this process's stdout unless `quiet`."""
+    """One run of a command with `world_size` ranks; output of ranks goes to this process's stdout unless `quiet`.
+
+    A job that stands still for `stall_timeout` seconds is ended, with 0 never. `hosts` are the others that can be reached
+    over ssh, and nothing of the job stays there.
+    """
 
     command: Command
     world_size: int
     timeout: float | None = None
     quiet: bool = False
     verbose: bool = False
+    stall_timeout: float = 0
+    hosts: Sequence[str] = ()
     events: list[dict[str, Any]] = field(default_factory=list, init=False)
     _launcher_text: bytes = field(default=b"", init=False)
     _pending: bytes = field(default=b"", init=False)
     _signals: list[int] = field(default_factory=list, init=False)
     _timed_out: bool = field(default=False, init=False)
     _end_by: float | None = field(default=None, init=False)
+    _folder: Path | None = field(default=None, init=False)
+    _stall: str | None = field(default=None, init=False)
+    _ticked: float = field(default=0.0, init=False)
+    _guarded: set[tuple[str | int, ...]] = field(default_factory=set, init=False)
 
     def run(self) -> int:
         """Start, wait, explain; the exit code for the shell."""
         before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        environment = {**os.environ, **self.command.environment}
+        environment = {**os.environ, BEAT: f"{BEAT_SECONDS:g}", **self.command.environment}
+        self._guards = Guards(self.hosts, self.stall_timeout)
+        self._watchdog = Watchdog(self.world_size, self.stall_timeout, time.monotonic())
+        self._selector = selectors.DefaultSelector()
         self._process = subprocess.Popen(
             self.command.argv,
             env=environment,
@@ -55,24 +78,27 @@ class Execution:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         try:
             self._follow()
         finally:
             self._reap()
+            if self._folder:
+                ranks.remove(self._folder)
             for number, handler in before.items():
                 signal.signal(number, handler)
         return self._verdict()
 
     def _follow(self) -> None:
-        selector = selectors.DefaultSelector()
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        selector.register(self._process.stdout, selectors.EVENT_READ, self._on_output)
-        selector.register(self._process.stderr, selectors.EVENT_READ, self._on_errors)
+        selector = self._selector
+        streams = {self._process.stdout: self._on_output, self._process.stderr: self._on_errors}
+        for stream, receive in streams.items():
+            assert stream is not None
+            selector.register(stream, selectors.EVENT_READ, receive)
         deadline = time.monotonic() + self.timeout if self.timeout else None
         ended_at: float | None = None
-        while selector.get_map():
+        while any(stream in selector.get_map() for stream in streams if stream):
             ready = selector.select(timeout=0.2)
             for key, _ in ready:
                 self._read(selector, key)
@@ -80,6 +106,7 @@ class Execution:
                 ended_at = ended_at or time.monotonic()
                 if not ready and time.monotonic() - ended_at > 1:
                     return  # a stray process holds the pipe
+            self._tick()
             if deadline and time.monotonic() > deadline and not self._timed_out:
                 self._timed_out = True
                 self._end_by = time.monotonic() + GRACE
@@ -87,12 +114,27 @@ class Execution:
             if self._end_by and time.monotonic() > self._end_by:
                 return
 
+    def _tick(self) -> None:
+        """Once a second: look at the job, and let guards know that we are here."""
+        now = time.monotonic()
+        if now - self._ticked < BEAT_SECONDS:
+            return
+        self._ticked = now
+        self._guards.tell()
+        stall = self._watchdog.look(now)
+        if stall and not self._end_by:
+            self._stall = stall
+            self._end_by = now + 1
+            self._process.terminate()
+
     def _read(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
-        data = os.read(key.fd, 65536)
-        if data:
-            key.data(data)
-        else:
+        is_process = isinstance(key.fileobj, int)
+        data = b"" if is_process else os.read(key.fd, 65536)
+        if not data:
             selector.unregister(key.fileobj)
+        if is_process:
+            os.close(key.fd)
+        key.data(data)
 
     def _on_output(self, data: bytes) -> None:
         if not self.quiet:
@@ -110,11 +152,41 @@ class Execution:
         return _TAG.sub(b"", data) if self.command.tags_output else data
 
     def _on_event(self, event: dict[str, Any]) -> None:
+        self._watchdog.hear(event, time.monotonic())
+        if event["event"] == "beat":
+            self._guard(event["host"], event["pid"], event["parent"])
+            return
         self.events.append(event)
         if event["event"] == "folder" and Path(event["path"]).is_dir():
-            (Path(event["path"]) / "command.txt").write_text(f"{self.command}\n", encoding="utf-8")
+            self._folder = Path(event["path"])
+            (self._folder / "command.txt").write_text(f"{self.command}\n", encoding="utf-8")
+        if self._folder and event["event"] in {"folder", "started"}:
+            ranks.write(self._folder, (_only(e, "rank", "host", "pid") for e in self.events if e["event"] == "started"))
         if event["event"] == "failed" and not self._end_by:
             self._end_by = time.monotonic() + GRACE
+
+    def _guard(self, host: str, *pids: int) -> None:
+        """Hear of the end of a rank, and of the daemon that started it."""
+        if (host, *pids) in self._guarded:
+            return
+        self._guarded.add((host, *pids))
+        if host == socket.gethostname():
+            with contextlib.suppress(OSError):
+                descriptor = os.pidfd_open(pids[0])
+                self._selector.register(descriptor, selectors.EVENT_READ, lambda _: self._on_end(host, pids[0]))
+            return
+        for sent in self._guards.post():
+            assert sent.process.stdout is not None
+            self._selector.register(sent.process.stdout, selectors.EVENT_READ, partial(self._on_guard, sent))
+        self._guards.tell(host, reversed(pids))  # of two that ended at once, the daemon is the cause
+
+    def _on_guard(self, sent: Guard, data: bytes) -> None:
+        for pid in sent.news(data):
+            self._on_end(sent.host, pid)
+
+    def _on_end(self, host: str, pid: int) -> None:
+        if not self._end_by and not self._failed():
+            self._watchdog.end(host, pid, time.monotonic())
 
     def _failed(self) -> bool:
         return any(e["event"] in {"failed", "refused"} or e.get("exit_code") for e in self.events)
@@ -131,23 +203,28 @@ class Execution:
             self._process.terminate()
 
     def _pids_here(self) -> dict[int, int]:
-        """Rank by process id, of the ranks on this machine that have started and not reported their end."""
-        host = socket.gethostname()
-        done = {e["rank"] for e in self.events if e["event"] == "done"}
-        started = (e for e in self.events if e["event"] == "started" and e["host"] == host)
-        return {e["pid"]: e["rank"] for e in started if e["rank"] not in done}
+        """Rank by process id, of the ranks on this machine that have spoken and not reported their end."""
+        host, done = socket.gethostname(), self._watchdog.done
+        return {r.pid: r.number for r in self._watchdog.ranks.values() if r.host == host and r.number not in done}
 
     def _reap(self) -> None:
         """Leave nothing behind: the launcher, then ranks that outlived it."""
+        left = guard.known(self._pids_here())
         if self._process.poll() is None:
+            left += psutil.Process(self._process.pid).children(recursive=True)
             self._process.terminate()
             try:
                 self._process.wait(timeout=GRACE if not self._end_by else 1)
             except subprocess.TimeoutExpired:
                 _kill_group(self._process.pid)
                 self._process.wait()
-        for pid in self._pids_here():
-            _kill(pid, signal.SIGKILL)
+                guard.clear(self._process.pid)
+        guard.end(left, 0)
+        self._guards.dismiss()
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, int):
+                os.close(key.fd)
+        self._selector.close()
         for stream in (self._process.stdout, self._process.stderr):
             if stream:
                 stream.close()
@@ -155,7 +232,7 @@ class Execution:
     def _verdict(self) -> int:
         code = self._process.returncode
         done = {e["rank"] for e in self.events if e["event"] == "done"}
-        for explain in (self._refused, self._died, self._reported):
+        for explain in (self._refused, self._stalled, self._lost, self._died, self._reported):
             found = explain()
             if found is not None:
                 return found
@@ -171,20 +248,46 @@ class Execution:
         if self._launcher_text and not self.verbose and self._failed():
             _write(sys.stderr, self._launcher_text)
         who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
-        return _say(f"{how}, and {who} did not report the end of the run", ExitCode.FAILURE)
+        where = self._watchdog.accuse([])
+        return _say(f"{how}, and {who} did not report the end of the run\n{where}".rstrip(), ExitCode.FAILURE)
 
     def _refused(self) -> int | None:
         event = next((e for e in self.events if e["event"] == "refused"), None)
         return None if event is None else _say(event["message"], event["exit_code"])
 
+    def _stalled(self) -> int | None:
+        return None if self._stall is None else _say(self._stall, ExitCode.FAILURE)
+
+    def _lost(self) -> int | None:
+        """A host or daemon that is gone takes its ranks with it, and what the others say of that is no news."""
+        gone = self._gone()
+        return None if gone is None or gone.rank else self._accuse(gone)
+
     def _died(self) -> int | None:
         """A rank killed by a signal comes before what others say: losing it made them fail."""
-        text = self._launcher_text.decode(errors="replace")
+        text, gone = self._launcher_text.decode(errors="replace"), self._gone()
         death = killed(text, self._pids_here(), socket.gethostname())
         reported = {e["rank"] for e in self.events if e["event"] in {"failed", "done"}}
-        if death is None or death.rank in reported or self._timed_out or self._signals:
+        if self._timed_out or self._signals:
             return None
-        return _say(f"the first failure: {death}", ExitCode.FAILURE)
+        if death is not None and death.rank not in reported:
+            return _say(f"the first failure: {death}", ExitCode.FAILURE)
+        first = events.first_failure(self.events)
+        if gone is None or gone.rank is None or gone.rank.number in reported or (first and first["time"] < gone.wall):
+            return None
+        return self._accuse(gone)
+
+    def _gone(self) -> Gone | None:
+        """What a guard has seen first, else what the launcher says."""
+        if self._timed_out or self._signals:
+            return None
+        now, host = time.monotonic(), lost(self._launcher_text.decode(errors="replace"))
+        if host and not self._watchdog.gone(now):
+            self._watchdog.end(host, 0, now)
+        return self._watchdog.gone(now)
+
+    def _accuse(self, gone: Gone) -> int:
+        return _say(f"the first failure: {gone}\n{self._watchdog.accuse(gone.ranks)}", ExitCode.FAILURE)
 
     def _reported(self) -> int | None:
         event = events.first_failure(self.events)
@@ -196,7 +299,18 @@ class Execution:
         return _say(f"the first failure: rank {event['rank']} on {event['host']}:{trace}", event["exit_code"])
 
 
+_PR_SET_PDEATHSIG = 1
 _TAG = re.compile(rb"^\[\d+(?:,\d+)?\]<std(?:out|err)>: ?", re.MULTILINE)
+
+
+def _end_with_parent() -> None:
+    """Where this command is killed, the launcher gets SIGTERM, and ends the job."""
+    with contextlib.suppress(AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _only(record: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: record[key] for key in keys}
 
 
 def _say(text: str, code: int) -> int:

@@ -18,7 +18,9 @@ START, END = b"\x1e", b"\x1f"
 LIMIT = 3500
 """Bytes: under PIPE_BUF, so that the events of different ranks do not run into each other."""
 
-_EVENT = re.compile(START + rb"(\{.*?\})" + END + rb"\r?\n?", re.DOTALL)
+# A launcher may cut a rank's words in two and put another's event in between: the inner one is taken out first. One whose
+# newline may still come has not arrived whole.
+_EVENT = re.compile(START + rb"(\{[^\x1e\x1f]*\})" + END + rb"(?:\r?\n|(?!\r?\n?\Z))")
 
 
 def emit(descriptor: int, event: str, **fields: Any) -> None:
@@ -38,9 +40,11 @@ def _encode(record: dict[str, Any]) -> bytes:
 
 def split(data: bytes) -> tuple[list[dict[str, Any]], bytes, bytes]:
     """The events in `data`, the other bytes, and the beginning of an event that has not arrived whole."""
-    events = [json.loads(m) for m in _EVENT.findall(data)]
-    rest = _EVENT.sub(b"", data)
-    head, mark, tail = rest.partition(START)
+    events = []
+    while found := _EVENT.findall(data):
+        events += [json.loads(text) for text in found]
+        data = _EVENT.sub(b"", data)
+    head, mark, tail = data.partition(START)
     return events, head, mark + tail
 
 

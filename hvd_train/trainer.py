@@ -48,14 +48,21 @@ class Progress:
 
 @dataclass
 class Clock:
-    """Seconds spent in each phase of training."""
+    """Seconds spent in each phase of training; which is the last, and how often one began."""
 
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("data", "forward", "backward", "comm", "optimizer", "eval"), 0.0)
     )
+    phase: str = "start"
+    turn: int = 0
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+        self.turn += 1
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        self.enter(phase)
         begin = time.perf_counter()
         try:
             yield
@@ -108,6 +115,11 @@ class Trainer:
             self._evaluate()
         self._save()
         return reason
+
+    @property
+    def activity(self) -> tuple[int, str, int]:
+        """For the heartbeat: step, phase, and a number that grows with each phase."""
+        return self.progress.step, self.clock.phase, self.clock.turn
 
     @property
     def epochs(self) -> float:
@@ -303,6 +315,7 @@ class Trainer:
         for chunk in indices.split(EVAL_BATCH):
             if not len(chunk):
                 continue
+            self.clock.enter("eval")
             x, y = split.batch(chunk)
             x, y = self.precision.inputs(x), y.to(self.precision.device)
             with self.precision.forward():
@@ -362,6 +375,7 @@ class Trainer:
         if self.checkpoints is None or self._saved == self.progress.step:
             return
         self._saved = self.progress.step
+        self.clock.enter("checkpoint")
         checkpoint.save(self.snapshot(), self.checkpoints, self.progress.step, self.config.checkpoint.keep, self.comm)
 
     def snapshot(self) -> checkpoint.Snapshot:

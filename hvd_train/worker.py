@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hvd_train import checkpoint, events, failures, loss, plugins
+from hvd_train import checkpoint, events, failures, loss, plugins, script
 from hvd_train.comm.base import Communicator, gather_json
 from hvd_train.config import Config, Launch, parse_document
 from hvd_train.data.base import Dataset
 from hvd_train.errors import ExitCode, Stopped, UserError
+from hvd_train.heartbeat import Heartbeat
 from hvd_train.logs import Output
 from hvd_train.monitor import jsonl, tensorboard, terminal
 from hvd_train.monitor.base import Sink
@@ -24,6 +25,7 @@ from hvd_train.optimizer import Build
 from hvd_train.precision import Precision
 from hvd_train.sampler import Sampler
 from hvd_train.signals import StopRequest
+from hvd_train.submitted import awaits_start
 from hvd_train.sync.base import Context
 from hvd_train.trainer import Trainer
 
@@ -44,23 +46,34 @@ def run_document(text: str) -> int:
     output = Output()
     stop = StopRequest()
     stop.listen()
+    heartbeat = Heartbeat(output.errors, script.rank())
     try:
         config, launch = parse_document(text)
         comm = plugins.create("hvd_train.comm", launch.engine)
     except Exception as error:
         failures.report(error, -1, output.errors, None)
         return failures.exit_code(error)
-    return _Rank(config, launch, comm, output, stop).run()
+    return _Rank(config, launch, comm, output, stop, heartbeat).run()
 
 
 class _Rank:
     """One rank's life after its engine is up."""
 
-    def __init__(self, config: Config, launch: Launch, comm: Communicator, output: Output, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        config: Config,
+        launch: Launch,
+        comm: Communicator,
+        output: Output,
+        stop: StopRequest,
+        heartbeat: Heartbeat,
+    ) -> None:
         self.config, self.launch, self.comm, self.output, self.stop = config, launch, comm, output, stop
+        self.heartbeat = heartbeat
         self.folder: Path | None = None
 
     def run(self) -> int:
+        self.heartbeat.rank = self.comm.rank
         events.emit(self.output.errors, "started", rank=self.comm.rank)
         try:
             self._check_world()
@@ -70,6 +83,7 @@ class _Rank:
             self.output.release()
             self.comm.abort(failures.exit_code(error))
             raise
+        self.heartbeat.stop()
         events.emit(self.output.errors, "done", rank=self.comm.rank, exit_code=int(code))
         self.output.release()
         self.comm.close()
@@ -115,6 +129,7 @@ class _Rank:
 
     def _train(self, trainer: Trainer, folder: Path) -> int:
         self._open_folder(folder)
+        self.heartbeat.of = trainer
         try:
             ended, code = trainer.run(), ExitCode.OK
         except Stopped as stopped:
@@ -126,10 +141,10 @@ class _Rank:
         rank = self.comm.rank
         if rank == 0:
             try:
-                folder.mkdir(parents=True, exist_ok=bool(self.launch.resume))
+                folder.mkdir(parents=True, exist_ok=bool(self.launch.resume) or awaits_start(folder))
             except FileExistsError:
                 raise UserError(f"--output: {folder} exists on {socket.gethostname()}; give another folder") from None
-            whole = json.dumps(self.config.model_dump(), indent=1)
+            whole = json.dumps(self.config.model_dump(exclude={"slurm"}), indent=1)
             (folder / "config.json").write_text(whole + "\n", encoding="utf-8")
             events.emit(self.output.errors, "folder", rank=0, path=str(folder.absolute()))
         self.folder = folder

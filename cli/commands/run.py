@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hvd_train.errors import UserError, nearest
+from hvd_train.errors import ExitCode, UserError, nearest
 
 if TYPE_CHECKING:
     from cli.hosts import Host
+    from cli.launchers.base import Command
+    from cli.target import Target
 
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
 BINDINGS = ("core", "socket", "numa", "none")
 
 
@@ -37,6 +42,20 @@ def command(
     bind: Annotated[str | None, typer.Option(help="core, socket, numa or none.")] = None,
     oversubscribe: Annotated[bool, typer.Option("--oversubscribe", help="Allow more ranks than slots.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which the job is ended.")] = None,
+    stall_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds without any progress after which the job is ended; 0 is never.")
+    ] = 300,
+    max_restarts: Annotated[
+        int,
+        typer.Option(min=0, help="Times that a job which lost a rank or a host goes on from its newest checkpoint."),
+    ] = 0,
+    min_np: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that are enough after a host is lost [default: all].")
+    ] = None,
+    iface: Annotated[
+        str | None, typer.Option(help="Interface or subnet that joins the hosts [default: by the route to them].")
+    ] = None,
+    no_preflight: Annotated[bool, typer.Option("--no-preflight", help="Do not ask the hosts first.")] = False,
     tee: Annotated[str, typer.Option(metavar="RANKS", help="Ranks whose output is shown: 0,2 or all.")] = "0",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")] = False,
     verbose: Annotated[
@@ -45,8 +64,13 @@ def command(
 ) -> None:
     """Run a YAML file, a Python script or a module on many ranks."""
     from cli import launching
-    from cli.engines import choose
+    from cli.engines import choose, for_script
+    from cli.execute import Execution
+    from cli.hosts import format_hosts
     from cli.launchers.base import Job
+    from cli.machine import Machine
+    from cli.network import between, named
+    from cli.restarts import again, source
     from cli.target import of_module, of_script, of_yaml
 
     arguments = arguments or []
@@ -55,47 +79,79 @@ def command(
     if bind is not None and bind not in BINDINGS:
         raise UserError(f"--bind: no binding '{bind}'{nearest(bind, BINDINGS)}")
     places = _hosts(hosts, hostfile)
-    world_size = _world_size(np, places)
+    world_size = _world_size(np, places, oversubscribe)
     chosen = choose(engine, world_size, alone=not places and launcher in {"auto", "local"})
     shown = _ranks(tee, world_size)
+    _check_positive("--timeout", timeout)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
     file = Path(target or "")
-    if module is not None:
-        what = of_module(module, arguments)
-    elif file.suffix == ".py":
-        what = of_script(file, arguments)
-    elif file.suffix in {".yaml", ".yml"}:
-        launch = {"world_size": world_size, "engine": chosen, "tee": shown, "columns": columns}
-        what = of_yaml(file, arguments, output=output, resume=resume, **launch)
-    else:
-        raise UserError(f"'{target or ''}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
     forward, environment = _environment(env or [])
-    job = Job(
-        program=what.program,
-        world_size=world_size,
-        engine=chosen,
-        hosts=places,
-        environment=environment,
-        forward=forward,
-        bind=bind,  # type: ignore[arg-type]
-        oversubscribe=oversubscribe,
-    )
-    started = launching.command(launcher, job)
+    others = [host for host in places if not Machine.here().is_named(host.name)]
+    network = named(iface) if iface else between(host.name for host in others)
+
+    def prepare(
+        places: tuple[Host, ...], ranks: int, output: Path | None, resume: str | None
+    ) -> tuple[Command, Target]:
+        if module is not None:
+            what = of_module(module, arguments, for_script(engine))
+        elif file.suffix == ".py":
+            what = of_script(file, arguments, for_script(engine))
+        elif file.suffix in {".yaml", ".yml"}:
+            launch = {"world_size": ranks, "engine": chosen, "tee": [r for r in shown if r < ranks], "columns": columns}
+            what = of_yaml(file, arguments, output=output, resume=resume, **launch)
+        else:
+            raise UserError(f"'{target or ''}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
+        job = Job(
+            program=what.program,
+            world_size=ranks,
+            engine=chosen,
+            hosts=places,
+            environment=environment,
+            forward=forward,
+            bind=bind,  # type: ignore[arg-type]
+            oversubscribe=oversubscribe,
+            network=network,
+        )
+        return launching.command(launcher, job), what
+
+    started, what = prepare(places, world_size, output, resume)
     for note in () if quiet else started.notes:
         print(f"ddl: {note}", file=sys.stderr)
     if dry_run:
         print(started)
         return
-    if timeout is not None and timeout <= 0:
-        raise UserError(f"--timeout: expected seconds above 0, got {timeout:g}")
-    if verbose:
-        print(f"ddl: {started}", file=sys.stderr)
-    from cli.execute import Execution
+    if others and not no_preflight:
+        from cli.preflight.check import check
+        from cli.preflight.needs import needs
 
-    code = Execution(started, world_size, timeout, quiet, verbose).run()
+        for problem in check(others, needs(what.program, Path.cwd()), network):
+            print(f"ddl: warning: {problem.host}: {problem.what}; {problem.remedy}", file=sys.stderr)
+    began, restart = time.monotonic(), 0
+    while True:
+        if verbose:
+            print(f"ddl: {started}", file=sys.stderr)
+        names = [host.name for host in others if host in places]
+        left = None if timeout is None else max(1.0, timeout - (time.monotonic() - began))
+        code = Execution(started, world_size, left, quiet, verbose, stall_timeout, names).run()
+        if code != ExitCode.FAILURE or restart == max_restarts:
+            break
+        restart += 1
+        try:
+            places, world_size = again(places, world_size, min_np or world_size, oversubscribe=oversubscribe)
+        except UserError as error:
+            print(f"ddl: {error}", file=sys.stderr)
+            break
+        started, what = prepare(places, world_size, what.folder, source(what.folder))
+        where = f" on {format_hosts(places)}" if places else ""
+        print(f"ddl: restart {restart} of {max_restarts}: {world_size} ranks{where}", file=sys.stderr)
     if code and what.folder is not None and what.folder.is_dir():
         print(f"ddl: see {what.folder}", file=sys.stderr)
     sys.exit(code)
+
+
+def _check_positive(option: str, value: float | None) -> None:
+    if value is not None and value <= 0:
+        raise UserError(f"{option}: expected seconds above 0, got {value:g}")
 
 
 def _hosts(text: str | None, file: Path | None) -> tuple[Host, ...]:
@@ -113,12 +169,15 @@ def _hosts(text: str | None, file: Path | None) -> tuple[Host, ...]:
         raise UserError(f"--hostfile: {file} cannot be read: {error}") from None
 
 
-def _world_size(np: int | None, hosts: tuple[Host, ...]) -> int:
-    if np is None:
-        return sum(host.slots for host in hosts) or 1
-    if np < 1:
+def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) -> int:
+    from cli.slurm import allocation
+
+    if np is not None and np < 1:
         raise UserError(f"--np: expected at least 1 rank, got {np}")
-    return np
+    job = None if hosts else allocation.here()
+    if job is not None:
+        return job.world_size(np, oversubscribe=oversubscribe)
+    return np or sum(host.slots for host in hosts) or 1
 
 
 def _ranks(text: str, world_size: int) -> list[int]:
@@ -141,6 +200,11 @@ def _environment(assignments: list[str]) -> tuple[tuple[str, ...], dict[str, str
             raise UserError(f"--env: '{word}' is no variable; expected KEY=VALUE or KEY")
         if not equals and name not in os.environ:
             raise UserError(f"--env: {name} is not set in this shell; set it, or give {name}=VALUE")
+        if equals and _SECRET.search(name):
+            raise UserError(
+                f"--env: {name} looks like a secret, and a value given here shows in the command line; "
+                f"export it and give the name alone: -x {name}"
+            )
     forward = tuple(a for a in assignments if "=" not in a)
     pairs = (a.partition("=") for a in assignments if "=" in a)
     return forward, {name: value for name, _, value in pairs}

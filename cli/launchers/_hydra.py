@@ -17,6 +17,7 @@ def mpich(job: Job, placement: Placement) -> list[str]:
     return [
         *("-n", str(job.world_size)),
         *(["-hosts", format_hosts(placement.hosts)] if placement.hosts else []),
+        *_network(job),
         *("-bind-to", job.bind or (f"core:{placement.cores}" if placement.cores else "none")),
         *_environment(job.environment),
     ]
@@ -26,8 +27,13 @@ def intel(job: Job, placement: Placement) -> list[str]:
     return [
         *("-n", str(job.world_size)),
         *_intel_hosts(placement),
+        *_network(job),
         *_environment({**_pinning(job, placement), **job.environment}),
     ]
+
+
+def _network(job: Job) -> list[str]:
+    return ["-iface", job.network.interface] if job.network else []
 
 
 def _environment(variables: Mapping[str, str]) -> list[str]:

@@ -21,6 +21,7 @@ def options(job: Job, placement: Placement, version: Version, *, root: bool) -> 
         *(["--map-by", ":OVERSUBSCRIBE"] if job.oversubscribe else []),
         *_binding(job, placement),
         *parameters(placement, version),
+        *network(job, version),
         *_each("-x", (f"{key}={value}" for key, value in job.environment.items())),
         *_each("-x", job.forward),
     ]
@@ -37,12 +38,22 @@ def parameters(placement: Placement, version: Version) -> list[str]:
     found = []
     if version >= (5,):
         found += ["--mca", "osc", "^ucx"]  # where no UCX network is, its query prints an error
+    if placement.remote and version >= (5,):
+        found += ["--mca", "btl_tcp_flags", "send,inplace"]  # with put, large messages often go one way at a time
     if placement.shared:
         found += ["--mca", "mpi_yield_when_idle", "1"]
     if placement.remote and placement.hosts:
         found += ["--prtemca", "plm_ssh_args"] if version >= (5,) else ["--mca", "plm_rsh_args"]
         found += [_KEEPALIVE]
     return found
+
+
+def network(job: Job, version: Version) -> list[str]:
+    """Messages and the launcher's own words take the same way."""
+    if job.network is None:
+        return []
+    control = ["--prtemca", "prte_if_include"] if version >= (5,) else ["--mca", "oob_tcp_if_include"]
+    return ["--mca", "btl_tcp_if_include", str(job.network), *control, str(job.network)]
 
 
 def _binding(job: Job, placement: Placement) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from cli.hosts import Host
+from cli.network import Network
 
 Binding = Literal["core", "socket", "numa", "none"]
 
@@ -22,7 +23,7 @@ class Job:
 
     `program` is one rank's argv. Without `hosts` the job runs on this machine, with as many slots as ranks.
     `environment` holds variables that every rank, remote ones too, must see with these values; `forward` names
-    variables that ranks take over from the shell as it is. `bind` of None leaves the choice to the launcher.
+    variables that ranks take over from the shell as it is. `bind` of None leaves the choice to the launcher, as `network` does.
     """
 
     program: tuple[str, ...]
@@ -33,6 +34,7 @@ class Job:
     forward: tuple[str, ...] = ()
     bind: Binding | None = None
     oversubscribe: bool = False
+    network: Network | None = None
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Horovodrun:
         placement = place(job, self.machine)
         if not placement.hosts:
             raise UserError("--launcher horovodrun knows no SLURM allocation; name --hosts, or use --launcher srun")
-        where = ("-np", str(job.world_size), "-H", format_hosts(placement.hosts))
+        where = ("-np", str(job.world_size), "-H", format_hosts(placement.hosts), *_network(job))
         if self.flavor is None:
             argv = (*_gloo(job), *where, *_without_mpi(job.program))
             return Command((str(self.path), *argv), job.environment, placement.notes, tags_output=True)
@@ -57,6 +57,10 @@ def create(*, controller: Literal["auto", "mpi", "gloo"] = "auto") -> Horovodrun
     return Horovodrun(path, None if over_gloo else detect(), Machine.here(), os.environ.get("PATH", os.defpath))
 
 
+def _network(job: Job) -> list[str]:
+    return ["--network-interfaces", job.network.interface] if job.network else []
+
+
 def _gloo(job: Job) -> list[str]:
     if job.engine != "horovod":
         raise UserError(
@@ -73,7 +77,7 @@ def _mpi(job: Job, placement: Placement, flavor: Flavor) -> list[str]:
         _refuse_binding(job, f"through {flavor}")
         return ["--mpi"]
     binding = [*_openmpi.bind_to(job, placement), "--map-by", "slot"]
-    parameters = _openmpi.parameters(placement, flavor.version)
+    parameters = [*_openmpi.parameters(placement, flavor.version), *_openmpi.network(job, flavor.version)]
     found = {"--binding-args": binding, "--mpi-args": parameters}
     return ["--mpi", *(f"{option}={shlex.join(words)}" for option, words in found.items() if words)]
 

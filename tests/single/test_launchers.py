@@ -87,7 +87,8 @@ MPIRUN_LINES = [
         "openmpi5",
         FOUR,
         REMOTE,
-        f"--np 4 --host n1:2,n2:2 --bind-to none --mca osc '^ucx' --prtemca plm_ssh_args {KEEPALIVE}",
+        "--np 4 --host n1:2,n2:2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace "
+        f"--prtemca plm_ssh_args {KEEPALIVE}",
     ),
     ("openmpi4", FOUR, REMOTE, f"--np 4 --host n1:2,n2:2 --bind-to none --mca plm_rsh_args {KEEPALIVE}"),
     ("mpich", FOUR, REMOTE, "-n 4 -hosts n1:2,n2:2 -bind-to none"),
@@ -97,7 +98,7 @@ MPIRUN_LINES = [
         FOUR,
         SQUEEZED,
         "--np 6 --host n1:3,n2:3 --map-by :OVERSUBSCRIBE --bind-to none --mca osc '^ucx' "
-        f"--mca mpi_yield_when_idle 1 --prtemca plm_ssh_args {KEEPALIVE}",
+        f"--mca btl_tcp_flags send,inplace --mca mpi_yield_when_idle 1 --prtemca plm_ssh_args {KEEPALIVE}",
     ),
     ("mpich", FOUR, SQUEEZED, "-n 6 -hosts n1:3,n2:3 -bind-to none"),
     ("intel", FOUR, SQUEEZED, "-n 6 -ppn 3 -hosts n1,n2 -genv I_MPI_PIN 0"),
@@ -114,7 +115,7 @@ MPIRUN_LINES = [
     ),
     ("mpich", FOUR, VARIABLES, "-n 2 -hosts localhost:2 -bind-to core:2 -genv A '1, 2'"),
     ("intel", FOUR, VARIABLES, "-n 2 -ppn 2 -hosts localhost -genv A '1, 2'"),
-    ("openmpi5", ALLOCATED, JOB, "--np 2 --bind-to none --mca osc '^ucx'"),
+    ("openmpi5", ALLOCATED, JOB, "--np 2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace"),
     ("mpich", ALLOCATED, JOB, "-n 2 -bind-to none"),
     ("intel", ALLOCATED, JOB, "-n 2"),
 ]
@@ -251,7 +252,7 @@ def test_local_refuses(job: Job, words: str) -> None:
 )
 def test_srun(job: Job, variables: dict[str, str], expected: str) -> None:
     command = srun.Srun("pmix_v4", variables).command(job)
-    assert line(command) == f"srun --ntasks 2 --mpi=pmix_v4 --export=ALL{expected}"
+    assert line(command) == f"srun --ntasks 2 --mpi=pmix_v4 --export=ALL --kill-on-bad-exit=1{expected}"
     assert command.environment == job.environment
 
 

@@ -1,0 +1,162 @@
+"""A process on every other host that ends a job's ranks there when the command that started them goes, or is silent.
+
+It is started over ssh, `python -m cli.guard SECONDS`, and reads lines on stdin: `HOST PID ...` are processes to look after, an
+empty line says that the command is there. It prints the host's own name, and then the number of each process that ends. So what
+a launcher leaves behind ends, ranks on a host that was cut off end, and the command hears at once who went first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from cli.ssh import OPTIONS
+
+GRACE = 1.0
+"""Seconds that processes have to end by themselves."""
+PATIENCE = 3.5
+"""Seconds that guards may take to be done."""
+
+
+@dataclass
+class Guard:
+    """A guard seen from here; `host` is what its host calls itself, and empty until it has said so."""
+
+    process: subprocess.Popen[bytes]
+    host: str = ""
+
+    def news(self, data: bytes) -> list[int]:
+        """Processes that ended, in what the guard has printed; 0 is the guard itself, at the end of its output."""
+        words = data.decode().split()
+        if not data:
+            return [0] if self.host else []
+        if not self.host:
+            self.host, *words = words
+        return [int(word) for word in words]
+
+    def say(self, line: bytes) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            os.write(self.process.stdin.fileno(), line)
+
+
+@dataclass
+class Guards:
+    """A guard for each of `hosts`, once `post` was called; they act after `seconds` of silence, with 0 only when we go."""
+
+    hosts: Sequence[str]
+    seconds: float
+    posted: list[Guard] = field(default_factory=list, init=False)
+
+    def post(self) -> list[Guard]:
+        """Send out those that are not there yet."""
+        program = f"{sys.executable} -m cli.guard {self.seconds:g}"
+        new = [Guard(_start(["ssh", *OPTIONS, host, program])) for host in self.hosts[len(self.posted) :]]
+        self.posted += new
+        return new
+
+    def tell(self, host: str = "", pids: Iterable[int] = ()) -> None:
+        """Name processes of `host`; without any, say that we are here."""
+        line = " ".join([host, *map(str, pids)]).encode() + b"\n"
+        for guard in self.posted:
+            guard.say(line)
+
+    def dismiss(self) -> None:
+        """Let them end what is left, and wait for that where they can be reached."""
+        for guard in self.posted:
+            assert guard.process.stdin is not None
+            guard.process.stdin.close()
+        deadline = time.monotonic() + PATIENCE
+        for guard in self.posted:
+            try:
+                guard.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                guard.process.kill()
+                guard.process.wait()
+            assert guard.process.stdout is not None
+            guard.process.stdout.close()
+
+
+def end(processes: Iterable[psutil.Process], grace: float) -> None:
+    """End these and all below them: by themselves within `grace` seconds, or by SIGKILL."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [process, *process.children(recursive=True)]
+    _, left = psutil.wait_procs(found, timeout=grace)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=1)
+    for process in found:
+        clear(process.pid)
+
+
+def known(pids: Iterable[int]) -> list[psutil.Process]:
+    """Those processes that are there. They stay themselves, also when their numbers are used again."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return found
+
+
+def main(seconds: float) -> None:
+    watched: dict[int, int] = {}
+    mine: list[psutil.Process] = []
+    pending = b""
+    print(socket.gethostname(), flush=True)
+    while ready := select.select([0, *watched], [], [], seconds or None)[0]:
+        for descriptor in ready:
+            if descriptor in watched:
+                print(watched.pop(descriptor), flush=True)
+                os.close(descriptor)
+        if 0 not in ready:
+            continue
+        data = os.read(0, 65536)
+        if not data:
+            break
+        *lines, pending = (pending + data).split(b"\n")
+        for words in map(str.split, map(bytes.decode, lines)):
+            if words and words[0] == socket.gethostname():
+                new = known(map(int, words[1:]))
+                mine += new
+                watched |= {os.pidfd_open(process.pid): process.pid for process in new}
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    end(mine, GRACE)
+
+
+def _start(argv: list[str]) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    os.set_blocking(process.stdin.fileno(), False)
+    return process
+
+
+def clear(pid: int) -> None:
+    """A daemon of Open MPI removes its folder only when it ends by itself."""
+    for name in ("ompi", "prted"):
+        shutil.rmtree(Path(tempfile.gettempdir()) / f"{name}.{pid}", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))

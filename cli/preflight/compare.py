@@ -1,0 +1,128 @@
+"""What keeps a job from running on its hosts, from what they say of themselves."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+from typing import Any, Literal
+
+from cli.network import Network
+
+MIB = 2**20
+ROOM = 64 * MIB
+"""Free bytes below which a folder that the job writes to is full."""
+MEMORY = 256 * MIB
+"""Available bytes for each rank below which it most likely ends in the kernel's out-of-memory killer."""
+SKEW = 2.0
+"""Seconds between clocks from which files and logs of different hosts cannot be put in order."""
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error keeps the job from running; a warning is told and no more."""
+
+    level: Literal["error", "warning"]
+    host: str
+    what: str
+    remedy: str
+
+
+def problems(here: Facts, there: Facts, host: str, ranks: int, network: Network | None) -> Iterator[Problem]:
+    """Those of `host`, which is to have `ranks`; the first to mend comes first."""
+    for what, remedy in (
+        *_environment(here, there, host),
+        *_code(here, there, host),
+        *_paths(there, host),
+        *_network(there, network),
+        *_room(there),
+    ):
+        yield Problem("error", host, what, remedy)
+    if there["memory"] < ranks * MEMORY:
+        what = f"{there['memory'] // MIB} MiB of memory are available for {ranks} ranks"
+        yield Problem("warning", host, what, "end what else runs there, or start fewer ranks")
+    if abs(there["skew"]) > SKEW:
+        yield Problem(
+            "warning", host, f"its clock is {there['skew']:+.0f} s off", "let it follow a time server (chrony)"
+        )
+
+
+def skew(time: float, earliest: float, latest: float) -> float:
+    """How far a clock is off that showed `time` at some moment between two of ours."""
+    return min(time - earliest, 0.0) + max(time - latest, 0.0)
+
+
+def clashes(found: Mapping[str, Facts], network: Network | None) -> Iterator[Problem]:
+    """Addresses that two hosts have: bridges such as docker0, on which MPI waits for ever."""
+    owners: dict[str, list[str]] = defaultdict(list)
+    for host, facts in found.items():
+        for name, address in _addresses(facts):
+            if network is None or _is_in(network, name, address):
+                owners[f"{address.ip} ({name})"].append(host)
+    for owned, hosts in owners.items():
+        if len(hosts) > 1:
+            level: Literal["error", "warning"] = "error" if network else "warning"
+            what = f"{owned} is also an address of {', '.join(hosts[:-1])}"
+            yield Problem(level, hosts[-1], what, "name the interface that joins the hosts: --iface")
+
+
+def _environment(here: Facts, there: Facts, host: str) -> Iterator[tuple[str, str]]:
+    if there["python"] != here["python"]:
+        yield f"Python {there['python']}, and {here['python']} here", f"install the same at {sys.prefix}"
+    for package, version in here["packages"].items():
+        other = there["packages"][package]
+        if other != version:
+            pip = f"ssh {host} {sys.executable} -m pip"
+            remedy = f"{pip} install {package}=={version}" if version else f"{pip} uninstall {package}"
+            yield f"{package} {other or 'is missing'}, and {version or 'none'} here", remedy
+    if there["mpi"] != here["mpi"]:
+        yield f"mpi4py loads '{there['mpi']}', and '{here['mpi']}' here", "install the same MPI there"
+
+
+def _code(here: Facts, there: Facts, host: str) -> Iterator[tuple[str, str]]:
+    if there["code"] != here["code"]:
+        yield "ddl's code is not the same as here", f"install the same ddl there, or copy it: rsync -a ... {host}:"
+    for path, digest in here["files"].items():
+        if there["files"][path] != digest:
+            state = "is missing" if there["files"][path] is None else "is not the same as here"
+            yield f"{path} {state}", f"rsync -aR {path} {host}:/"
+
+
+def _paths(there: Facts, host: str) -> Iterator[tuple[str, str]]:
+    for path, exists in there["paths"].items():
+        if not exists:
+            yield f"no {path}", f"copy or mount it there: rsync -aR {path} {host}:/"
+
+
+def _network(there: Facts, network: Network | None) -> Iterator[tuple[str, str]]:
+    if network is None or there["addresses"] is None:
+        return
+    has = _addresses(there)
+    if not any(_is_in(network, name, address) for name, address in has):
+        listed = ", ".join(f"{name} {address}" for name, address in has) or "none"
+        yield f"no interface in {network} (its own: {listed})", "name the network that all hosts are in: --iface"
+
+
+def _addresses(facts: Facts) -> list[tuple[str, IPv4Interface]]:
+    return [(name, IPv4Interface(text)) for name, text in facts["addresses"] or ()]
+
+
+def _is_in(network: Network, name: str, address: IPv4Interface) -> bool:
+    return address.ip in network.subnet if network.subnet else name == network.interface
+
+
+def _room(there: Facts) -> Iterator[tuple[str, str]]:
+    for folder, free in there["free"].items():
+        if free < ROOM:
+            yield f"{free // MIB} MiB are free in {folder}", f"make room in {folder}"
+
+
+def table(found: Sequence[Problem]) -> str:
+    """A line for each: host, what is wrong, and what mends it."""
+    rows = [("host", "problem", "what to do"), *((p.host, p.what, p.remedy) for p in found)]
+    host, what = (max(len(row[i]) for row in rows) for i in (0, 1))
+    return "\n".join(f"  {a:<{host}}  {b:<{what}}  {c}" for a, b, c in rows)

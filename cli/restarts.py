@@ -1,0 +1,53 @@
+"""Start a job again after a rank or a host was lost, on the hosts that are still there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cli import ssh
+from cli.hosts import Host
+from cli.machine import Machine
+from hvd_train.errors import UserError
+
+SECONDS = 15.0
+"""How long a host may take to answer before it counts as lost."""
+
+
+def again(hosts: tuple[Host, ...], wanted: int, fewest: int, *, oversubscribe: bool) -> tuple[tuple[Host, ...], int]:
+    """The hosts that still answer, and how many of the `wanted` ranks find a slot there; without hosts, all do.
+
+    UserError where those are fewer than `fewest`.
+    """
+    left = _survivors(hosts)
+    slots = sum(host.slots for host in left)
+    ranks = wanted if oversubscribe or not hosts else min(wanted, slots)
+    if ranks < fewest or (hosts and not left):
+        gone = ", ".join(host.name for host in hosts if host not in left) or "no host"
+        raise UserError(
+            f"no restart: {gone} is lost, and {slots} slots are left for {fewest} ranks; --min-np allows fewer"
+        )
+    return left, ranks
+
+
+def source(folder: Path | None) -> str | None:
+    """What to go on from: the run folder, once a checkpoint is in it. One without any is put aside."""
+    if folder is None or not folder.exists():
+        return None
+    if any((folder / "checkpoints").glob("step-*[0-9]")):
+        return str(folder)
+    number = next(n for n in range(1, 10**6) if not _aside(folder, n).exists())
+    folder.rename(_aside(folder, number))
+    return None
+
+
+def _survivors(hosts: Sequence[Host]) -> tuple[Host, ...]:
+    """Those that answer; this machine does."""
+    machine = Machine.here()
+    others = [host.name for host in hosts if not machine.is_named(host.name)]
+    lost = {answer.host for answer in ssh.ask_all(others, ["true"], SECONDS) if answer.problem}
+    return tuple(host for host in hosts if host.name not in lost)
+
+
+def _aside(folder: Path, number: int) -> Path:
+    return folder.with_name(f"{folder.name}.lost-{number}")

@@ -1,0 +1,176 @@
+"""Where each rank was last heard of, and whether the job still moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+PAUSE = 5.0
+"""Seconds between two looks after which this process itself must have been stopped: nobody is to blame."""
+
+CONSEQUENCES = 20.0
+"""Seconds within which a job ends because a process of it did."""
+
+START = 60.0
+"""Seconds that a rank may take to start, at least: Python, torch and MPI come from slow disks."""
+
+_NOT_TIMED = "checkpoint"
+"""The phase that takes as long as disks do."""
+
+
+@dataclass
+class Rank:
+    """What a rank said last. `heard` and `moved` are when it spoke and when it said something new, by our clock."""
+
+    number: int
+    host: str
+    pid: int
+    parent: int
+    heard: float
+    moved: float
+    step: int | None = None
+    phase: str | None = None
+    turn: int | None = None
+    at: str = ""
+
+    @property
+    def place(self) -> str:
+        step = "" if self.step is None else f"step {self.step + 1}, {self.phase}: "
+        return f"{step}{self.at or 'starting'}"
+
+    def __str__(self) -> str:
+        return f"rank {self.number} on {self.host}"
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A process on `host` that ended, or with `pid` 0 the connection, and the `ranks` that went with it."""
+
+    host: str
+    pid: int
+    when: float
+    ranks: list[Rank]
+    wall: float = field(default_factory=time.time)
+    """By the clock that ranks tell the time of their failures by."""
+
+    @property
+    def rank(self) -> Rank | None:
+        """The rank that the process was."""
+        return next((r for r in self.ranks if r.pid == self.pid), None)
+
+    def __str__(self) -> str:
+        if self.rank:
+            return f"{self.rank} ended without a word"
+        return f"the launcher's daemon ended on {self.host}" if self.pid else f"the connection to {self.host} is lost"
+
+
+@dataclass
+class Watchdog:
+    """Hears what `world_size` ranks say; `seconds` of standing still is too long, and 0 is never."""
+
+    world_size: int
+    seconds: float
+    began: float
+    ranks: dict[int, Rank] = field(default_factory=dict)
+    started: set[int] = field(default_factory=set)
+    done: set[int] = field(default_factory=set)
+    _looked: float = field(init=False)
+    _gone: Gone | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._looked = self.began
+
+    def hear(self, event: Mapping[str, Any], now: float) -> None:
+        """Take note of any event of a rank."""
+        number = event.get("rank", -1)
+        if number < 0 or number >= self.world_size:
+            return
+        if event["event"] != "beat":
+            self.started.add(number)
+        if event["event"] == "done":
+            self.done.add(number)
+        rank = self.ranks.get(number)
+        if rank is None or rank.pid != event["pid"]:
+            rank = Rank(number, event["host"], event["pid"], event.get("parent", 0), now, now)
+            self.ranks[number] = rank
+        rank.heard = now
+        if event["event"] == "beat":
+            if event["turn"] != rank.turn:
+                rank.moved = now
+            rank.parent = event["parent"]
+            rank.step, rank.phase, rank.turn, rank.at = (event[k] for k in ("step", "phase", "turn", "at"))
+
+    def end(self, host: str, pid: int, now: float) -> None:
+        """Take note that a process on `host` ended, or with `pid` 0 the connection; of several, the first is the cause."""
+        ranks = [r for r in self._running() if r.host == host and pid in {0, r.pid, r.parent}]
+        if ranks and (self._gone is None or now - self._gone.when > CONSEQUENCES):
+            self._gone = Gone(host, pid, now, ranks)
+
+    def gone(self, now: float) -> Gone | None:
+        """What ended before the job did, if a rank that has not come to its end went with it."""
+        gone = self._gone
+        if gone is None or now - gone.when > CONSEQUENCES or all(r.number in self.done for r in gone.ranks):
+            return None
+        return gone
+
+    def look(self, now: float) -> str | None:
+        """Why the job stands still, if it has for too long."""
+        if now - self._looked > PAUSE:
+            for rank in self.ranks.values():
+                rank.heard = rank.moved = now
+        self._looked = now
+        if not self.seconds:
+            return None
+        return self._absent(now) or self._silent(now) or self._stuck(now)
+
+    def accuse(self, culprits: Sequence[Rank]) -> str:
+        """A line for each of `culprits`, then where the others are."""
+        lines = [f"{rank}: last at {rank.place}" for rank in culprits]
+        return "\n".join([*lines, *self._where(r for r in self._running() if r not in culprits)])
+
+    def _absent(self, now: float) -> str | None:
+        """Ranks that were never heard of, or wait for the engine: MPI and Horovod hang there on a wrong network."""
+        missing = set(range(self.world_size)) - self.started
+        patience = max(self.seconds, START)
+        if not missing or now - self.began <= patience:
+            return None
+        return "\n".join(
+            [f"{_named(missing)} did not start within {patience:g} seconds", *self._where(self._running())]
+        )
+
+    def _silent(self, now: float) -> str | None:
+        silent = [r for r in self._running() if now - r.heard > self.seconds]
+        if not silent:
+            return None
+        which = _named(r.number for r in silent)
+        return f"no word from {which} for {self.seconds:g} seconds (--stall-timeout)\n{self.accuse(silent)}"
+
+    def _stuck(self, now: float) -> str | None:
+        """Every rank speaks, and none has begun anything new."""
+        running = list(self._running())
+        if not running or any(r.turn is None or r.phase == _NOT_TIMED for r in running):
+            return None
+        patience = max(self.seconds, START) if any(r.phase == "start" for r in running) else self.seconds
+        if now - max(r.moved for r in running) <= patience:
+            return None
+        late = [r for r in running if r.phase != "comm"]
+        head = f"no rank has moved for {patience:g} seconds (--stall-timeout)"
+        who = f"; the others wait for {_named(r.number for r in late)}" if 0 < len(late) < len(running) else ""
+        return "\n".join([head + who, *self._where(running)])
+
+    def _running(self) -> Iterable[Rank]:
+        return (r for n, r in sorted(self.ranks.items()) if n not in self.done)
+
+    def _where(self, ranks: Iterable[Rank]) -> list[str]:
+        """A line for each host and place."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for rank in ranks:
+            found.setdefault((rank.host, rank.place), []).append(rank.number)
+        return [f"{_named(numbers)} on {host}: at {place}" for (host, place), numbers in found.items()]
+
+
+def _named(numbers: Iterable[int]) -> str:
+    listed = sorted(numbers)
+    return f"rank{'s' * (len(listed) > 1)} {', '.join(map(str, listed))}"

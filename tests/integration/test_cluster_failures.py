@@ -1,0 +1,179 @@
+"""What becomes of a job on several hosts when a part of it fails: real ssh, real mpirun, real deaths."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.cluster.hosts import Hosts, wait_until
+from tests.integration.ddl import SMALL, alive, ranks, start, summary, wait_for
+from tests.integration.parts import needs
+
+ENDLESS = ["train.epochs=100000", "checkpoint.every=100000000", "train.eval_every=1000000"]
+FINITE = ["train.epochs=20", "train.precision=fp32", "checkpoint.every=15"]
+STALL = 5
+MARGIN = 10
+"""Seconds that a job may take to end after `--stall-timeout`."""
+
+
+@dataclass
+class Job:
+    """`ddl run` on n1, for a rank on each host; `out` is its run folder."""
+
+    hosts: Hosts
+    process: subprocess.Popen[str]
+    out: Path
+    began: float = field(default_factory=time.monotonic)
+
+    def rank_on(self, host: str) -> psutil.Process:
+        return next(p for p in self.hosts.processes(host) if "hvd_train" in p.cmdline() and "python" in p.name())
+
+    def end(self, seconds: float) -> str:
+        """What it says on stderr; it must end within `seconds`, and with nothing left on any host."""
+        _, errors = self.process.communicate(timeout=seconds)
+        left = {name: self.hosts.processes(name) for name in self.hosts.names}
+        assert not any(left.values()), left
+        assert not any(self._remains()), errors
+        return errors
+
+    def _remains(self) -> Iterator[str]:
+        """What is left of it in shared memory, and where Open MPI keeps its sockets."""
+        for name in self.hosts.names:
+            yield from self.hosts.run(name, ["ls", "/dev/shm"]).stdout.split()
+            yield from (p.name for p in (self.hosts.folder / "tmp" / name).iterdir() if "." in p.name)
+
+
+def launch(hosts: Hosts, *options: str | Path) -> Job:
+    for name in hosts.names:
+        hosts.run(name, ["mount", "--bind", "/dev/null", "/root/.bashrc"])  # what a login does is not the subject
+    model, out = hosts.folder / "model.yaml", hosts.folder / "out"
+    model.write_text(SMALL)
+    command = [sys.executable, "-m", "cli", "run", "--hostfile", hosts.hostfile(3, 1), "--output", out, *options[:-1]]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    variables = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+    more = ENDLESS if options[-1] == "endless" else FINITE
+    process = hosts.start("n1", [*command, model, *more], cwd=hosts.folder, env=variables, **pipes)
+    job = Job(hosts, process, out)
+    wait_for(hosts.folder, "out/metrics.jsonl" if more is ENDLESS else "out/checkpoints/step-*/manifest.json")
+    for name in hosts.names[1:]:
+        wait_until(lambda name=name: any(map(_watches, hosts.processes(name))), f"a guard on {name}")
+    return job
+
+
+def _watches(process: psutil.Process) -> bool:
+    """Whether it is a guard that was told what to look after."""
+    with contextlib.suppress(psutil.Error, OSError):
+        if "cli.guard" in process.cmdline():
+            return any("pidfd" in os.readlink(fd) for fd in Path(f"/proc/{process.pid}/fd").iterdir())
+    return False
+
+
+def test_a_killed_rank_is_named_and_the_job_goes_on_from_its_checkpoint(hosts: Hosts) -> None:
+    job = launch(hosts, "--max-restarts", "1", "finite")
+    job.rank_on("n2").kill()
+    errors = job.end(90)
+    assert job.process.returncode == 0, errors
+    assert re.search(r"the first failure: rank 1 on n2 (was killed by signal 9|ended without a word)", errors), errors
+    assert "restart 1 of 1: 3 ranks on n1:1,n2:1,n3:1" in errors
+    assert summary(job.out)["epochs"] == 20
+    assert summary(job.out)["eval"]["accuracy"] >= 0.93
+
+
+def test_a_host_without_its_daemons_ends_the_job(hosts: Hosts) -> None:
+    job = launch(hosts, "endless")
+    for process in hosts.processes("n2"):
+        if process.name() == "prted":
+            process.kill()
+    errors = job.end(MARGIN)
+    assert job.process.returncode == 1, errors
+    assert re.search(r"the first failure: the launcher's daemon ended on n2\nrank 1 on n2: last at ", errors), errors
+
+
+def test_a_host_that_is_killed_whole_ends_the_job(hosts: Hosts) -> None:
+    job = launch(hosts, "endless")
+    for process in hosts._hosts["n2"].processes():
+        process.kill()
+    _, errors = job.process.communicate(timeout=MARGIN)
+    assert job.process.returncode == 1, errors
+    assert re.search(r"the first failure: .* n2( is lost)?\nrank 1 on n2: ", errors), errors
+    assert not any(hosts.processes(name) for name in hosts.names)
+
+
+def test_a_host_that_is_cut_off_is_named_and_the_rest_go_on_without_it(hosts: Hosts) -> None:
+    stall = ["--stall-timeout", str(STALL)]
+    job = launch(hosts, *stall, "--max-restarts", "1", "--min-np", "2", "finite")
+    hosts.cut("n2")
+    cut = time.monotonic()
+    errors = job.end(120)
+    assert job.process.returncode == 0, errors
+    assert re.search(
+        r"no word from rank 1 for 5 seconds \(--stall-timeout\)\nrank 1 on n2: last at step \d+, \w+: \w+", errors
+    ), errors
+    assert "restart 1 of 1: 2 ranks on n1:1,n3:1" in errors
+    assert summary(job.out)["world_size"] == 2
+    assert summary(job.out)["eval"]["accuracy"] >= 0.93
+    assert time.monotonic() - cut < 120
+
+
+def test_a_stopped_rank_ends_the_job_in_time_and_all_say_where_they_were(hosts: Hosts) -> None:
+    job = launch(hosts, "--stall-timeout", str(STALL), "endless")
+    stack = hosts.run("n1", [sys.executable, "-m", "cli", "stack", job.out])
+    for rank, host in enumerate(hosts.names):
+        assert re.search(rf"^rank {rank} on {host}, process \d+$", stack.stdout, re.MULTILINE), stack
+    assert stack.stdout.count('trainer.py", line') >= 3
+    job.rank_on("n3").suspend()
+    errors = job.end(STALL + MARGIN)
+    assert job.process.returncode == 1
+    assert re.search(
+        r"no word from rank 2 for 5 seconds \(--stall-timeout\)\nrank 2 on n3: last at step \d+", errors
+    ), errors
+    for rank, host in [(0, "n1"), (1, "n2")]:
+        assert re.search(rf"^rank {rank} on {host}: at step \d+, comm: \w+ \(.*:\d+\)$", errors, re.MULTILINE), errors
+
+
+def test_ranks_end_with_the_command_that_started_them(hosts: Hosts) -> None:
+    job = launch(hosts, "endless")
+    psutil.Process(job.process.pid).children()[0].send_signal(signal.SIGKILL)
+    job.process.wait(timeout=MARGIN)
+    wait_until(lambda: not any(hosts.processes(name) for name in hosts.names), "the end of all", MARGIN)
+
+
+WAITS = """\
+import os, time
+import torch
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = torch.nn.Linear(64, 10), 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 7 and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+            time.sleep(1000)
+        return self.inner(x.flatten(1))
+"""
+
+
+def test_a_rank_for_which_the_others_wait_is_named_with_its_line(tmp_path: Path) -> None:
+    needs("mpirun")
+    (tmp_path / "mine.py").write_text(WAITS)
+    (tmp_path / "m.yaml").write_text("model: {target: 'mine:Model'}\ndata: digits\n")
+    job = start("run", "--np", "2", "--stall-timeout", "3", "--output", "out", "m.yaml", cwd=tmp_path)
+    wait_for(tmp_path, "out/logs/rank-1.log")
+    processes = ranks(job.pid)
+    _, errors = job.communicate(timeout=40)
+    assert job.returncode == 1
+    assert "no rank has moved for 3 seconds (--stall-timeout); the others wait for rank 1" in errors
+    assert re.search(r"rank 1 on \S+: at step 7, forward: forward \(.*mine.py:12\)", errors), errors
+    assert alive(processes) == []
