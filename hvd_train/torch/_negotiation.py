@@ -19,6 +19,9 @@ ITEMSIZE = {
     "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8,
 }  # fmt: skip
 OPS = ("Average", "Sum", "Adasum", "Min", "Max", "Product")
+ROUNDS = 64
+"""Rounds whose responses are kept, because training asks for the same in every step."""
+
 ANY = -1
 """A dimension in which ranks may differ."""
 
@@ -98,6 +101,7 @@ class Negotiation:
         self._capacity, self._threshold = capacity, threshold
         self._slots: dict[Spec, int] = {}
         self._known: list[Request] = []
+        self._rounds: dict[tuple[int, ...], list[Response]] = {}
         self._table: dict[Key, _Pending] = {}
         self._joined = 0
         self._last = 0
@@ -117,6 +121,17 @@ class Negotiation:
 
     def advance(self, messages: Sequence[bytes]) -> list[Response]:
         """The responses to one round of contributions, given in rank order."""
+        asked = None if self._table or self._joined else _asked_by_all(messages)
+        if asked in self._rounds:
+            return self._rounds[asked]
+        responses = self._advance(messages)
+        if asked and all(r.kind == "allreduce" and not r.error for r in responses):
+            if len(self._rounds) == ROUNDS:
+                self._rounds.clear()
+            self._rounds[asked] = responses
+        return responses
+
+    def _advance(self, messages: Sequence[bytes]) -> list[Response]:
         done: list[_Pending] = []
         last: list[Response] = []
         doubtful: list[Spec] = []
@@ -265,6 +280,7 @@ class Negotiation:
             slot = len(self._known)
             self._known.append(request)
         elif slot is None and self._capacity:
+            self._rounds.clear()
             slot = self._slots.pop(next(iter(self._slots)))
             self._known[slot] = request
         if slot is not None:
@@ -288,6 +304,14 @@ def fusion(spec: Spec) -> tuple[tuple[object, ...], int]:
     """What all-reductions that are fused have in common, and the bytes that this one adds."""
     nbytes = sum(math.prod(s) * ITEMSIZE[d] for s, d in zip(spec.shapes, spec.dtypes, strict=True))
     return (spec.process_set, frozenset(spec.dtypes), spec.op, spec.prescale, spec.postscale, spec.device), nbytes
+
+
+def _asked_by_all(messages: Sequence[bytes]) -> tuple[int, ...] | None:
+    """What every rank asks for in this round, where that is the same, in whatever order, and all of it has slots."""
+    if any(len(m) != 4 + 4 * int.from_bytes(m[:4], "little") for m in messages):
+        return None
+    first, *others = (sorted(array("Q", message[4:])) for message in messages)
+    return tuple(first) if all(other == first for other in others) else None
 
 
 def _request(fields: list[Any]) -> Request:

@@ -82,6 +82,31 @@ def test_a_known_request_is_a_small_number() -> None:
         assert len(world.sent[0]) == 12
 
 
+def test_what_all_ranks_asked_for_together_is_answered_as_before_whatever_the_order() -> None:
+    world, (a, b, c) = World(2, capacity=3), (tensor(n, 4) for n in "abc")
+    world.say([a, b], [b, a])
+    assert names(world.say([a, b], [b, a])) == [["b", "a"]]
+    assert names(world.say([a, b], [a, b])) == [["b", "a"]]
+    assert names(world.say([a, c], [a, c])) == [["a", "c"]]
+    assert world.say([a], [b]) == []
+    assert names(world.say([b], [a])) == [["b", "a"]]
+
+
+def test_an_answer_is_forgotten_with_the_slot_it_was_for() -> None:
+    world, (a, b, c) = World(2, capacity=2), (tensor(n, 4) for n in "abc")
+    for made in ([a, b], [a, b], [c, b], [c, b], [a, b], [a, c]):
+        assert sorted(names(world.say(made, made[::-1]))[0]) == sorted(r.spec.name for r in made)
+
+
+def test_what_others_have_joined_or_wait_for_is_not_answered_from_memory() -> None:
+    world, (a, b) = World(2), (tensor(n, 4) for n in "ab")
+    for _ in range(2):
+        assert names(world.say([a], [a])) == [["a"]]
+    assert world.say([b], []) == []
+    assert names(world.say([a], [a])) == [["a"]]
+    assert names(world.say([], [b])) == [["b"]]
+
+
 def test_requests_without_a_name_are_known_by_their_number() -> None:
     world, spec = World(2), tensor("", 2).spec
     world.say([Request(spec, 0)], [Request(spec, 0)])
