@@ -180,13 +180,14 @@ class Engine:
             self._next_round = time.monotonic() + self.settings.cycle
         with self._lock:
             fresh, self._fresh = self._fresh, []
-        if self.timeline:
-            self.timeline.cycle()
+        timeline = self.timeline
+        if timeline:
+            timeline.cycle()
         messages = self._rounds.enter(self.negotiation.encode(fresh))
         for response in self.negotiation.advance(messages):
             self._respond(response)
-        if self.timeline:
-            self.timeline.flush()
+        if timeline:
+            timeline.flush()
 
     def _respond(self, response: Response) -> None:
         start = time.perf_counter()
@@ -205,9 +206,10 @@ class Engine:
         with self._lock:
             for entry in entries:
                 del self._entries[entry.key]
-        if self.timeline and not response.error:
+        timeline = self.timeline
+        if timeline and not response.error:
             for entry in entries:
-                self.timeline.operation(entry.key, entry.start, start, time.perf_counter())
+                timeline.operation(entry.key, entry.start, start, time.perf_counter())
         for entry in entries:
             if response.kind in {"join", "add"}:
                 entry.result = response.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,10 @@ _END = b"\n]\n"
 
 
 class Timeline:
-    """A file that is complete JSON after every `flush`; a process of the trace for each tensor."""
+    """A file that is complete JSON after every `flush`; a process of the trace for each tensor.
+
+    One thread may close it while another still writes: what comes after that is lost.
+    """
 
     def __init__(self, path: str, mark_cycles: bool = False) -> None:
         self._file = Path(path).open("wb")  # noqa: SIM115
@@ -22,6 +26,7 @@ class Timeline:
         self._mark_cycles = mark_cycles
         self._file.write(b"[")
         self._first = True
+        self._lock = threading.Lock()
         self._row("rounds")
         self.flush()
 
@@ -42,7 +47,16 @@ class Timeline:
             self._add({"name": "CYCLE_START", "ph": "i", "pid": 0, "tid": 0, "ts": now, "s": "p"})
 
     def flush(self) -> None:
-        if not self._events:
+        with self._lock:
+            self._flush()
+
+    def close(self) -> None:
+        with self._lock:
+            self._flush()
+            self._file.close()
+
+    def _flush(self) -> None:
+        if not self._events or self._file.closed:
             return
         if not self._first:
             self._file.seek(self._file.tell() - len(_END))
@@ -51,10 +65,6 @@ class Timeline:
         self._file.flush()
         self._first = False
         self._events.clear()
-
-    def close(self) -> None:
-        self.flush()
-        self._file.close()
 
     def _row(self, name: str) -> int:
         if name not in self._rows:

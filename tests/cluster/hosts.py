@@ -254,6 +254,11 @@ class Hosts:
 Done = subprocess.CompletedProcess[str]
 
 
+def complaints(done: Done) -> list[str]:
+    """Lines on stderr, without a warning of Open MPI that a child was quicker than its parent."""
+    return [line for line in done.stderr.splitlines() if "Warning: setpgid(" not in line and line.strip()]
+
+
 def name_of(process: psutil.Process) -> str:
     """Empty where it has ended."""
     try:
