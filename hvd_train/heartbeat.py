@@ -49,14 +49,20 @@ class Heartbeat:
         self._parent = os.getppid()
         self._main = threading.main_thread().ident
         self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
         seconds = float(os.environ.get(BEAT) or 0)
         if seconds:
             self._stacks = os.memfd_create(STACK)
             faulthandler.register(signal.SIGUSR2, file=self._stacks, all_threads=True)
-            threading.Thread(target=self._beat, args=(seconds,), name="heartbeat", daemon=True).start()
+            self._thread = threading.Thread(target=self._beat, args=(seconds,), name="heartbeat", daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
+        """Return once the thread is gone: the last to hold tensors must not be a thread that the interpreter ends."""
         self._stopped.set()
+        self.of = None
+        if self._thread is not None:
+            self._thread.join(timeout=2)
 
     def _beat(self, seconds: float) -> None:
         alone = False
@@ -73,7 +79,8 @@ class Heartbeat:
         os._exit(ExitCode.FAILURE)
 
     def _now(self) -> dict[str, object]:
-        step, phase, turn = self.of.activity if self.of else (None, None, None)
+        of = self.of
+        step, phase, turn = of.activity if of else (None, None, None)
         frame = sys._current_frames().get(self._main or 0)
         return {"step": step, "phase": phase, "turn": turn, "at": where(frame)}
 

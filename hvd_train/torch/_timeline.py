@@ -60,11 +60,11 @@ class Timeline:
             return
         if not self._first:
             self._file.seek(self._file.tell() - len(_END))
-        text = ",\n".join(map(json.dumps, self._events)).encode()
+        events, self._events = self._events, []
+        text = ",\n".join(map(json.dumps, events)).encode()
         self._file.write((b"\n" if self._first else b",\n") + text + _END)
         self._file.flush()
         self._first = False
-        self._events.clear()
 
     def _row(self, name: str) -> int:
         if name not in self._rows:

@@ -161,7 +161,8 @@ def test_the_schema_accepts_what_the_program_accepts() -> None:
     validator = jsonschema.Draft202012Validator(json_schema())
     validator.check_schema(json_schema())
     for file in Path("examples").glob("**/*.yaml"):
-        validator.validate(yaml.safe_load(file.read_text()))
+        if file.parent.name != "profiles":
+            validator.validate(yaml.safe_load(file.read_text()))
     validator.validate({"model": "mlp", "data": {"target": "a:b"}, "optimizer": {"lr": 0.1}, "sync": {"fusion_mb": 1}})
     for wrong in (
         {"model": "mlp"},
