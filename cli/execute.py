@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from cli import guard, ranks
 from cli.blame import killed, lost

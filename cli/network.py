@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, ip_network
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from hvd_train.errors import UserError, nearest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 CONNECT_SECONDS = 10
 OPTIONS = (
@@ -41,6 +43,11 @@ class Answer:
     remedy: str = ""
     began: float = 0
     ended: float = 0
+
+    @property
+    def json(self) -> Any:
+        """What the program printed last; what a login script prints may come before it."""
+        return json.loads(self.text.rstrip().rpartition("\n")[2])
 
 
 def ask(host: str, argv: Sequence[str], seconds: float) -> Answer:

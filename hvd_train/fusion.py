@@ -124,6 +124,11 @@ class Bucket:
         return self._reducer.state()
 
 
+def seed_of(seed: int, bucket: int, comm: Communicator) -> int:
+    """A seed of this rank and this bucket alone, from that of the run."""
+    return (seed << 16 | bucket) * comm.size + comm.rank
+
+
 def state_of(buckets: Iterable[Bucket]) -> dict[str, Tensor]:
     """What the compressors of this rank go on from."""
     return {f"{number}.{name}": t for number, b in enumerate(buckets) for name, t in b.state().items()}
@@ -185,7 +190,7 @@ class GradientBuckets:
         self._frozen = [p for p in self._frozen if not p.requires_grad]
         kinds = [(p.dtype, p.device) for p in parameters]
         for group in plan([p.numel() * p.element_size() for p in parameters], kinds, self._fusion_bytes):
-            seed = (self._seed << 16 | len(self.buckets)) * self._comm.size + self._comm.rank
+            seed = seed_of(self._seed, len(self.buckets), self._comm)
             bucket = Bucket([parameters[i] for i in group], self._comm, self._compressor, seed)
             self.buckets.append(bucket)
             for i, p in enumerate(bucket.parameters):

@@ -24,7 +24,6 @@ from hvd_train.errors import ExitCode
 BEAT = "OMPI_DDL_BEAT"
 """Seconds between two beats. Open MPI takes variables with this prefix to every host; other launchers take all."""
 
-
 STACK = "ddl-stack"
 """Name of the memory that stacks are written to."""
 

@@ -43,10 +43,12 @@ class ModelOptimizer:
     def load_state(self, state: State) -> None:
         """Take over what `state` returned, possibly under another number of ranks."""
         self._grow([p for p in self._frozen if self.names[p] in state])
-        whole: dict[str, Any] = self.torch.state_dict()
+        self.torch.load_state_dict({**self.torch.state_dict(), "state": self._numbered(state)})
+
+    def _numbered(self, state: State) -> dict[int, dict[str, Any]]:
+        """What of `state` this rank's torch optimizer needs, by the numbers that it gives parameters."""
         names = [self.names[p] for p in self._parameters()]
-        whole["state"] = {i: state[name] for i, name in enumerate(names) if name in state}
-        self.torch.load_state_dict(whole)
+        return {i: state[name] for i, name in enumerate(names) if name in state}
 
     def _take(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
         """What of newly trained parameters this rank updates."""

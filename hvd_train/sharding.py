@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from hvd_train.comm.base import Communicator, SharedMemory, Work, gather_json
 from hvd_train.compress.base import Compressor
 from hvd_train.compress.none import Identity
-from hvd_train.fusion import Bucket, plan
+from hvd_train.fusion import Bucket, plan, seed_of
 from hvd_train.optimizer import Build, ModelOptimizer, State
 
 ELEMENTWISE = {
@@ -290,13 +290,10 @@ class ShardedOptimizer(ModelOptimizer):
             name: self._gathered(fields, held.get(name), self._shape(name)) for name, fields in sorted(known.items())
         }
 
-    def load_state(self, state: State) -> None:
-        self._grow([p for p in self._frozen if self.names[p] in state])
-        whole: dict[str, Any] = self.torch.state_dict()
+    def _numbered(self, state: State) -> dict[int, dict[str, Any]]:
         names = [self.names[o.parameter] for o in self._owned]
         pairs = enumerate(zip(self._owned, names, strict=True), 1)
-        whole["state"] = {i: _part(state[name], owned) for i, (owned, name) in pairs if name in state}
-        self.torch.load_state_dict(whole)
+        return {i: _part(state[name], owned) for i, (owned, name) in pairs if name in state}
 
     def _take(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
         """Put parameters into shared memory; what of them this rank updates."""
@@ -315,7 +312,7 @@ class ShardedOptimizer(ModelOptimizer):
         self.arenas.append(arena)
         self._owned += arena.owned
         if self._across is not None and arena.owned:
-            seed = (self._seed << 16 | len(self.buckets)) * self._comm.size + self._comm.rank
+            seed = seed_of(self._seed, len(self.buckets), self._comm)
             bucket = Bucket([owned.shard for owned in arena.owned], self._across, self._compressor, seed)
             self._of_arena[arena] = bucket
             self.buckets.append(bucket)

@@ -65,12 +65,9 @@ def command(
     """Run a YAML file, a Python script or a module on many ranks."""
     from cli import launching
     from cli.engines import choose, for_script
-    from cli.execute import Execution
-    from cli.hosts import format_hosts
     from cli.launchers.base import Job
     from cli.machine import Machine
     from cli.network import between, named
-    from cli.restarts import again, source
     from cli.target import of_module, of_script, of_yaml
 
     arguments = arguments or []
@@ -86,7 +83,8 @@ def command(
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
     file = Path(target or "")
     forward, environment = _environment(env or [])
-    others = [host for host in places if not Machine.here().is_named(host.name)]
+    here = Machine.here()
+    others = [host for host in places if not here.is_named(host.name)]
     network = named(iface) if iface else between(host.name for host in others)
 
     def prepare(
@@ -120,6 +118,10 @@ def command(
     if dry_run:
         print(started)
         return
+    from cli.execute import Execution
+    from cli.hosts import format_hosts
+    from cli.restarts import again, source
+
     if others and not no_preflight:
         from cli.preflight.check import check
         from cli.preflight.needs import needs
@@ -155,18 +157,13 @@ def _check_positive(option: str, value: float | None) -> None:
 
 
 def _hosts(text: str | None, file: Path | None) -> tuple[Host, ...]:
-    from cli.hosts import parse_hostfile, parse_hosts
+    from cli.hosts import parse_hosts, read_hostfile
 
     if text is not None and file is not None:
         raise UserError("--hosts and --hostfile both say where to run; give one of them")
     if text is not None:
         return parse_hosts(text, "--hosts")
-    if file is None:
-        return ()
-    try:
-        return parse_hostfile(file.read_text(encoding="utf-8"), str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--hostfile: {file} cannot be read: {error}") from None
+    return read_hostfile(file, "--hostfile") if file is not None else ()
 
 
 def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) -> int:

@@ -43,4 +43,4 @@ def _stacks(host: str, pids: list[int]) -> Mapping[str, Any]:
     answer = ssh.ask(host, argv, 2 * ssh.CONNECT_SECONDS + stacks.SECONDS * len(pids))
     if answer.problem:
         return {str(pid): f"{answer.problem}; {answer.remedy}" for pid in pids}
-    return json.loads(answer.text.rstrip().rpartition("\n")[2])  # type: ignore[no-any-return]
+    return answer.json  # type: ignore[no-any-return]

@@ -44,9 +44,8 @@ class Remote:
             missing = "No module named" in answer.problem
             install = f"install this ddl on {self.name}: {sys.executable} -m pip install ddl"
             return {"reach": Finding("error", answer.problem, install if missing else answer.remedy)}
-        # What a login script prints may come before the answer.
-        found = json.loads(answer.text.rstrip().rpartition("\n")[2])
-        return {"reach": Finding("ok", "over ssh"), **{name: Finding(**finding) for name, finding in found.items()}}
+        found = {name: Finding(**finding) for name, finding in answer.json.items()}
+        return {"reach": Finding("ok", "over ssh"), **found}
 
 
 def survey(hosts: Sequence[Host], wanted: Wanted, here: dict[str, Finding]) -> dict[str, dict[str, Finding]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from cli.columns import columns
 from cli.diagnose._places import load
 from cli.diagnose.base import Finding, Level, Line
 
@@ -37,8 +38,7 @@ def table(hosts: Mapping[str, Mapping[str, Finding]]) -> str:
     for host, found in hosts.items():
         reached = "no" if "reach" in found and found["reach"].level == "error" else "yes"
         rows.append([host, reached, *(_fact(found, *fact) for fact in facts)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return columns(rows)
 
 
 def _checks(hosts: Mapping[str, Mapping[str, Finding]]) -> list[str]:

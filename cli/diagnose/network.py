@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from cli.diagnose.base import Check, Finding
 

@@ -65,8 +65,7 @@ def _judge(hosts: Sequence[Host], answers: Sequence[ssh.Answer], here: Facts, ne
 
 
 def _facts(answer: ssh.Answer) -> dict[str, Any]:
-    """What a login script prints may come before the answer."""
-    facts = json.loads(answer.text.rstrip().rpartition("\n")[2])
+    facts = answer.json
     return {**facts, "skew": skew(facts["time"], answer.began, answer.ended)}
 
 

@@ -7,8 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
+from textwrap import indent
 from typing import Any, Literal
 
+from cli.columns import columns
 from cli.network import Network
 
 MIB = 2**20
@@ -124,5 +126,4 @@ def _room(there: Facts) -> Iterator[tuple[str, str]]:
 def table(found: Sequence[Problem]) -> str:
     """A line for each: host, what is wrong, and what mends it."""
     rows = [("host", "problem", "what to do"), *((p.host, p.what, p.remedy) for p in found)]
-    host, what = (max(len(row[i]) for row in rows) for i in (0, 1))
-    return "\n".join(f"  {a:<{host}}  {b:<{what}}  {c}" for a, b, c in rows)
+    return indent(columns(rows), "  ")

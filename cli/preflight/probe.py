@@ -79,7 +79,7 @@ def free(folder: str) -> int:
 
 def addresses() -> list[tuple[str, str]] | None:
     try:
-        import psutil  # type: ignore[import-untyped]
+        import psutil
     except ImportError:
         return None
     return [

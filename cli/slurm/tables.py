@@ -8,9 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from cli.columns import columns
 from cli.slurm import runs
 from cli.slurm.control import State
 from cli.slurm.runs import Submitted
@@ -47,17 +45,9 @@ def results(folders: Iterable[Path]) -> list[Row]:
 
 
 def text(rows: Sequence[Row]) -> str:
-    """For people: as wide as it needs to be."""
-    table = Table(box=None, pad_edge=False)
-    columns = _columns(rows)
-    for name in columns:
-        table.add_column(name, no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in columns))
-    console = Console(file=io.StringIO(), width=10_000)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
+    """For people."""
+    names = _columns(rows)
+    return columns([names, *([_cell(row.get(name)) for name in names] for row in rows)]) + "\n"
 
 
 def csv_text(rows: Sequence[Row]) -> str:

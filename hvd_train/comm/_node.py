@@ -111,9 +111,9 @@ class Node:
 
     def all_reduce_across_(self, flat: Tensor, op: Op, owners: int, across: Callable[[Tensor], None]) -> None:
         """Reduce over several nodes: the first `owners` ranks each reduce a shard here, then by `across` over the nodes."""
-        in_place = self._find(flat) is not None
-        for block in [flat] if in_place else flat.split(STAGING // flat.element_size()):
-            places = (self._find(block) if in_place else None) or self._stage(block)
+        found = self._find(flat)
+        for block in [flat] if found else flat.split(STAGING // flat.element_size()):
+            places = found or self._stage(block)
             self.barrier()
             if self.rank < owners:
                 part = _share(block.numel(), owners, self.rank)
@@ -122,7 +122,7 @@ class Node:
                 for place in places:
                     place[part] = total
             self.barrier()
-            if not in_place:
+            if not found:
                 block.copy_(places[self.rank])
 
     def _stage(self, block: Tensor) -> list[Tensor]:

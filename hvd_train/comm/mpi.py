@@ -211,5 +211,5 @@ def _as_bytes(flat: Tensor) -> Tensor:
 
 
 def _buffer(flat: Tensor) -> tuple[MPI.buffer, int, MPI.Datatype]:
-    nbytes = flat.numel() * flat.element_size()
-    return MPI.buffer.fromaddress(flat.data_ptr(), nbytes), flat.numel(), _TYPES[flat.dtype]
+    memory, _, _ = _pairwise.memory(flat)
+    return memory, flat.numel(), _TYPES[flat.dtype]

@@ -63,6 +63,13 @@ def mean_loss(model: nn.Module, step: int, loss: Loss) -> Tensor:
     return torch.stack([loss(model, r, step) for r in range(SIZE)]).mean()
 
 
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step, by the gradient of `loss` alone."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
 def zero_where_unused(model: nn.Module) -> None:
     for p in model.parameters():
         if p.grad is None and p.requires_grad:
@@ -148,12 +155,8 @@ def test_frozen_parameters_stay_and_unfrozen_ones_join() -> None:
     for step in range(8):
         for m in (model, reference):
             m.left.requires_grad_(step < 2 or step >= 5)
-        optimizer.zero_grad()
-        both(model, RANK, step).backward()
-        optimizer.step()
-        plain.zero_grad()
-        mean_loss(reference, step, both).backward()
-        plain.step()
+        descend(optimizer, both(model, RANK, step))
+        descend(plain, mean_loss(reference, step, both))
     close(model, reference)
 
 
@@ -164,12 +167,8 @@ def test_frozen_before_wrapping_and_trained_later() -> None:
     for step in range(6):
         for m in (model, reference):
             m.left.requires_grad_(step >= 3)
-        optimizer.zero_grad()
-        both(model, RANK, step).backward()
-        optimizer.step()
-        plain.zero_grad()
-        mean_loss(reference, step, both).backward()
-        plain.step()
+        descend(optimizer, both(model, RANK, step))
+        descend(plain, mean_loss(reference, step, both))
     close(model, reference)
 
 
@@ -223,13 +222,9 @@ def test_sparse_gradients(as_dense: bool, first: int) -> None:
         return m["l"](m["e"](torch.tensor([rank, step, rank]))).square().sum()
 
     for step in range(4):
-        optimizer.zero_grad()
-        loss(model, RANK, step).backward()
-        optimizer.step()
+        descend(optimizer, loss(model, RANK, step))
         assert model["e"].weight.grad.is_sparse or (first < SIZE and step == 0)
-        plain.zero_grad()
-        mean_loss(reference, step, loss).backward()
-        plain.step()
+        descend(plain, mean_loss(reference, step, loss))
     close(model, reference)
     apart = [[g.name for g in group.gradients] for group in optimizer._reducer._groups]
     assert (["e.weight"] in apart) is (first == SIZE and not as_dense)
@@ -246,12 +241,8 @@ def test_gradients_in_other_memory_orders() -> None:
 
     optimizer, plain = distributed(model, sgd(model)), sgd(reference)
     for step in range(3):
-        optimizer.zero_grad()
-        loss(model, RANK, step).backward()
-        optimizer.step()
-        plain.zero_grad()
-        mean_loss(reference, step, loss).backward()
-        plain.step()
+        descend(optimizer, loss(model, RANK, step))
+        descend(plain, mean_loss(reference, step, loss))
     close(model, reference)
 
 
@@ -288,9 +279,7 @@ def test_closure_after_backward() -> None:
         loss = both(model, RANK, step)
         loss.backward()
         assert optimizer.step(lambda loss=loss: loss) is loss
-        plain.zero_grad()
-        (mean_loss(reference, step, both) * SIZE).backward()
-        plain.step()
+        descend(plain, mean_loss(reference, step, both) * SIZE)
     close(model, reference)
 
 
@@ -355,9 +344,7 @@ def test_an_overflow_on_one_rank_skips_the_step_of_all() -> None:
             scaler.step(optimizer)
         scaler.update()
         if step != 2:
-            plain.zero_grad()
-            mean_loss(reference, step, both).backward()
-            plain.step()
+            descend(plain, mean_loss(reference, step, both))
     assert WORLD.allgather(scaler.get_scale()) == [512.0] * SIZE
     close(model, reference)
 
@@ -377,9 +364,7 @@ def test_two_optimizers_that_ranks_step_in_opposite_orders() -> None:
         both(model, RANK, step).backward()
         for optimizer in optimizers if RANK % 2 else reversed(optimizers):
             optimizer.step()
-        plain.zero_grad()
-        mean_loss(reference, step, both).backward()
-        plain.step()
+        descend(plain, mean_loss(reference, step, both))
     close(model, reference)
 
 
@@ -389,12 +374,8 @@ def test_two_models_whose_parameters_are_named_alike() -> None:
     optimizers = [(distributed(model, sgd(model)), sgd(reference)) for model, reference in pairs]
     for step in range(4):
         for number, ((model, reference), (optimizer, plain)) in enumerate(zip(pairs, optimizers, strict=True)):
-            optimizer.zero_grad()
-            both(model, RANK, 2 * step + number).backward()
-            optimizer.step()
-            plain.zero_grad()
-            mean_loss(reference, 2 * step + number, both).backward()
-            plain.step()
+            descend(optimizer, both(model, RANK, 2 * step + number))
+            descend(plain, mean_loss(reference, 2 * step + number, both))
     for model, reference in pairs:
         close(model, reference)
 
@@ -405,12 +386,8 @@ def test_a_model_wrapped_again_forgets_its_first_optimizer() -> None:
     for first in (0, 3):
         optimizer = distributed(model, torch.optim.SGD(model.parameters(), lr=0.1))
         for step in range(first, first + 3):
-            optimizer.zero_grad()
-            both(model, RANK, step).backward()
-            optimizer.step()
-            plain.zero_grad()
-            mean_loss(reference, step, both).backward()
-            plain.step()
+            descend(optimizer, both(model, RANK, step))
+            descend(plain, mean_loss(reference, step, both))
         del optimizer
         gc.collect()
     close(model, reference)
@@ -424,12 +401,8 @@ def test_state_and_schedule_are_the_wrapped_ones() -> None:
     steps: list[int] = []
     optimizer.register_step_pre_hook(lambda *_: steps.append(1))
     for step in range(4):
-        optimizer.zero_grad()
-        both(model, RANK, step).backward()
-        optimizer.step()
-        plain.zero_grad()
-        mean_loss(reference, step, both).backward()
-        plain.step()
+        descend(optimizer, both(model, RANK, step))
+        descend(plain, mean_loss(reference, step, both))
         for schedule in schedules:
             schedule.step()
     close(model, reference)
@@ -471,22 +444,16 @@ def test_ranks_that_have_no_more_data_join(steps: int) -> None:
     counts = [steps + r for r in range(SIZE)]
 
     def expect(step: int, ranks: list[int]) -> None:
-        plain.zero_grad()
-        (sum((both(reference, r, step) for r in ranks), torch.zeros(())) / SIZE).backward()
-        plain.step()
+        descend(plain, sum((both(reference, r, step) for r in ranks), torch.zeros(())) / SIZE)
 
     for step in range(max(counts)):
         if step < counts[RANK]:
-            optimizer.zero_grad()
-            both(model, RANK, step).backward()
-            optimizer.step()
+            descend(optimizer, both(model, RANK, step))
         expect(step, [r for r in range(SIZE) if step < counts[r]])
     hvd.join()
     hvd.broadcast_parameters(model.state_dict(), root_rank=SIZE - 1)
     for step in range(100, 103):
-        optimizer.zero_grad()
-        both(model, RANK, step).backward()
-        optimizer.step()
+        descend(optimizer, both(model, RANK, step))
         expect(step, list(range(SIZE)))
     close(model, reference)
 
@@ -498,9 +465,7 @@ def test_a_process_set_of_its_own() -> None:
     optimizer = distributed(model, torch.optim.SGD(model.parameters(), lr=0.1), process_set=chosen)
     plain = torch.optim.SGD(reference.parameters(), lr=0.1)
     for step in range(4):
-        optimizer.zero_grad()
-        both(model, RANK, step).backward()
-        optimizer.step()
+        descend(optimizer, both(model, RANK, step))
         plain.zero_grad()
         losses = [both(reference, r, step) for r in (ranks if RANK in ranks else [RANK])]
         torch.stack(losses).mean().backward()
@@ -546,9 +511,7 @@ def test_adasum_of_a_models_steps() -> None:
     plain_q = torch.zeros(2, dtype=torch.float64)
     velocity = 0.0
     for _ in range(3):
-        optimizer.zero_grad()
-        (p[RANK] + 2 * q.sum()).backward()
-        optimizer.step()
+        descend(optimizer, p[RANK] + 2 * q.sum())
         velocity = 0.5 * velocity + 1
         plain_q -= 0.5 * 2 * velocity
     torch.testing.assert_close(q.data, plain_q)
@@ -625,9 +588,7 @@ def test_optimizer_state_of_the_root_and_the_next_step(name: str) -> None:
     root = SIZE - 1
 
     def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        optimizer.zero_grad()
-        both(model, root, step).backward()
-        optimizer.step()
+        descend(optimizer, both(model, root, step))
 
     model, reference = Branches(), Branches()
     optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.05 if root == RANK else 0.5)
@@ -678,9 +639,7 @@ def test_run_begins_again_with_other_collectives_in_between() -> None:
     def train(state: Any) -> str:
         attempt = next(tries)
         while state.step < 6:
-            optimizer.zero_grad()
-            both(model, RANK, state.step).backward()
-            optimizer.step()
+            descend(optimizer, both(model, RANK, state.step))
             state.step += 1
             if state.step == 5 and attempt == 0 and SIZE > 1:
                 hvd.allreduce(torch.ones(1 + RANK), name="mismatch")
@@ -695,9 +654,7 @@ def test_run_begins_again_with_other_collectives_in_between() -> None:
     reference = Branches()
     plain = sgd(reference)
     for step in range(6):
-        plain.zero_grad()
-        mean_loss(reference, step, both).backward()
-        plain.step()
+        descend(plain, mean_loss(reference, step, both))
     close(model, reference)
 
 

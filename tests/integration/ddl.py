@@ -15,11 +15,30 @@ import psutil
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits_mlp.yaml"
 
+HEAVY = {"torch", "numpy", "horovod", "mpi4py", "sklearn", "pyarrow", "tensorboard", "matplotlib"}
+
 SMALL = """\
 model: {name: mlp, hidden: [32]}
 data: {name: digits, batch_size: 16}
 optimizer: {name: SGD, lr: 0.05, momentum: 0.9}
 train: {epochs: 2, precision: fp64}
+"""
+
+
+FALTERS = """\
+import os, time
+import torch
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = torch.nn.Linear(64, 10), 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 7 and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+            {what}
+        return self.inner(x.flatten(1))
 """
 
 
@@ -38,6 +57,25 @@ def start(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.P
     command = [sys.executable, "-m", "cli", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=cwd, env=_environment(environment), stdout=pipe, stderr=pipe, text=True)
+
+
+def heavy(arguments: list[str]) -> str:
+    """The modules of `HEAVY` that `ddl` imports for these arguments, as a list in words; what it said, where it failed."""
+    text = (
+        "import sys; from cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", text, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stderr.strip().splitlines()[-1]
+
+
+def falters(what: str) -> str:
+    """A module with a `Model` of digits that does `what` in its seventh call on rank 1."""
+    return FALTERS.format(what=what)
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from tests.cluster.hosts import Hosts, wait_until
-from tests.integration.ddl import SMALL, alive, ranks, start, summary, wait_for
+from tests.integration.ddl import SMALL, alive, falters, ranks, start, summary, wait_for
 from tests.integration.parts import needs
 
 ENDLESS = ["train.epochs=100000", "checkpoint.every=100000000", "train.eval_every=1000000"]
@@ -54,8 +54,6 @@ class Job:
 
 
 def launch(hosts: Hosts, *options: str | Path) -> Job:
-    for name in hosts.names:
-        hosts.run(name, ["mount", "--bind", "/dev/null", "/root/.bashrc"])  # what a login does is not the subject
     model, out = hosts.folder / "model.yaml", hosts.folder / "out"
     model.write_text(SMALL)
     command = [sys.executable, "-m", "cli", "run", "--hostfile", hosts.hostfile(3, 1), "--output", out, *options[:-1]]
@@ -148,26 +146,9 @@ def test_ranks_end_with_the_command_that_started_them(hosts: Hosts) -> None:
     wait_until(lambda: not any(hosts.processes(name) for name in hosts.names), "the end of all", MARGIN)
 
 
-WAITS = """\
-import os, time
-import torch
-
-class Model(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner, self.calls = torch.nn.Linear(64, 10), 0
-
-    def forward(self, x):
-        self.calls += 1
-        if self.calls == 7 and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
-            time.sleep(1000)
-        return self.inner(x.flatten(1))
-"""
-
-
 def test_a_rank_for_which_the_others_wait_is_named_with_its_line(tmp_path: Path) -> None:
     needs("mpirun")
-    (tmp_path / "mine.py").write_text(WAITS)
+    (tmp_path / "mine.py").write_text(falters("time.sleep(1000)"))
     (tmp_path / "m.yaml").write_text("model: {target: 'mine:Model'}\ndata: digits\n")
     job = start("run", "--np", "2", "--stall-timeout", "3", "--output", "out", "m.yaml", cwd=tmp_path)
     wait_for(tmp_path, "out/logs/rank-1.log")

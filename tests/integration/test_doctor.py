@@ -20,13 +20,11 @@ from cli.flavor import detect, find_mpirun
 from tests.cluster import hosts as of_hosts
 from tests.cluster.hosts import Hosts
 from tests.cluster.slurm import Slurm
-from tests.integration.ddl import ROOT, ddl
+from tests.integration.ddl import ROOT, ddl, heavy
 from tests.integration.parts import needs
-from tests.integration.test_commands import HEAVY
 from tests.single.test_flavor import HYDRA
 
 Facts = dict[str, Any]
-LOGIN = Path.home() / ".bashrc"
 KEYS = {"host", "check", "level", "figure", "remedy", "facts"}
 
 
@@ -68,16 +66,7 @@ def test_this_machine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["doctor", "--help"], ["hosts", "hostfiles/openmpi.txt"]], ids=" ".join)
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
-    text = (
-        "import sys; from cli.main import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", text, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
+    assert heavy(arguments) == "[]"
 
 
 @pytest.fixture
@@ -227,16 +216,8 @@ def test_bridges(second: str) -> None:
     assert ("docker0 172.17.0.1/16 and virbr0 172.17.4.1/24" in found["figure"]) == (found["level"] == "warning")
 
 
-@pytest.fixture
-def quiet_hosts(hosts: Hosts) -> Hosts:
-    """Hosts without the login script of this machine's user, which may take as long as it likes."""
-    for name in hosts.names if LOGIN.exists() else ():
-        hosts.run(name, ["mount", "--bind", "/dev/null", LOGIN])
-    return hosts
-
-
-def test_the_hosts_of_a_file(quiet_hosts: Hosts, tmp_path: Path) -> None:
-    hosts, other = quiet_hosts, tmp_path / "version.py"
+def test_the_hosts_of_a_file(hosts: Hosts, tmp_path: Path) -> None:
+    other = tmp_path / "version.py"
     torch_version = Path(torch.__file__).with_name("version.py")
     other.write_text(torch_version.read_text().replace(repr(str(torch.__version__)), "'2.4.0'"))
     hosts.run("n2", ["mount", "--bind", other, torch_version])
@@ -274,9 +255,8 @@ print(json.dumps({host: asdict(findings["reach"]) for host, findings in found.it
 """
 
 
-def test_why_a_host_is_not_reached(quiet_hosts: Hosts) -> None:
+def test_why_a_host_is_not_reached(hosts: Hosts) -> None:
     """No environment, a key that is not let in, no sshd, a link that is cut."""
-    hosts = quiet_hosts
 
     def reach(*names: str) -> dict[str, Facts]:
         done = hosts.run("n1", [sys.executable, "-c", REACH, *names], timeout=60, cwd=ROOT)

@@ -14,7 +14,7 @@ from tests.integration.parts import needs
 EXPECTED = {
     "digits_mlp": lambda e: e["accuracy"] >= 0.95,
     "digits_cnn": lambda e: e["accuracy"] >= 0.95,
-    "text_transformer": lambda e: e["loss"] < 3.2,
+    "text_transformer": lambda e: e["loss"] < 3.4,  # bytes of this documentation, which changes: 5.5 untrained
     "own_model": lambda e: e["loss"] < 0.02,
 }
 

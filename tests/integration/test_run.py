@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.integration.ddl import DIGITS, ROOT, SMALL, alive, ddl, ranks, start, summary, wait_for
+from tests.integration.ddl import DIGITS, ROOT, SMALL, alive, ddl, falters, ranks, start, summary, wait_for
 from tests.integration.parts import needs
 
 ENDLESS = ["train.epochs=100000", "checkpoint.every=100000000", "train.eval_every=1000000"]
@@ -251,32 +251,12 @@ def _shared_memory(process: psutil.Process) -> list[str]:
     return [m.path for m in process.memory_maps() if m.path.startswith("/dev/shm/")]
 
 
-RAISES = """\
-import os
-
-import torch
-from hvd_train.models.linear import create as linear
-from hvd_train.spec import DataSpec
-
-class Failing(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner, self.calls = torch.nn.Linear(64, 10), 0
-
-    def forward(self, x):
-        self.calls += 1
-        if self.calls == 7 and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
-            raise ValueError("seven is enough")
-        return self.inner(x.flatten(1))
-"""
-
-
 @pytest.mark.parametrize("engine", ["mpi", "horovod"])
 def test_a_rank_that_raises_ends_the_job_and_its_traceback_comes_last(engine: str, tmp_path: Path) -> None:
     needs("mpirun")
     needs(engine)
-    (tmp_path / "mine.py").write_text(RAISES)
-    (tmp_path / "m.yaml").write_text("model: {target: 'mine:Failing'}\ndata: digits\n")
+    (tmp_path / "mine.py").write_text(falters("raise ValueError('seven is enough')"))
+    (tmp_path / "m.yaml").write_text("model: {target: 'mine:Model'}\ndata: digits\n")
     began = time.monotonic()
     done = ddl("run", "--np", "2", "--engine", engine, "--output", "out", "m.yaml", cwd=tmp_path)
     assert time.monotonic() - began < 30

@@ -1,0 +1,23 @@
+"""Rows of words as lines for people."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """The rows, the first of which has the names, as aligned lines that are as wide as they need to be."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    names, *others = rows
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(Text(name), no_wrap=True)
+    for row in others:
+        table.add_row(*map(Text, row))
+    file = io.StringIO()
+    Console(file=file, width=10_000).print(table)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
