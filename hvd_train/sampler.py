@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from hvd_train.comm.base import Communicator
 from hvd_train.partition.base import Partitioner
+
+Shares = Callable[[int], tuple[int, int] | None]
+"""For an epoch: which worker this rank is, of how many; None where it is to have no samples."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Epochs of a data set of which `labels` has one entry a sample."""
+    """Epochs of a data set of which `labels` has one entry a sample; `comm` joins the ranks that take their steps together."""
 
     labels: Tensor
     partitioner: Partitioner
+    share: Shares
     comm: Communicator
     batch_size: int
     accumulate: int
@@ -56,7 +61,10 @@ class Sampler:
 
     def epoch(self, number: int) -> Epoch:
         """The plan of epoch `number`; collective."""
-        rank, size = self.comm.rank, self.comm.size
-        indices = self.partitioner.indices(self.labels, rank, size, epoch=number, seed=self.seed)
+        share = self.share(number)
+        indices = torch.empty(0, dtype=torch.int64)
+        if share:
+            worker, workers = share
+            indices = self.partitioner.indices(self.labels, worker, workers, epoch=number, seed=self.seed)
         lengths = self.comm.all_gather(torch.tensor([len(indices)]))
         return Epoch(indices, tuple(int(n) for n in lengths), self.batch_size, self.accumulate)

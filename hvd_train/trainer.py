@@ -74,8 +74,8 @@ class Clock:
 class Trainer:
     """Trains `model` on the rank's part of `data`; all collaborators are passed in.
 
-    The gradient of a step is that of the mean loss over all samples of all ranks, whatever each has: a rank divides the
-    sum over its own by the samples of all, and the strategy sums over ranks.
+    `comm` joins the ranks that take their steps together, which agree on lengths, metrics, stopping and checkpoints; it is
+    this rank alone in asynchronous strategies, where only one rank has somebody to tell (`observed`).
     """
 
     config: Config
@@ -90,14 +90,18 @@ class Trainer:
     sinks: Sequence[Sink] = ()
     checkpoints: Path | None = None
     stop: StopRequest = field(default_factory=StopRequest)
+    observed: bool = True
 
     def __post_init__(self) -> None:
         self.progress = Progress()
         self.clock = Clock()
         self.metrics: dict[str, float] = {}
+        self.control_bytes = 0
+        self.bytes_of_ranks: list[int] = []
         self._saved = self._evaluated = -1
         self._flag: tuple[Tensor, Work] | None = None
-        scale = self.comm.size if self.config.schedule.scale_by_world_size else 1
+        share = self.strategy.share(0)
+        scale = share.workers if share and self.config.schedule.scale_by_world_size else 1
         self._rates = [group["lr"] * scale for group in self.optimizer.torch.param_groups]
         self._window = [0.0, 0.0]
         self.precision.scaler.agree_ = self.optimizer.agree_
@@ -105,16 +109,34 @@ class Trainer:
     def run(self) -> str:
         """Train to the end and return why it came: 'length', 'early stop' or 'converged'; Stopped on a signal."""
         self.strategy.start(self.model)
-        epoch = self.sampler.epoch(self.progress.epoch)
+        if self.strategy.serve():
+            return "served"
+        with self._control():
+            epoch = self.sampler.epoch(self.progress.epoch)
         self._open(epoch)
-        reason = self._train(epoch)
+        try:
+            reason = self._train(epoch)
+        except Stopped:
+            self.strategy.leave()
+            raise
+        self._finish()
+        self.strategy.leave()
+        return reason
+
+    def _finish(self) -> None:
         if self._flag:
             self._flag[1].wait()
         self.strategy.finish()
         if self._evaluated != self.progress.step:
             self._evaluate()
         self._save()
-        return reason
+        with self._control():
+            self.bytes_of_ranks = self.strategy.gather(self.bytes_sent)
+
+    @property
+    def bytes_sent(self) -> int:
+        """What this rank's training sent: all but what metrics, stopping and checkpoints took."""
+        return self.strategy.comm.bytes_sent - self.control_bytes
 
     @property
     def activity(self) -> tuple[int, str, int]:
@@ -138,7 +160,7 @@ class Trainer:
         self._epochs = None if train.steps else train.epochs or DEFAULT_EPOCHS
         self._total = train.steps or epoch.steps * (train.epochs or DEFAULT_EPOCHS)
         end = self.progress.step + max(0, self._total - self._position(epoch))
-        title = f"{end} steps on {self.comm.size} rank{'s' * (self.comm.size > 1)}"
+        title = f"{end} steps on {self.strategy.roles()}"
         self._tell("open", {"total_steps": end, "first_step": self.progress.step, "title": title})
         self._began, self._samples_before = time.perf_counter(), self.progress.samples
         self._logged = (self._began, self.progress.samples)
@@ -159,7 +181,8 @@ class Trainer:
                     return reason
             if self.progress.step_in_epoch >= epoch.steps:
                 self._next_epoch()
-                epoch = epoch if self._ended() else self.sampler.epoch(self.progress.epoch)
+                with self._control():
+                    epoch = epoch if self._ended() else self.sampler.epoch(self.progress.epoch)
         return "length"
 
     def _ended(self) -> bool:
@@ -188,7 +211,7 @@ class Trainer:
         for group, base in zip(self.optimizer.torch.param_groups, self._rates, strict=True):
             group["lr"] = base * rate
         if isinstance(self.optimizer.torch, torch.optim.LBFGS):
-            self.optimizer.torch.step(lambda: self._mean(self._gradients(batches, samples), samples))
+            self.optimizer.torch.step(lambda: self.strategy.objective(self._gradients(batches, samples)))
         else:
             self._gradients(batches, samples)
             with self.clock("optimizer"):
@@ -202,9 +225,11 @@ class Trainer:
         self.progress.samples_in_epoch += samples
 
     def _gradients(self, batches: list[Tensor], samples: int) -> float:
-        """Set the gradients of the step; return this rank's sum of losses."""
+        """Set the gradients of the step; return this rank's part of what it minimises."""
         self.model.zero_grad(set_to_none=True)
         self.model.train()
+        own = sum(map(len, batches))
+        divisor = self.strategy.divisor(own, samples)
         total = 0.0
         for number, indices in enumerate(batches, 1):
             with self.clock("data"):
@@ -217,13 +242,13 @@ class Trainer:
                 self.optimizer.adopt()
                 self.strategy.on_backward(self.progress.step)
             with self.clock("backward"):
-                self.precision.scaler.scale(loss * (self.strategy.gradient_scale / samples)).backward()  # type: ignore[no-untyped-call]
+                self.precision.scaler.scale(loss / divisor).backward()  # type: ignore[no-untyped-call]
         with self.clock("comm"):
             self.strategy.on_gradients(self.progress.step)
         self._clip()
         self._window[0] += total
-        self._window[1] += sum(map(len, batches))
-        return total
+        self._window[1] += own
+        return total / divisor
 
     def _finite(self, loss: float, micro_batch: int) -> float:
         if math.isfinite(loss):
@@ -254,7 +279,9 @@ class Trainer:
             reason = self._reason_to_end()
         if self._due(self.config.checkpoint.every, ended_epoch):
             self._save()
-        if not reason and self._stop_agreed():
+        reason = reason or self.strategy.ended()
+        meets = ended_epoch or self.strategy.meets(self.progress.step - 1)
+        if not reason and meets and self._stop_agreed():
             self._save()
             raise Stopped(f"stopped by a signal after step {self.progress.step}; a checkpoint of it is saved")
         return reason
@@ -265,8 +292,8 @@ class Trainer:
     def _stop_agreed(self) -> bool:
         """Whether any rank had a signal before its last step.
 
-        The question is asked at the end of a step and the answer read at the end of the next: nobody waits for it, and
-        all ranks stop after the same step.
+        The question is asked at the end of a step in which ranks meet and the answer read at the end of the next such one:
+        nobody waits for it, and all ranks stop after the same step.
         """
         if self._flag:
             flag, work = self._flag
@@ -275,11 +302,13 @@ class Trainer:
             if flag.item():
                 return True
         flag = torch.tensor([int(self.stop.signal > 0)], dtype=torch.int32)
-        self._flag = (flag, self.comm.all_reduce_async_(flag, "max"))
+        with self._control():
+            self._flag = (flag, self.comm.all_reduce_async_(flag, "max"))
         return False
 
     def _log(self) -> None:
-        loss, count = self._summed(self._window)
+        with self._control():
+            loss, count = self._summed(self._window)
         now, samples = time.perf_counter(), self.progress.samples
         before, samples_before = self._logged
         self._window, self._logged = [0.0, 0.0], (now, samples)
@@ -298,9 +327,9 @@ class Trainer:
     def _evaluate(self) -> None:
         """Metrics over the held-out samples, each rank taking every size-th of them."""
         split = self.data.test
-        if not len(split):
+        if not len(split) or not self.observed:
             return
-        with self.clock("eval"), self._mean_buffers():
+        with self.clock("eval"), self._control(), self._agreed():
             self.model.eval()
             sums = self._sums(split, torch.arange(self.comm.rank, len(split), self.comm.size))
             loss, right, count = self._summed(sums)
@@ -364,23 +393,37 @@ class Trainer:
         self.comm.all_reduce_(total, "sum")
         return [float(v) for v in total]
 
-    def _mean(self, value: float, samples: int) -> float:
-        return self._summed([value])[0] / samples
+    @contextmanager
+    def _agreed(self) -> Iterator[None]:
+        """The model that ranks agree on."""
+        with self.strategy.agreed(), self._mean_buffers():
+            yield
+
+    @contextmanager
+    def _control(self) -> Iterator[None]:
+        """What is sent meanwhile is not training's."""
+        before = self.strategy.comm.bytes_sent
+        try:
+            yield
+        finally:
+            self.control_bytes += self.strategy.comm.bytes_sent - before
 
     def _tell(self, event: str, *arguments: Any) -> None:
         for sink in self.sinks:
             getattr(sink, event)(*arguments)
 
     def _save(self) -> None:
-        if self.checkpoints is None or self._saved == self.progress.step:
+        if self.checkpoints is None or not self.observed or self._saved == self.progress.step:
             return
         self._saved = self.progress.step
         self.clock.enter("checkpoint")
-        checkpoint.save(self.snapshot(), self.checkpoints, self.progress.step, self.config.checkpoint.keep, self.comm)
+        with self._control():
+            kept = self.config.checkpoint.keep
+            checkpoint.save(self.snapshot(), self.checkpoints, self.progress.step, kept, self.comm)
 
     def snapshot(self) -> checkpoint.Snapshot:
         """Everything that `restore` needs to go on bitwise as if nothing had happened."""
-        with torch.no_grad(), self._mean_buffers():
+        with torch.no_grad(), self._agreed():
             model = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
         tensors: dict[str, Tensor] = {}
         state = {
@@ -408,7 +451,7 @@ class Trainer:
         self.optimizer.load_state(checkpoint.unpack(snapshot.state["optimizer"], snapshot.optimizer))
         self.precision.scaler.load_state_dict(checkpoint.unpack(snapshot.state["scaler"], snapshot.optimizer))
         self.strategy.load_state_dict(checkpoint.unpack(snapshot.state["strategy"], snapshot.optimizer))
-        if snapshot.state["world_size"] == self.comm.size:
+        if snapshot.state["world_size"] == self.comm.size and snapshot.mine:
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(snapshot.mine[f"buffer.{name}"])
             _set_generators(snapshot.mine)

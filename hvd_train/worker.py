@@ -187,7 +187,8 @@ class _Rank:
             "epochs": trainer.epochs,
             "samples_per_second": trainer.samples_per_second,
             "eval": trainer.metrics,
-            "bytes_sent": self.comm.bytes_sent,
+            "bytes_sent": trainer.bytes_sent,
+            "bytes_of_ranks": trainer.bytes_of_ranks,
             "seconds": trainer.clock.seconds,
         }
 
@@ -228,7 +229,7 @@ def assemble(
     torch.manual_seed(config.seed * 65537 + comm.rank + 1)
     return Trainer(
         config=config,
-        comm=comm,
+        comm=strategy.world,
         data=parts.data,
         model=parts.model,
         loss=parts.loss,
@@ -236,7 +237,8 @@ def assemble(
         sampler=Sampler(
             parts.data.train.labels,
             partitioner,
-            comm,
+            strategy.share,
+            strategy.world,
             config.data.batch_size,
             config.train.accumulate,
             config.seed,
@@ -246,6 +248,7 @@ def assemble(
         sinks=sinks,
         checkpoints=checkpoints,
         stop=stop,
+        observed=strategy.world.size == comm.size or comm.rank == 0,
     )
 
 

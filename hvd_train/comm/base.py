@@ -16,6 +16,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor
 
+from hvd_train.comm._mailbox import Mailbox, connect
+from hvd_train.errors import UserError
+
 Op = Literal["mean", "sum", "min", "max", "product"]
 OPS: tuple[Op, ...] = get_args(Op)
 
@@ -99,6 +102,9 @@ class Communicator(ABC):
     host_memory_only: bool = True
     """The engine reads host memory only: tensors of other devices are staged through it."""
 
+    outlives_ranks: ClassVar[bool] = True
+    """Ranks that use no collective may go on after one of them has died."""
+
     _carriers: ClassVar[Mapping[torch.dtype, torch.dtype]] = {}
     """Dtypes that this engine all-reduces in another, wider one."""
 
@@ -162,6 +168,14 @@ class Communicator(ABC):
         sent = [flat if r == dst else flat[:0] for r in range(self.size)]
         received = self._all_to_all(sent, [flat.numel() if r == src else 0 for r in range(self.size)])
         return _rows(received[src], _length(x), x)
+
+    def mailbox(self) -> Mailbox:
+        """Messages between single ranks, beside the collectives; UserError where this engine offers none."""
+        if not self.outlives_ranks:
+            raise UserError(
+                "this engine ends with the first rank that does; ranks that go on without one another need --engine mpi"
+            )
+        return connect(self)
 
     def submit(self, task: Callable[[], object]) -> Work:
         """Run `task`, which may use this communicator, after all that was issued before and no later than `wait`.

@@ -52,6 +52,7 @@ class HorovodCommunicator(Communicator):
     Horovod's warning names the stalled operation and the ranks that did not come.
     """
 
+    outlives_ranks: ClassVar[bool] = False
     _carriers: ClassVar[Mapping[torch.dtype, torch.dtype]] = {
         torch.uint8: torch.int32,
         torch.int8: torch.int32,

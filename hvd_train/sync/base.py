@@ -6,12 +6,15 @@ the hooks; a strategy overrides those it needs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.base import Communicator, gather_json
 from hvd_train.compress.base import Compressor
 from hvd_train.compress.none import Identity
 from hvd_train.optimizer import Build, ModelOptimizer
@@ -34,17 +37,45 @@ class Context:
         return not isinstance(self.compressor, Identity)
 
 
+class Share(NamedTuple):
+    """Which part of the samples a rank trains on: that of `worker` among `workers`."""
+
+    worker: int
+    workers: int
+
+
 class SyncStrategy:
-    """Hooks around a step; every rank calls them in the same order.
+    """Hooks around a step; every rank of `world` calls them in the same order.
 
-    A rank's gradient is that of the sum of its samples' losses over the number of samples of all ranks: the sum over ranks is
-    the gradient of the whole step. `gradient_scale` multiplies it, for strategies in which a rank goes by its own alone.
+    A rank's gradient is that of the sum of its samples' losses over `divisor`. By default this is the number of samples of
+    all ranks, so that the sum over ranks is the gradient of the whole step.
     """
-
-    gradient_scale: float = 1.0
 
     def __init__(self, context: Context) -> None:
         self.comm = context.comm
+
+    @property
+    def world(self) -> Communicator:
+        """Over which the trainer agrees on lengths, metrics, stopping and checkpoints: this rank alone, where none waits."""
+        return self.comm
+
+    def share(self, epoch: int) -> Share | None:
+        """This rank's part of the data in `epoch`; None where it takes part without samples, as a server does."""
+        return Share(self.comm.rank, self.comm.size)
+
+    def divisor(self, own: int, total: int) -> int:
+        """What a rank divides its sum of losses by, in a step in which it has `own` samples of `total`; never zero."""
+        return total
+
+    def objective(self, part: float) -> float:
+        """What the step minimises, of which `part` is this rank's: by default the sum over ranks."""
+        total = torch.tensor(part, dtype=torch.float64)
+        self.comm.all_reduce_(total, "sum")
+        return float(total)
+
+    def roles(self) -> str:
+        """Which ranks do what, for the first line that a run prints."""
+        return f"{self.comm.size} rank{'s' * (self.comm.size > 1)}"
 
     def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
         """Who updates which parameters: by default every rank all of them. Called once, before `start`."""
@@ -55,6 +86,10 @@ class SyncStrategy:
         for tensor in model.state_dict(keep_vars=True).values():
             self.comm.broadcast_(tensor.data)
 
+    def serve(self) -> bool:
+        """After `start`: True says that this rank was a server, is done, and is to take no step."""
+        return False
+
     def on_backward(self, step: int) -> None:
         """Before the last backward pass of a step: a gradient that it completes is final."""
 
@@ -64,12 +99,28 @@ class SyncStrategy:
     def on_parameters(self, step: int) -> None:
         """After the optimizer."""
 
-    def serve(self) -> bool:
-        """Before training: True says that this rank was a server and is done."""
-        return False
+    def meets(self, step: int) -> bool:
+        """Whether ranks wait for one another in `step` anyway, so that the trainer may ask all of them whether to stop."""
+        return True
+
+    def ended(self) -> str | None:
+        """Why the run is over for this rank too, where another one that it does not wait for has ended it."""
+        return None
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """While evaluating and saving: `model` has the parameters that the ranks of `world` agree on."""
+        yield
 
     def finish(self) -> None:
-        """After the last step, before the final evaluation."""
+        """After the last step, before the final evaluation; not called where a signal has stopped the run."""
+
+    def leave(self) -> None:
+        """The last call, after the final checkpoint."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in rank order, where this rank is told; between `finish` and `leave`."""
+        return gather_json(self.comm, value)
 
     def summary(self) -> dict[str, Any]:
         """What the strategy chose by itself, for the run's summary.json."""

@@ -23,7 +23,7 @@ class Strategy(Stepper):
 
     def run(self) -> None:
         self.model.zero_grad(set_to_none=True)
-        loss = self.loss() * (self._strategy.gradient_scale / self.comm.size)
+        loss = self.loss() / self._strategy.divisor(1, self.comm.size)
         self._strategy.on_backward(self._steps)
         loss.backward()  # type: ignore[no-untyped-call]
         self._strategy.on_gradients(self._steps)
