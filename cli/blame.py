@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 PATTERNS = (
@@ -20,9 +20,10 @@ PATTERNS = (
     ),
 )
 LOST = (
-    # Open MPI 5, then ssh below any launcher
+    # Open MPI 5, ssh below any launcher, srun
     re.compile(r"lost communication with a remote daemon.*?Remote daemon: \[\S+\] on node (?P<host>\S+)"),
     re.compile(r"Connection to (?P<host>\S+) closed by remote host"),
+    re.compile(r"srun: error: Node failure on (?P<host>\S+)"),
 )
 WORDS = {"Killed": 9, "Segmentation fault": 11, "Aborted": 6, "Terminated": 15}
 
@@ -49,15 +50,18 @@ _HINTS = {
 }
 
 
-def killed(text: str, ranks: Mapping[int, int], host: str) -> Death | None:
-    """The rank that `text`, a launcher's stderr, says a signal ended; `ranks` are rank by process id, all on `host`."""
+def killed(text: str, ranks: Mapping[int, int], host: str, but: Collection[int] = ()) -> Death | None:
+    """The rank, `but` none of those, that `text`, a launcher's stderr, says a signal ended.
+
+    `ranks` are rank by process id, all on `host`.
+    """
     words = " ".join(text.split())
     for pattern in PATTERNS:
         for match in pattern.finditer(words):
             found = match.groupdict()
             number = WORDS.get(found.get("word") or "", 0) or _signal(found.get("signal"))
             rank = int(found["rank"]) if found.get("rank") else ranks.get(int(found.get("pid") or 0))
-            if rank is not None and number:
+            if rank is not None and number and rank not in but:
                 return Death(rank, found.get("host") or host, number)
     return None
 

@@ -36,6 +36,8 @@ from hvd_train.heartbeat import BEAT
 GRACE = 4.0
 """Seconds a launcher has to end a job in which a rank failed, or that was told to end."""
 BEAT_SECONDS = 1.0
+TOGETHER = 1.0
+"""Seconds within which signals are one: SLURM sends a job's to its script, to the step and to this command."""
 
 
 @dataclass
@@ -43,7 +45,8 @@ class Execution:
     """One run of a command with `world_size` ranks; output of ranks goes to this process's stdout unless `quiet`.
 
     A job that stands still for `stall_timeout` seconds is ended, with 0 never. `hosts` are the others that can be reached
-    over ssh, and nothing of the job stays there.
+    over ssh, and nothing of the job stays there. With `fewest`, ranks may come, go and fail (Horovod elastic), and so many
+    have to reach the end; what stands still is then Horovod's business.
     """
 
     command: Command
@@ -53,10 +56,11 @@ class Execution:
     verbose: bool = False
     stall_timeout: float = 0
     hosts: Sequence[str] = ()
+    fewest: int | None = None
     events: list[dict[str, Any]] = field(default_factory=list, init=False)
     _launcher_text: bytes = field(default=b"", init=False)
     _pending: bytes = field(default=b"", init=False)
-    _signals: list[int] = field(default_factory=list, init=False)
+    _signals: dict[int, float] = field(default_factory=dict, init=False)
     _timed_out: bool = field(default=False, init=False)
     _end_by: float | None = field(default=None, init=False)
     _folder: Path | None = field(default=None, init=False)
@@ -69,7 +73,8 @@ class Execution:
         before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         environment = {**os.environ, BEAT: f"{BEAT_SECONDS:g}", **self.command.environment}
         self._guards = Guards(self.hosts, self.stall_timeout)
-        self._watchdog = Watchdog(self.world_size, self.stall_timeout, time.monotonic())
+        patience = self.stall_timeout if self.fewest is None else 0
+        self._watchdog = Watchdog(self.world_size, patience, time.monotonic())
         self._selector = selectors.DefaultSelector()
         self._process = subprocess.Popen(
             self.command.argv,
@@ -126,6 +131,9 @@ class Execution:
             self._stall = stall
             self._end_by = now + 1
             self._process.terminate()
+        if not self._end_by and self.fewest is None and self._watchdog.unreported(now, GRACE):
+            self._end_by = now + 1
+            self._process.terminate()
 
     def _read(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
         is_process = isinstance(key.fileobj, int)
@@ -145,6 +153,9 @@ class Execution:
         for event in found:
             self._on_event(event)
         self._launcher_text += text
+        if text and not self._end_by and self.command.argv[0] == "srun" and self._lost_host():
+            self._end_by = time.monotonic() + GRACE  # srun waits for its tasks there, until SLURM kills all of the job
+            self._process.terminate()
         if self.verbose or not self._failed():
             _write(sys.stderr, text)
 
@@ -157,12 +168,14 @@ class Execution:
             self._guard(event["host"], event["pid"], event["parent"])
             return
         self.events.append(event)
+        if event["event"] == "lost":
+            print(f"ddl: {self._rank(event['lost'])} is lost; the others go on without it", file=sys.stderr)
         if event["event"] == "folder" and Path(event["path"]).is_dir():
             self._folder = Path(event["path"])
             (self._folder / "command.txt").write_text(f"{self.command}\n", encoding="utf-8")
         if self._folder and event["event"] in {"folder", "started"}:
             ranks.write(self._folder, (_only(e, "rank", "host", "pid") for e in self.events if e["event"] == "started"))
-        if event["event"] == "failed" and not self._end_by:
+        if event["event"] == "failed" and not self._end_by and self.fewest is None:
             self._end_by = time.monotonic() + GRACE
 
     def _guard(self, host: str, *pids: int) -> None:
@@ -189,22 +202,29 @@ class Execution:
             self._watchdog.end(host, pid, time.monotonic())
 
     def _failed(self) -> bool:
-        return any(e["event"] in {"failed", "refused"} or e.get("exit_code") for e in self.events)
+        return self.fewest is None and any(
+            e["event"] in {"failed", "refused"} or e.get("exit_code") for e in self.events
+        )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """The first SIGTERM or SIGUSR1 asks ranks to save and stop; SIGINT, or a second signal, ends the job."""
-        self._signals.append(number)
-        here = self._pids_here()
-        if number != signal.SIGINT and len(self._signals) == 1 and here:
+        """SIGTERM and SIGUSR1 ask ranks to save and stop, also when several come; SIGINT, or SIGTERM later on, ends the job."""
+        now = time.monotonic()
+        insists = number == signal.SIGTERM and now - self._signals.get(number, now) > TOGETHER
+        asked, here = bool(self._signals), self._pids_here()
+        self._signals.setdefault(number, now)
+        if number == signal.SIGINT or insists or not (asked or here):
+            self._end_by = self._end_by or now + GRACE
+            self._process.terminate()
+        elif not asked:
             for pid in here:
                 _kill(pid, signal.SIGUSR1)
-        else:
-            self._end_by = time.monotonic() + GRACE
-            self._process.terminate()
+
+    def _rank(self, number: int) -> str:
+        return str(self._watchdog.ranks.get(number, f"rank {number}"))
 
     def _pids_here(self) -> dict[int, int]:
         """Rank by process id, of the ranks on this machine that have spoken and not reported their end."""
-        host, done = socket.gethostname(), self._watchdog.done
+        host, done = socket.gethostname(), self._watchdog.done | self._watchdog.lost
         return {r.pid: r.number for r in self._watchdog.ranks.values() if r.host == host and r.number not in done}
 
     def _reap(self) -> None:
@@ -232,18 +252,22 @@ class Execution:
     def _verdict(self) -> int:
         code = self._process.returncode
         done = {e["rank"] for e in self.events if e["event"] == "done"}
-        for explain in (self._refused, self._stalled, self._lost, self._died, self._reported):
+        ended = {(e["host"], e["pid"]) for e in self.events if e["event"] == "done" and e["exit_code"] == 0}
+        if self.fewest is not None and code == 0 and len(ended) >= self.fewest:
+            return ExitCode.OK
+        for explain in (self._refused, self._stalled, self._lost, self._missed, self._died, self._reported):
             found = explain()
             if found is not None:
                 return found
         codes = {e["exit_code"] for e in self.events if e["event"] == "done"}
-        if len(done) == self.world_size and len(codes) == 1:
+        if len(done | self._watchdog.lost) == self.world_size and len(codes) == 1:
             return int(codes.pop())
         if self._timed_out:
             return _say(f"ended after --timeout {self.timeout:g} seconds", ExitCode.TIMEOUT)
         if self._signals:
-            return _say(f"ended by {signal.Signals(self._signals[-1]).name}", 128 + self._signals[-1])
-        missing = sorted(set(range(self.world_size)) - done)
+            last = list(self._signals)[-1]
+            return _say(f"ended by {signal.Signals(last).name}", 128 + last)
+        missing = sorted(set(range(self.world_size)) - done - self._watchdog.lost)
         how = f"{Path(self.command.argv[0]).name} ended with code {code}"
         if self._launcher_text and not self.verbose and self._failed():
             _write(sys.stderr, self._launcher_text)
@@ -263,10 +287,20 @@ class Execution:
         gone = self._gone()
         return None if gone is None or gone.rank else self._accuse(gone)
 
+    def _missed(self) -> int | None:
+        """A rank that has not failed by its own account, and of which others say that they cannot go on without it."""
+        failed = [e for e in self.events if e["event"] == "failed"]
+        first = next((e for e in failed if e.get("lost") not in {None, *(f["rank"] for f in failed)}), None)
+        if first is None or self._timed_out or self._signals:
+            return None
+        rank = self._watchdog.ranks.get(first["lost"])
+        last = self._watchdog.accuse([rank] if rank else [])
+        return _say(f"the first failure: {first['message']}\n{last}".rstrip(), ExitCode.FAILURE)
+
     def _died(self) -> int | None:
         """A rank killed by a signal comes before what others say: losing it made them fail."""
         text, gone = self._launcher_text.decode(errors="replace"), self._gone()
-        death = killed(text, self._pids_here(), socket.gethostname())
+        death = killed(text, self._pids_here(), socket.gethostname(), self._watchdog.lost)
         reported = {e["rank"] for e in self.events if e["event"] in {"failed", "done"}}
         if self._timed_out or self._signals:
             return None
@@ -281,10 +315,13 @@ class Execution:
         """What a guard has seen first, else what the launcher says."""
         if self._timed_out or self._signals:
             return None
-        now, host = time.monotonic(), lost(self._launcher_text.decode(errors="replace"))
+        now, host = time.monotonic(), self._lost_host()
         if host and not self._watchdog.gone(now):
             self._watchdog.end(host, 0, now)
         return self._watchdog.gone(now)
+
+    def _lost_host(self) -> str | None:
+        return lost(self._launcher_text.decode(errors="replace"))
 
     def _accuse(self, gone: Gone) -> int:
         return _say(f"the first failure: {gone}\n{self._watchdog.accuse(gone.ranks)}", ExitCode.FAILURE)

@@ -28,7 +28,8 @@ _REMEDIES = (
     (r"Host key verification failed", "log in once by hand and accept its key: ssh {host}"),
     (r"Permission denied", "let your key in: ssh-copy-id {host}"),
     (r"Connection refused", "start sshd on {host}"),
-    (r"timed out|No route to host|unreachable|no answer", "see that {host} is up and that no firewall drops port 22"),
+    (r"timed out|No route to host|unreachable", "see that {host} is up and that no firewall drops port 22"),
+    (r"no answer", "see that ssh {host} true ends at once: the host may hang, or a login script of yours wait there"),
     (r"not found|No such file", "{host} needs the environment of this machine at the same path: {prefix}"),
 )
 

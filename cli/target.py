@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hvd_train.errors import UserError
+from hvd_train.plugins import asynchronous
 from hvd_train.submitted import awaits_start
 
 RANK = (sys.executable, "-m", "mpi4py", "-m", "hvd_train")
@@ -17,10 +18,11 @@ RANK = (sys.executable, "-m", "mpi4py", "-m", "hvd_train")
 
 @dataclass(frozen=True)
 class Target:
-    """`program` is one rank's argv; `folder` is where a YAML run leaves its files."""
+    """`program` is one rank's argv; `folder` is where a YAML run leaves its files; `outlives` as in `launchers.base.Job`."""
 
     program: tuple[str, ...]
     folder: Path | None = None
+    outlives: bool = False
 
 
 def of_module(name: str, arguments: Sequence[str], engine: str | None = None) -> Target:
@@ -42,7 +44,8 @@ def of_yaml(file: Path, overrides: Sequence[str], *, output: Path | None, resume
     config = load(file, overrides)
     folder, source = _folders(file, output, resume)
     told = Launch(output=str(folder), resume=None if source is None else str(source), **launch)
-    return Target((*RANK, to_document(config, told)), folder)
+    outlives = asynchronous(config.sync.strategy, config.sync.options)
+    return Target((*RANK, to_document(config, told)), folder, outlives)
 
 
 def _engine(name: str | None) -> tuple[str, ...]:

@@ -16,6 +16,9 @@ CONSEQUENCES = 20.0
 START = 60.0
 """Seconds that a rank may take to start, at least: Python, torch and MPI come from slow disks."""
 
+_WAITING = {"comm", "serve"}
+"""Phases in which a rank waits for others."""
+
 _NOT_TIMED = "checkpoint"
 """The phase that takes as long as disks do."""
 
@@ -76,6 +79,8 @@ class Watchdog:
     ranks: dict[int, Rank] = field(default_factory=dict)
     started: set[int] = field(default_factory=set)
     done: set[int] = field(default_factory=set)
+    lost: set[int] = field(default_factory=set)
+    """Ranks that died and that the others go on without, as these said themselves."""
     _looked: float = field(init=False)
     _gone: Gone | None = field(default=None, init=False)
 
@@ -91,6 +96,8 @@ class Watchdog:
             self.started.add(number)
         if event["event"] == "done":
             self.done.add(number)
+        if event["event"] == "lost":
+            self._lose(event["lost"])
         rank = self.ranks.get(number)
         if rank is None or rank.pid != event["pid"]:
             rank = Rank(number, event["host"], event["pid"], event.get("parent", 0), now, now)
@@ -111,9 +118,14 @@ class Watchdog:
     def gone(self, now: float) -> Gone | None:
         """What ended before the job did, if a rank that has not come to its end went with it."""
         gone = self._gone
-        if gone is None or now - gone.when > CONSEQUENCES or all(r.number in self.done for r in gone.ranks):
+        if gone is None or now - gone.when > CONSEQUENCES or all(r.number in self.done | self.lost for r in gone.ranks):
             return None
         return gone
+
+    def unreported(self, now: float, seconds: float) -> bool:
+        """Whether a rank ended `seconds` ago, and neither it nor another one has said why."""
+        gone = self.gone(now)
+        return gone is not None and gone.rank is not None and now - gone.when > seconds
 
     def look(self, now: float) -> str | None:
         """Why the job stands still, if it has for too long."""
@@ -132,7 +144,7 @@ class Watchdog:
 
     def _absent(self, now: float) -> str | None:
         """Ranks that were never heard of, or wait for the engine: MPI and Horovod hang there on a wrong network."""
-        missing = set(range(self.world_size)) - self.started
+        missing = set(range(self.world_size)) - self.started - self.lost
         patience = max(self.seconds, START)
         if not missing or now - self.began <= patience:
             return None
@@ -155,13 +167,18 @@ class Watchdog:
         patience = max(self.seconds, START) if any(r.phase == "start" for r in running) else self.seconds
         if now - max(r.moved for r in running) <= patience:
             return None
-        late = [r for r in running if r.phase != "comm"]
+        late = [r for r in running if r.phase not in _WAITING]
         head = f"no rank has moved for {patience:g} seconds (--stall-timeout)"
         who = f"; the others wait for {_named(r.number for r in late)}" if 0 < len(late) < len(running) else ""
         return "\n".join([head + who, *self._where(running)])
 
     def _running(self) -> Iterable[Rank]:
-        return (r for n, r in sorted(self.ranks.items()) if n not in self.done)
+        return (r for n, r in sorted(self.ranks.items()) if n not in self.done | self.lost)
+
+    def _lose(self, number: int) -> None:
+        self.lost.add(number)
+        if self._gone and all(r.number in self.lost for r in self._gone.ranks):
+            self._gone = None  # so that the next end is noticed
 
     def _where(self, ranks: Iterable[Rank]) -> list[str]:
         """A line for each host and place."""

@@ -79,7 +79,8 @@ class DataSection(PluginSection):
     package: ClassVar[str] = "hvd_train.data"
     name: str = Field(description="source of the samples (ddl list data), or leave out and give 'target'")
     batch_size: PositiveInt = Field(
-        32, description="samples per rank and micro-batch; the global batch is np times that"
+        32,
+        description="samples per copy of the model and micro-batch; without parallel, the global batch is np times that",
     )
     partition: PartitionSection = Field(default_factory=PartitionSection)
 
@@ -127,6 +128,12 @@ class ConvergeSection(Section):
 class TrainSection(Section):
     epochs: PositiveInt | None = Field(None, description="passes over the data; this or 'steps' (10 epochs if neither)")
     steps: PositiveInt | None = Field(None, description="optimizer steps; this or 'epochs'")
+    max_seconds: PositiveFloat | None = Field(
+        None, description="training ends at the first evaluation after so many seconds of it"
+    )
+    max_bytes: PositiveInt | None = Field(
+        None, description="training ends at the first evaluation after all ranks together sent so many bytes"
+    )
     accumulate: PositiveInt = Field(1, description="micro-batches whose gradients add up to one step")
     clip_norm: PositiveFloat | None = Field(None, description="largest global norm of the gradient")
     precision: Literal["fp32", "fp64", "bf16", "fp16"] = Field(
@@ -165,6 +172,23 @@ class SyncSection(PluginSection):
     compression: CompressionSection = Field(default_factory=CompressionSection)
     fusion_mb: Literal["auto"] | NonNegativeFloat = Field(
         "auto", description="MiB of gradients reduced at once; 0: every tensor on its own; auto: measured at the start"
+    )
+
+
+class ParallelSection(Section):
+    pipeline: PositiveInt = Field(
+        1,
+        description="stages that the model is cut into, each on ranks of its own, through which train.accumulate micro-batches "
+        "follow one another; pipeline x tensor ranks hold one copy of the model, and divide np",
+    )
+    tensor: PositiveInt = Field(
+        1,
+        description="ranks that share linear layers and attention heads, of which every layer waits for sums over them: "
+        "keep them on one host",
+    )
+    schedule: Literal["1f1b", "gpipe"] = Field(
+        "1f1b",
+        description="order of the micro-batches; 1f1b keeps activations of at most 'pipeline' of them, gpipe of all",
     )
 
 
@@ -213,9 +237,20 @@ class Config(Section):
     optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
     schedule: ScheduleSection = Field(default_factory=ScheduleSection)
     train: TrainSection = Field(default_factory=TrainSection)
+    parallel: ParallelSection = Field(default_factory=ParallelSection)
     sync: SyncSection = Field(default_factory=SyncSection)
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
     slurm: SlurmSection = Field(default_factory=SlurmSection)
+
+
+class EmulationSection(Section):
+    """A network and a rank that are slower than those there are."""
+
+    latency_ms: NonNegativeFloat = 0.0
+    gbps: PositiveFloat | None = None
+    straggler: NonNegativeInt | None = None
+    factor: Annotated[float, Field(ge=1)] = 1.0
+    """How many times slower the rank `straggler` computes."""
 
 
 class Launch(Section):
@@ -228,6 +263,8 @@ class Launch(Section):
     tee: list[int] = [0]
     columns: int | None = None
     """Width of the terminal that rank 0's output ends up in; None: plain lines."""
+    check_collectives: bool = False
+    emulate: EmulationSection | None = None
 
 
 Mistakes = list[tuple[Path_, str]]

@@ -24,6 +24,7 @@ def describe(error: BaseException, rank: int) -> dict[str, Any]:
     return {
         "rank": rank,
         "exit_code": int(exit_code(error)),
+        "lost": getattr(error, "lost", None),
         "message": str(error) if known else f"{type(error).__name__}: {error}",
         "traceback": "" if known else "".join(traceback.format_exception(error)),
     }

@@ -158,6 +158,8 @@ class GradientBuckets:
     ) -> None:
         self._comm, self._compressor, self._fusion_bytes, self._seed = comm, compressor, fusion_bytes, seed
         self.buckets: list[Bucket] = []
+        self.waited = 0.0
+        """Seconds of backward passes in which a reduction took the caller's time."""
         self._frozen = list(parameters)
         self._armed = False
         self._next = 0
@@ -206,6 +208,8 @@ class GradientBuckets:
         return final
 
     def _issue_complete(self) -> None:
+        began = time.perf_counter()
         while self._next < len(self.buckets) and self.buckets[self._next].complete:
             self.buckets[self._next].issue()
             self._next += 1
+        self.waited += time.perf_counter() - began

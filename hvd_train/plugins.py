@@ -11,9 +11,10 @@ import ast
 import functools
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hvd_train.errors import UserError, nearest
 
@@ -56,6 +57,13 @@ def summary(package: str, name: str) -> str:
     return (ast.get_docstring(_source(package, name)) or "").partition("\n")[0]
 
 
+def asynchronous(strategy: str, options: Mapping[str, Any]) -> bool:
+    """Whether its ranks go on without one that dies: its file says so in `ASYNCHRONOUS`, with True or the option that decides."""
+    found = (n.value for n in _source(FAMILIES["strategies"], strategy).body if _assigns(n, "ASYNCHRONOUS"))
+    says = next((ast.literal_eval(value) for value in found), False)
+    return bool(options.get(says)) if isinstance(says, str) else bool(says)
+
+
 @functools.cache
 def options(package: str, name: str) -> type[BaseModel]:
     """A strict pydantic model of the member's options, read from the source of its `create`."""
@@ -83,6 +91,10 @@ def _source(package: str, name: str) -> ast.Module:
     path = _folder(package) / name
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def _assigns(node: ast.stmt, name: str) -> TypeGuard[ast.Assign]:
+    return isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
 
 
 def _keywords(module: ast.Module) -> list[tuple[ast.arg, ast.expr | None]]:

@@ -40,6 +40,10 @@ class Precision:
         """`x` on the device; floating point inputs in the dtype of the parameters."""
         return x.to(self.device, self.dtype) if x.is_floating_point() else x.to(self.device)
 
+    def begin(self) -> None:
+        """Before the gradients of a step: a rank that sees no loss needs the scale of all too, which the first loss makes."""
+        self.scaler.scale(torch.zeros((), device=self.device))
+
     def forward(self) -> AbstractContextManager[object]:
         """What the forward pass runs under."""
         return torch.autocast(self.device.type, self._half) if self._half else nullcontext()

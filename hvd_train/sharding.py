@@ -11,7 +11,6 @@ same number on the other nodes, and compression applies to what travels there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hvd_train.comm.base import Communicator, SharedMemory, Work, gather_json
+from hvd_train.comm.base import Communicator, SharedMemory, Work
 from hvd_train.compress.base import Compressor
 from hvd_train.compress.none import Identity
 from hvd_train.fusion import Bucket, plan, seed_of
-from hvd_train.optimizer import Build, ModelOptimizer, State
+from hvd_train.optimizer import Build
+from hvd_train.parted import PartedOptimizer
 
 ELEMENTWISE = {
     "SGD", "Adam", "AdamW", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "NAdam", "RAdam", "ASGD",
@@ -195,6 +195,9 @@ class Owned:
         self.shard = self.parameter if part.shape == self.parameter.shape else nn.Parameter(part)
         self.places = {r: arena.place(r, piece).view(self.shard.shape) for r in range(size) if r != mine}
 
+    def of(self, whole: Tensor) -> Tensor:
+        return self.piece.of(whole)
+
     def gradient(self) -> Tensor:
         """This rank's own gradient of the piece."""
         gradient = self.parameter.grad
@@ -210,7 +213,7 @@ class Owned:
         self.shard.grad = total
 
 
-class ShardedOptimizer(ModelOptimizer):
+class ShardedOptimizer(PartedOptimizer):
     """Each rank of a node updates the pieces it owns; on every node the same, after a sum over nodes."""
 
     def __init__(
@@ -224,7 +227,7 @@ class ShardedOptimizer(ModelOptimizer):
         fusion_bytes: int = 1 << 20,
         seed: int = 0,
     ) -> None:
-        self._comm, self._whole, self._seed = comm, whole, seed
+        self._whole, self._seed = whole, seed
         self._compressor, self._fusion_bytes = compressor or Identity(), fusion_bytes
         self._node = comm.split(comm.cross_rank, comm.local_rank)
         memory = self._node.shared_memory
@@ -234,13 +237,11 @@ class ShardedOptimizer(ModelOptimizer):
         self.arenas: list[Arena] = []
         self.buckets: list[Bucket] = []
         self._of_arena: dict[Arena, Bucket] = {}
-        self._owned: list[Owned] = []
+        self.parts: list[Owned] = []
         self._step = self._next = self._sent = 0
         self._armed = False
         self._under_way: list[Work] = []
-        # A rank may own nothing, and torch's optimizers refuse to have no parameter.
-        nothing = nn.Parameter(next(p for p in model.parameters() if p.requires_grad).new_zeros(0, 0))
-        super().__init__(model, lambda shards: build([nothing, *shards]))
+        super().__init__(model, build, comm, self._node)
 
     def arm(self) -> None:
         """The gradients that the coming backward pass completes are final."""
@@ -266,35 +267,6 @@ class ShardedOptimizer(ModelOptimizer):
         """Return once all ranks of the node have updated what they own."""
         self._memory.barrier()
 
-    def clip(self, max_norm: float) -> None:
-        gradients = [o.shard.grad for o in self._owned if o.shard.grad is not None]
-        square = torch.zeros((), dtype=torch.float64)
-        for gradient in gradients:
-            square += torch.linalg.vector_norm(gradient).double().square()
-        self._node.all_reduce_(square, "sum")
-        scale = max_norm / (math.sqrt(float(square)) + 1e-6)
-        if scale < 1 and gradients:
-            torch._foreach_mul_(gradients, scale)
-
-    def agree_(self, found_inf: Tensor) -> None:
-        self._comm.all_reduce_(found_inf, "max")
-
-    def state(self) -> State:
-        mine: dict[int, dict[str, Any]] = self.torch.state_dict()["state"]
-        held = {self.names[o.parameter]: (o, mine[i]) for i, o in enumerate(self._owned, 1) if i in mine}
-        known: dict[str, dict[str, list[Any]]] = {}
-        for shapes in gather_json(self._node, {name: _shapes(values) for name, (_, values) in held.items()}):
-            for name, fields in shapes.items():
-                known.setdefault(name, fields)
-        return {
-            name: self._gathered(fields, held.get(name), self._shape(name)) for name, fields in sorted(known.items())
-        }
-
-    def _numbered(self, state: State) -> dict[int, dict[str, Any]]:
-        names = [self.names[o.parameter] for o in self._owned]
-        pairs = enumerate(zip(self._owned, names, strict=True), 1)
-        return {i: _part(state[name], owned) for i, (owned, name) in pairs if name in state}
-
     def _take(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
         """Put parameters into shared memory; what of them this rank updates."""
         sizes = [p.numel() * p.element_size() for p in parameters]
@@ -310,7 +282,7 @@ class ShardedOptimizer(ModelOptimizer):
 
     def _add(self, arena: Arena) -> None:
         self.arenas.append(arena)
-        self._owned += arena.owned
+        self.parts += arena.owned
         if self._across is not None and arena.owned:
             seed = seed_of(self._seed, len(self.buckets), self._comm)
             bucket = Bucket([owned.shard for owned in arena.owned], self._across, self._compressor, seed)
@@ -373,22 +345,6 @@ class ShardedOptimizer(ModelOptimizer):
         for arena in arenas:
             arena.sum(self._step)
 
-    def _shape(self, name: str) -> torch.Size:
-        return self.model.get_parameter(name).shape
-
-    def _gathered(self, fields: dict[str, list[Any]], held: Any, shape: torch.Size) -> dict[str, Any]:
-        """The state of a whole parameter from that of its pieces; numbers are the same in each."""
-        found: dict[str, Any] = {}
-        for key, (dtype, dims, value) in fields.items():
-            if dtype is None:
-                found[key] = value
-                continue
-            kind = getattr(torch, dtype)
-            mine = held[1][key].reshape(-1) if held else torch.empty(0, dtype=kind)
-            parts = [part for part in self._node.all_gather(mine) if part.numel()]
-            found[key] = parts[0].view(()) if not dims else torch.cat(parts).view(dims if len(parts) == 1 else shape)
-        return found
-
 
 def _starts(sizes: Sequence[int], line: int) -> tuple[list[int], int]:
     """Offsets of tensors laid out one after another, each at a multiple of `line` elements, and the end of the last."""
@@ -397,17 +353,3 @@ def _starts(sizes: Sequence[int], line: int) -> tuple[list[int], int]:
         starts.append(at)
         at += -(-size // line) * line
     return starts, at
-
-
-def _shapes(values: dict[str, Any]) -> dict[str, list[Any]]:
-    """Of each entry of a parameter's state its dtype and shape, or its value where it is no tensor."""
-    return {
-        key: [str(v.dtype).removeprefix("torch."), list(v.shape), None] if isinstance(v, Tensor) else [None, None, v]
-        for key, v in values.items()
-    }
-
-
-def _part(state: dict[str, Any], owned: Owned) -> dict[str, Any]:
-    """What of a whole parameter's state belongs to an owned piece."""
-    shape = owned.parameter.shape
-    return {key: owned.piece.of(v) if isinstance(v, Tensor) and v.shape == shape else v for key, v in state.items()}

@@ -6,21 +6,23 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hvd_train import checkpoint, schedule
-from hvd_train.comm.base import Communicator, Work
+from hvd_train.clock import Clock
+from hvd_train.comm.base import Communicator, Work, gather_json
 from hvd_train.config import Config
 from hvd_train.data.base import Dataset, Split
 from hvd_train.errors import Diverged, Stopped, UserError
-from hvd_train.loss import Loss, correct
+from hvd_train.execution import Execution
 from hvd_train.monitor.base import Record, Sink
 from hvd_train.optimizer import ModelOptimizer
 from hvd_train.precision import Precision
@@ -29,8 +31,7 @@ from hvd_train.signals import StopRequest
 from hvd_train.sync.base import SyncStrategy
 
 DEFAULT_EPOCHS = 10
-EVAL_BATCH = 256
-STRATEGY = "strategy."
+BUFFER, SCALER, STRATEGY, SAMPLER = "buffer.", "scaler.", "strategy.", "sampler."
 
 
 @dataclass
@@ -47,42 +48,18 @@ class Progress:
 
 
 @dataclass
-class Clock:
-    """Seconds spent in each phase of training; which is the last, and how often one began."""
-
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("data", "forward", "backward", "comm", "optimizer", "eval"), 0.0)
-    )
-    phase: str = "start"
-    turn: int = 0
-
-    def enter(self, phase: str) -> None:
-        self.phase = phase
-        self.turn += 1
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        self.enter(phase)
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - begin
-
-
-@dataclass
 class Trainer:
     """Trains `model` on the rank's part of `data`; all collaborators are passed in.
 
-    `comm` joins the ranks that take their steps together, which agree on lengths, metrics, stopping and checkpoints; it is
-    this rank alone in asynchronous strategies, where only one rank has somebody to tell (`observed`).
+    `comm` joins the ranks that take their steps together, which agree on metrics, stopping and checkpoints: `strategy.world`,
+    or all ranks where that joins those of one part of the model. It is this rank alone in asynchronous strategies, where only
+    one rank has somebody to tell (`observed`).
     """
 
     config: Config
     comm: Communicator
     data: Dataset
-    model: nn.Module
-    loss: Loss
+    execution: Execution
     optimizer: ModelOptimizer
     sampler: Sampler
     strategy: SyncStrategy
@@ -93,50 +70,87 @@ class Trainer:
     observed: bool = True
 
     def __post_init__(self) -> None:
+        self.model = self.execution.model
         self.progress = Progress()
-        self.clock = Clock()
         self.metrics: dict[str, float] = {}
+        self.spent: dict[str, float] = {"seconds": 0.0, "bytes_sent": 0}
+        self.steps_per_second = 0.0
+        """Of this rank, until it had nothing left to do."""
         self.control_bytes = 0
         self.bytes_of_ranks: list[int] = []
+        self._own_buffers: dict[str, Tensor] = {}
+        """After resuming: running statistics, which a start makes equal."""
         self._saved = self._evaluated = -1
         self._flag: tuple[Tensor, Work] | None = None
-        share = self.strategy.share(0)
-        scale = share.workers if share and self.config.schedule.scale_by_world_size else 1
+        scale = self.strategy.workers if self.config.schedule.scale_by_world_size else 1
         self._rates = [group["lr"] * scale for group in self.optimizer.torch.param_groups]
         self._window = [0.0, 0.0]
         self.precision.scaler.agree_ = self.optimizer.agree_
+        self.strategy.score = self._score if len(self.data.test) else None
 
     def run(self) -> str:
         """Train to the end and return why it came: 'length', 'early stop' or 'converged'; Stopped on a signal."""
         self.strategy.start(self.model)
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(self._own_buffers.get(name, buffer))
+        self.clock.enter("serve")
         if self.strategy.serve():
             return "served"
+        self.execution.open()
         with self._control():
             epoch = self.sampler.epoch(self.progress.epoch)
         self._open(epoch)
         try:
             reason = self._train(epoch)
+            self._finish()
         except Stopped:
-            self.strategy.leave()
+            self._leave()
             raise
-        self._finish()
-        self.strategy.leave()
+        self._leave()
         return reason
+
+    def _leave(self) -> None:
+        self.strategy.leave()
+        self.execution.close()
 
     def _finish(self) -> None:
         if self._flag:
             self._flag[1].wait()
-        self.strategy.finish()
+        self.steps_per_second = (self.progress.step - self._steps_before) / self._seconds
+        if self.strategy.finish():
+            self._evaluated = self._saved = -1
+        if self.strategy.stopped:
+            self._stop()
         if self._evaluated != self.progress.step:
             self._evaluate()
         self._save()
         with self._control():
-            self.bytes_of_ranks = self.strategy.gather(self.bytes_sent)
+            split = self.comm.size > self.strategy.comm.size
+            gather = partial(gather_json, self.comm) if split else self.strategy.gather
+            self.bytes_of_ranks = gather(self.bytes_sent)
+
+    @property
+    def clock(self) -> Clock:
+        return self.execution.clock
+
+    @clock.setter
+    def clock(self, clock: Clock) -> None:
+        self.execution.clock = clock
+
+    @property
+    def _seconds(self) -> float:
+        """Of training in this process, evaluations that all ranks wait for left out."""
+        alone = self.comm.size < self.strategy.comm.size
+        return time.perf_counter() - self._began - (0.0 if alone else self.clock.seconds["eval"])
 
     @property
     def bytes_sent(self) -> int:
-        """What this rank's training sent: all but what metrics, stopping and checkpoints took."""
-        return self.strategy.comm.bytes_sent - self.control_bytes
+        """What this rank's training sent: all but what its start, metrics, stopping and checkpoints took."""
+        return self._sent - self.control_bytes
+
+    @property
+    def _sent(self) -> int:
+        return self.strategy.comm.bytes_sent + self.execution.bytes_sent
 
     @property
     def activity(self) -> tuple[int, str, int]:
@@ -160,9 +174,10 @@ class Trainer:
         self._epochs = None if train.steps else train.epochs or DEFAULT_EPOCHS
         self._total = train.steps or epoch.steps * (train.epochs or DEFAULT_EPOCHS)
         end = self.progress.step + max(0, self._total - self._position(epoch))
-        title = f"{end} steps on {self.strategy.roles()}"
+        title = f"{end} steps: {self.execution.roles(self.strategy.roles())}"
         self._tell("open", {"total_steps": end, "first_step": self.progress.step, "title": title})
         self._began, self._samples_before = time.perf_counter(), self.progress.samples
+        self._steps_before, self.control_bytes = self.progress.step, self._sent
         self._logged = (self._began, self.progress.samples)
 
     def _position(self, epoch: Epoch) -> int:
@@ -204,8 +219,13 @@ class Trainer:
             self.progress.step_in_epoch += 1
             self.progress.samples_in_epoch += epoch.samples(step)
 
+    @property
+    def _computed(self) -> float:
+        """Seconds in which this rank computed, and waited for no other."""
+        return self.clock.computing - self.strategy.waited
+
     def _step(self, epoch: Epoch) -> None:
-        position = self.progress.step_in_epoch
+        position, before = self.progress.step_in_epoch, self._computed
         batches, samples = epoch.micro_batches(position), epoch.samples(position)
         rate = schedule.factor(self.config.schedule, self._position(epoch), self._total)
         for group, base in zip(self.optimizer.torch.param_groups, self._rates, strict=True):
@@ -219,6 +239,9 @@ class Trainer:
                 self.precision.scaler.update()
         with self.clock("comm"):
             self.strategy.on_parameters(self.progress.step)
+            if position + 1 >= epoch.steps:
+                self.strategy.on_epoch(self.progress.epoch)
+        self.sampler.record(self._computed - before, sum(map(len, batches)))
         self.progress.step += 1
         self.progress.step_in_epoch += 1
         self.progress.samples += samples
@@ -228,27 +251,23 @@ class Trainer:
         """Set the gradients of the step; return this rank's part of what it minimises."""
         self.model.zero_grad(set_to_none=True)
         self.model.train()
+        self.precision.begin()
         own = sum(map(len, batches))
         divisor = self.strategy.divisor(own, samples)
-        total = 0.0
-        for number, indices in enumerate(batches, 1):
-            with self.clock("data"):
-                x, y = self.data.train.batch(indices)
-                x, y = self.precision.inputs(x), y.to(x.device)
-            with self.clock("forward"), self.precision.forward():
-                loss = self.loss(self.model(x), y)
-            total += self._finite(float(loss.detach()), number)
-            if number == len(batches):
-                self.optimizer.adopt()
-                self.strategy.on_backward(self.progress.step)
-            with self.clock("backward"):
-                self.precision.scaler.scale(loss / divisor).backward()  # type: ignore[no-untyped-call]
+        total = self.execution.gradients(batches, divisor, self._before_last_backward, self._finite)
+        if own and self.execution.reports:
+            self.strategy.on_loss(total / own, own)
         with self.clock("comm"):
             self.strategy.on_gradients(self.progress.step)
+        self.execution.complete()
         self._clip()
         self._window[0] += total
         self._window[1] += own
         return total / divisor
+
+    def _before_last_backward(self) -> None:
+        self.optimizer.adopt()
+        self.strategy.on_backward(self.progress.step)
 
     def _finite(self, loss: float, micro_batch: int) -> float:
         if math.isfinite(loss):
@@ -276,15 +295,20 @@ class Trainer:
         reason = None
         if self._due(self.config.train.eval_every, ended_epoch):
             self._evaluate()
-            reason = self._reason_to_end()
+            reason = self._reason_to_end() if self.observed else None
+            if reason:
+                self.strategy.end(reason)
         if self._due(self.config.checkpoint.every, ended_epoch):
             self._save()
         reason = reason or self.strategy.ended()
         meets = ended_epoch or self.strategy.meets(self.progress.step - 1)
         if not reason and meets and self._stop_agreed():
-            self._save()
-            raise Stopped(f"stopped by a signal after step {self.progress.step}; a checkpoint of it is saved")
+            self._stop()
         return reason
+
+    def _stop(self) -> NoReturn:
+        self._save()
+        raise Stopped(f"stopped by a signal after step {self.progress.step}; a checkpoint of it is saved")
 
     def _due(self, every: int | Literal["epoch"], ended_epoch: bool) -> bool:
         return ended_epoch if every == "epoch" else self.progress.step % every == 0
@@ -301,7 +325,7 @@ class Trainer:
             work.wait()
             if flag.item():
                 return True
-        flag = torch.tensor([int(self.stop.signal > 0)], dtype=torch.int32)
+        flag = torch.tensor([int(self.stop.signal > 0 or self.strategy.stopped)], dtype=torch.int32)
         with self._control():
             self._flag = (flag, self.comm.all_reduce_async_(flag, "max"))
         return False
@@ -325,37 +349,47 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self) -> None:
-        """Metrics over the held-out samples, each rank taking every size-th of them."""
+        """Metrics over the held-out samples."""
         split = self.data.test
         if not len(split) or not self.observed:
             return
-        with self.clock("eval"), self._control(), self._agreed():
-            self.model.eval()
-            sums = self._sums(split, torch.arange(self.comm.rank, len(split), self.comm.size))
-            loss, right, count = self._summed(sums)
-        self.metrics = {"loss": loss / count}
-        if self.data.spec.task != "regression":
-            self.metrics["accuracy"] = right / count
+        self.spent = self._spent()
+        seen = nullcontext() if self.strategy.evaluates_own else self._agreed()
+        with self.clock("eval"), self._control(), seen:
+            self.metrics = self._measured(split)
         self._evaluated = self.progress.step
-        self._tell("evaluation", {**self._where(), **self.metrics})
+        if self.sinks:
+            self._tell("evaluation", {**self._where(), **self.metrics, **self.spent, **self.strategy.figures()})
 
-    def _sums(self, split: Split, indices: Tensor) -> list[float]:
-        loss = right = 0.0
-        for chunk in indices.split(EVAL_BATCH):
-            if not len(chunk):
-                continue
-            self.clock.enter("eval")
-            x, y = split.batch(chunk)
-            x, y = self.precision.inputs(x), y.to(self.precision.device)
-            with self.precision.forward():
-                outputs = self.model(x)
-                loss += float(self.loss(outputs, y))
-            if self.data.spec.task != "regression":
-                right += float(correct(outputs, y))
-        return [loss, right, len(indices)]
+    def _spent(self) -> dict[str, float]:
+        """Seconds of training so far, and bytes that all ranks sent; one that goes alone takes others' for as many as its own."""
+        mean = torch.tensor([self._seconds, self.bytes_sent], dtype=torch.float64)
+        with self._control():
+            self.comm.all_reduce_(mean, "mean")
+        ranks = max(self.comm.size, self.strategy.comm.size)
+        return {"seconds": float(mean[0]), "bytes_sent": round(float(mean[1]) * ranks)}
+
+    @torch.no_grad()
+    def _score(self) -> float:
+        with self._control():
+            metrics = self._measured(self.data.test)
+        return metrics.get("accuracy", -metrics["loss"])
+
+    def _measured(self, split: Split) -> dict[str, float]:
+        """Metrics of the model as it is on each rank, over every size-th sample of `split`."""
+        self.model.eval()
+        copies = self.strategy.world
+        indices = torch.arange(copies.rank, len(split), copies.size)
+        loss, right, count = self._summed([*self.execution.sums(split, indices), len(indices)])
+        metrics = {"loss": loss / count}
+        return metrics if self.data.spec.task == "regression" else {**metrics, "accuracy": right / count}
 
     def _reason_to_end(self) -> str | None:
         """Equal on every rank, since the metrics are."""
+        limits = {"seconds": self.config.train.max_seconds, "bytes_sent": self.config.train.max_bytes}
+        for name, most in limits.items():
+            if most and self.spent[name] >= most:
+                return f"{name} used up"
         converge, early = self.config.train.converge, self.config.train.early_stop
         if converge and self._metric(converge.metric, "converge") >= converge.value * _sense(converge.metric):
             return "converged"
@@ -381,7 +415,7 @@ class Trainer:
         own = [b for b in self.model.buffers() if b.is_floating_point()]
         before = [b.clone() for b in own]
         for b in own:
-            self.comm.all_reduce_(b, "mean")
+            self.strategy.world.all_reduce_(b, "mean")
         try:
             yield
         finally:
@@ -389,7 +423,8 @@ class Trainer:
                 b.copy_(old)
 
     def _summed(self, values: Sequence[float]) -> list[float]:
-        total = torch.tensor(values, dtype=torch.float64)
+        """The sums over copies of the model, of each of which one rank reports."""
+        total = torch.tensor(values, dtype=torch.float64) * self.execution.reports
         self.comm.all_reduce_(total, "sum")
         return [float(v) for v in total]
 
@@ -402,11 +437,14 @@ class Trainer:
     @contextmanager
     def _control(self) -> Iterator[None]:
         """What is sent meanwhile is not training's."""
-        before = self.strategy.comm.bytes_sent
+        before = self._sent
         try:
-            yield
+            with self.strategy.comm.aside():
+                yield
         finally:
-            self.control_bytes += self.strategy.comm.bytes_sent - before
+            # Alone, a rank has nobody to agree with, and what it sends meanwhile another thread of it does.
+            if self.comm.size > 1:
+                self.control_bytes += self._sent - before
 
     def _tell(self, event: str, *arguments: Any) -> None:
         for sink in self.sinks:
@@ -422,41 +460,56 @@ class Trainer:
             checkpoint.save(self.snapshot(), self.checkpoints, self.progress.step, kept, self.comm)
 
     def snapshot(self) -> checkpoint.Snapshot:
-        """Everything that `restore` needs to go on bitwise as if nothing had happened."""
+        """Everything that `restore` needs to go on bitwise as if nothing had happened; on rank 0 at least all of it."""
         with torch.no_grad(), self._agreed():
-            model = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+            model = self.execution.state()
         tensors: dict[str, Tensor] = {}
         state = {
             "progress": asdict(self.progress),
-            "world_size": self.comm.size,
+            "layout": self._layout,
             "optimizer": checkpoint.pack(self.optimizer.state(), "optimizer", tensors),
             "scaler": checkpoint.pack(self.precision.scaler.state_dict(), "scaler", tensors),
+            "strategy_name": self.config.sync.strategy,
             "strategy": checkpoint.pack(self.strategy.state_dict(), "strategy", tensors),
         }
         mine = {
             **_generators(),
-            **{f"buffer.{n}": b for n, b in self.model.named_buffers()},
+            **{BUFFER + n: b for n, b in self.model.named_buffers()},
+            **{SCALER + n: torch.tensor(v) for n, v in self.precision.scaler.state_dict().items()},
             **{STRATEGY + n: t for n, t in self.strategy.rank_state().items()},
+            **{SAMPLER + n: t for n, t in self.sampler.rank_state().items()},
         }
         return checkpoint.Snapshot(model, tensors, state, mine)
+
+    @property
+    def _layout(self) -> list[int]:
+        """What has to be the same for a rank to go on with what was its own: number of ranks, and parts of the model."""
+        return [self.comm.size, self.config.parallel.pipeline, self.config.parallel.tensor]
 
     def restore(self, snapshot: checkpoint.Snapshot) -> None:
         """Go on from `snapshot`; a rank that it does not know keeps its own generators and takes the mean buffers."""
         try:
-            self.model.load_state_dict(snapshot.model)
+            self.execution.load_state(snapshot.model)
         except RuntimeError as error:
             raise UserError(f"--resume: the checkpoint is of another model: {error}") from None
         self.progress = Progress(**snapshot.state["progress"])
         self._saved = self.progress.step
         self.optimizer.load_state(checkpoint.unpack(snapshot.state["optimizer"], snapshot.optimizer))
         self.precision.scaler.load_state_dict(checkpoint.unpack(snapshot.state["scaler"], snapshot.optimizer))
-        self.strategy.load_state_dict(checkpoint.unpack(snapshot.state["strategy"], snapshot.optimizer))
-        if snapshot.state["world_size"] == self.comm.size and snapshot.mine:
-            for name, buffer in self.model.named_buffers():
-                buffer.copy_(snapshot.mine[f"buffer.{name}"])
+        same = snapshot.state["strategy_name"] == self.config.sync.strategy
+        if same:
+            self.strategy.load_state_dict(checkpoint.unpack(snapshot.state["strategy"], snapshot.optimizer))
+        if snapshot.state["layout"] == self._layout and snapshot.mine:
+            self._own_buffers = _with_prefix(BUFFER, snapshot.mine)
             _set_generators(snapshot.mine)
-            own = {n.removeprefix(STRATEGY): t for n, t in snapshot.mine.items() if n.startswith(STRATEGY)}
-            self.strategy.load_rank_state(own)
+            self.precision.scaler.load_state_dict({n: t.item() for n, t in _with_prefix(SCALER, snapshot.mine).items()})
+            if same:
+                self.strategy.load_rank_state(_with_prefix(STRATEGY, snapshot.mine))
+            self.sampler.load_rank_state(_with_prefix(SAMPLER, snapshot.mine))
+
+
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _sense(metric: str) -> int:

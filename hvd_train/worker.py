@@ -13,18 +13,25 @@ import torch
 from torch import nn
 
 from hvd_train import checkpoint, events, failures, loss, plugins, script
+from hvd_train.clock import Clock
+from hvd_train.comm._checked import checked
+from hvd_train.comm._emulated import emulated
 from hvd_train.comm.base import Communicator, gather_json
-from hvd_train.config import Config, Launch, parse_document
+from hvd_train.config import Config, EmulationSection, Launch, parse_document
 from hvd_train.data.base import Dataset
 from hvd_train.errors import ExitCode, Stopped, UserError
+from hvd_train.execution import Execution, WholeModel
 from hvd_train.heartbeat import Heartbeat
 from hvd_train.logs import Output
 from hvd_train.monitor import jsonl, tensorboard, terminal
 from hvd_train.monitor.base import Sink
 from hvd_train.optimizer import Build
+from hvd_train.parallel.division import divide
+from hvd_train.parallel.layout import Mesh, layout
 from hvd_train.precision import Precision
 from hvd_train.sampler import Sampler
 from hvd_train.signals import StopRequest
+from hvd_train.straggler import SlowClock
 from hvd_train.submitted import awaits_start
 from hvd_train.sync.base import Context
 from hvd_train.trainer import Trainer
@@ -71,12 +78,18 @@ class _Rank:
         self.config, self.launch, self.comm, self.output, self.stop = config, launch, comm, output, stop
         self.heartbeat = heartbeat
         self.folder: Path | None = None
+        self.clock: Clock | None = None
+        self.lost: list[int] = []
 
     def run(self) -> int:
         self.heartbeat.rank = self.comm.rank
         events.emit(self.output.errors, "started", rank=self.comm.rank)
         try:
             self._check_world()
+            if self.launch.emulate:
+                self._emulate(self.launch.emulate)
+            if self.launch.check_collectives:
+                self.comm = checked(self.comm)
             code = self._run()
         except Exception as error:
             failures.report(error, self.comm.rank, self.output.errors, self.folder)
@@ -86,6 +99,8 @@ class _Rank:
         self.heartbeat.stop()
         events.emit(self.output.errors, "done", rank=self.comm.rank, exit_code=int(code))
         self.output.release()
+        if self.lost:
+            os._exit(code)  # an engine's own end waits for all ranks, dead ones too
         self.comm.close()
         return code
 
@@ -95,6 +110,11 @@ class _Rank:
                 f"this rank sees a world of {self.comm.size}, not of {self.launch.world_size}: launcher and MPI library "
                 "do not know each other (an mpirun of another MPI, or srun with the wrong --mpi)"
             )
+
+    def _emulate(self, section: EmulationSection) -> None:
+        factor = section.factor if self.comm.rank == section.straggler else 1.0
+        slow = emulated(self.comm, section.latency_ms, section.gbps, factor)
+        self.comm, self.clock = slow, SlowClock(slow.pace)
 
     def _run(self) -> int:
         parts, snapshot, problem = None, None, None
@@ -128,14 +148,20 @@ class _Rank:
         os.write(self.output.errors, f"ddl: warning: {text}\n".encode())
 
     def _train(self, trainer: Trainer, folder: Path) -> int:
+        trainer.clock = self.clock or trainer.clock
         self._open_folder(folder)
         self.heartbeat.of = trainer
+        trainer.strategy.report = self._report_lost
         try:
             ended, code = trainer.run(), ExitCode.OK
         except Stopped as stopped:
             ended, code = str(stopped), stopped.exit_code
+        self.lost = trainer.strategy.lost
         self._close_folder(trainer, ended)
         return code
+
+    def _report_lost(self, rank: int) -> None:
+        events.emit(self.output.errors, "lost", rank=self.comm.rank, lost=rank)
 
     def _open_folder(self, folder: Path) -> None:
         rank = self.comm.rank
@@ -174,7 +200,8 @@ class _Rank:
             (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
             for sink in trainer.sinks:
                 sink.close({**summary, "folder": str(folder)})
-        self.comm.barrier()
+        if not self.lost:
+            self.comm.barrier()
 
     def _summary(self, trainer: Trainer, ended: str) -> dict[str, Any]:
         return {
@@ -186,6 +213,7 @@ class _Rank:
             "steps": trainer.progress.step,
             "epochs": trainer.epochs,
             "samples_per_second": trainer.samples_per_second,
+            "steps_per_second": trainer.steps_per_second,
             "eval": trainer.metrics,
             "bytes_sent": trainer.bytes_sent,
             "bytes_of_ranks": trainer.bytes_of_ranks,
@@ -221,34 +249,54 @@ def assemble(
     checkpoints: Path | None,
     stop: StopRequest,
 ) -> Trainer:
-    """The trainer of one rank; from here on generators differ between ranks, so that their noise does."""
+    """The trainer of one rank; from here on generators differ between ranks, so that their noise does.
+
+    Those of ranks that share layers stay in step: what they all compute has to drop out alike.
+    """
+    parts_of_model = layout(comm.size, config.parallel.pipeline, config.parallel.tensor)
+    mesh = Mesh(comm, parts_of_model) if parts_of_model.split else None
     fusion = config.sync.fusion_mb
-    context = Context(comm, _compressor(config), None if fusion == "auto" else int(fusion * 2**20), config.seed)
+    context = Context(
+        mesh.copies if mesh else comm,
+        _compressor(config),
+        None if fusion == "auto" else int(fusion * 2**20),
+        config.seed,
+        split=mesh is not None,
+    )
     strategy = plugins.create("hvd_train.sync", config.sync.strategy, context, **config.sync.options)
     partitioner = plugins.create("hvd_train.partition", config.data.partition.name, **config.data.partition.options)
-    torch.manual_seed(config.seed * 65537 + comm.rank + 1)
+    sampler = Sampler(
+        parts.data.train.labels,
+        partitioner,
+        strategy.share,
+        strategy.world,
+        config.data.batch_size,
+        config.train.accumulate,
+        config.seed,
+    )
+    sampler.check(comm)
+    if strategy.promises_privacy and not partitioner.keeps:
+        raise UserError(
+            f"data.partition: '{config.data.partition.name}' deals samples to other clients in every epoch, so that sync.noise "
+            "would protect nobody; take contiguous, round_robin, dirichlet or by_label"
+        )
+    whole = WholeModel(parts.model, parts.loss, parts.data, parts.precision, Clock())
+    execution: Execution = divide(whole, mesh, config) if mesh else whole
+    optimizer = strategy.optimizer(execution.model, _optimizer(config))
+    torch.manual_seed(config.seed * 65537 + comm.rank // config.parallel.tensor + 1)
     return Trainer(
         config=config,
-        comm=strategy.world,
+        comm=comm if mesh else strategy.world,
         data=parts.data,
-        model=parts.model,
-        loss=parts.loss,
-        optimizer=strategy.optimizer(parts.model, _optimizer(config)),
-        sampler=Sampler(
-            parts.data.train.labels,
-            partitioner,
-            strategy.share,
-            strategy.world,
-            config.data.batch_size,
-            config.train.accumulate,
-            config.seed,
-        ),
+        execution=execution,
+        optimizer=execution.joined(optimizer),
+        sampler=sampler,
         strategy=strategy,
         precision=parts.precision,
         sinks=sinks,
         checkpoints=checkpoints,
         stop=stop,
-        observed=strategy.world.size == comm.size or comm.rank == 0,
+        observed=mesh is not None or strategy.world.size == comm.size or comm.rank == 0,
     )
 
 

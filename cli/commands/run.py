@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import emulation
 from hvd_train.errors import ExitCode, UserError, nearest
 
 if TYPE_CHECKING:
+    from cli.elastic import Elastic
     from cli.hosts import Host
     from cli.launchers.base import Command
     from cli.target import Target
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
 BINDINGS = ("core", "socket", "numa", "none")
+YAML = {".yaml", ".yml"}
 
 
 def command(
@@ -52,10 +55,20 @@ def command(
     min_np: Annotated[
         int | None, typer.Option(min=1, help="Ranks that are enough after a host is lost [default: all].")
     ] = None,
+    max_np: Annotated[int | None, typer.Option(min=1, help="Horovod elastic: ranks that are not exceeded.")] = None,
+    host_discovery_script: Annotated[
+        Path | None, typer.Option(help="Horovod elastic: program that prints the hosts there are, as h1:4.")
+    ] = None,
     iface: Annotated[
         str | None, typer.Option(help="Interface or subnet that joins the hosts [default: by the route to them].")
     ] = None,
     no_preflight: Annotated[bool, typer.Option("--no-preflight", help="Do not ask the hosts first.")] = False,
+    check_collectives: Annotated[
+        bool, typer.Option("--check-collectives", help="Name the ranks that ask for different collectives; slow.")
+    ] = False,
+    latency_ms: Annotated[float, typer.Option(help=emulation.LATENCY)] = 0.0,
+    gbps: Annotated[float | None, typer.Option(help=emulation.GBPS)] = None,
+    straggler: Annotated[str | None, typer.Option(metavar="RANK:FACTOR", help=emulation.STRAGGLER)] = None,
     tee: Annotated[str, typer.Option(metavar="RANKS", help="Ranks whose output is shown: 0,2 or all.")] = "0",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")] = False,
     verbose: Annotated[
@@ -75,8 +88,11 @@ def command(
         arguments = [target, *arguments]
     if bind is not None and bind not in BINDINGS:
         raise UserError(f"--bind: no binding '{bind}'{nearest(bind, BINDINGS)}")
-    places = _hosts(hosts, hostfile)
-    world_size = _world_size(np, places, oversubscribe)
+    elastic = _elastic(host_discovery_script, min_np, max_np, launcher, max_restarts)
+    if elastic is not None and engine == "auto":
+        engine = "horovod"
+    places = _hosts(hosts, hostfile, elastic)
+    world_size = _world_size(np, places, oversubscribe) if elastic is None else elastic.first(np, places)
     chosen = choose(engine, world_size, alone=not places and launcher in {"auto", "local"})
     shown = _ranks(tee, world_size)
     _check_positive("--timeout", timeout)
@@ -86,6 +102,19 @@ def command(
     here = Machine.here()
     others = [host for host in places if not here.is_named(host.name)]
     network = named(iface) if iface else between(host.name for host in others)
+    if check_collectives and file.suffix not in YAML:
+        raise UserError(
+            "--check-collectives is for YAML files; in a script, Horovod's API compares by itself what ranks ask for"
+        )
+    if (latency_ms or gbps or straggler) and file.suffix not in YAML:
+        raise UserError(
+            "--latency-ms, --gbps and --straggler are for YAML files; a script's ranks are not ours to slow"
+        )
+    if elastic is not None and file.suffix in YAML:
+        raise UserError(
+            "--host-discovery-script is for scripts that use hvd.elastic; a YAML file goes on from its checkpoints "
+            "without the lost host: --max-restarts 1 --min-np N"
+        )
 
     def prepare(
         places: tuple[Host, ...], ranks: int, output: Path | None, resume: str | None
@@ -94,8 +123,10 @@ def command(
             what = of_module(module, arguments, for_script(engine))
         elif file.suffix == ".py":
             what = of_script(file, arguments, for_script(engine))
-        elif file.suffix in {".yaml", ".yml"}:
+        elif file.suffix in YAML:
             launch = {"world_size": ranks, "engine": chosen, "tee": [r for r in shown if r < ranks], "columns": columns}
+            launch["check_collectives"] = check_collectives
+            launch["emulate"] = emulation.section(latency_ms, gbps, straggler, ranks)
             what = of_yaml(file, arguments, output=output, resume=resume, **launch)
         else:
             raise UserError(f"'{target or ''}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
@@ -109,6 +140,8 @@ def command(
             bind=bind,  # type: ignore[arg-type]
             oversubscribe=oversubscribe,
             network=network,
+            elastic=elastic,
+            outlives=what.outlives,
         )
         return launching.command(launcher, job), what
 
@@ -134,7 +167,8 @@ def command(
             print(f"ddl: {started}", file=sys.stderr)
         names = [host.name for host in others if host in places]
         left = None if timeout is None else max(1.0, timeout - (time.monotonic() - began))
-        code = Execution(started, world_size, left, quiet, verbose, stall_timeout, names).run()
+        fewest = None if elastic is None else elastic.fewest
+        code = Execution(started, world_size, left, quiet, verbose, stall_timeout, names, fewest).run()
         if code != ExitCode.FAILURE or restart == max_restarts:
             break
         restart += 1
@@ -156,14 +190,34 @@ def _check_positive(option: str, value: float | None) -> None:
         raise UserError(f"{option}: expected seconds above 0, got {value:g}")
 
 
-def _hosts(text: str | None, file: Path | None) -> tuple[Host, ...]:
+def _hosts(text: str | None, file: Path | None, elastic: Elastic | None) -> tuple[Host, ...]:
     from cli.hosts import parse_hosts, read_hostfile
 
-    if text is not None and file is not None:
-        raise UserError("--hosts and --hostfile both say where to run; give one of them")
+    options = {"--hosts": text, "--hostfile": file, "--host-discovery-script": elastic}
+    first, *others = [option for option, value in options.items() if value is not None] or [""]
+    if others:
+        raise UserError(f"{first} and {others[0]} both say where to run; give one of them")
+    if elastic is not None:
+        return elastic.hosts()
     if text is not None:
         return parse_hosts(text, "--hosts")
     return read_hostfile(file, "--hostfile") if file is not None else ()
+
+
+def _elastic(script: Path | None, fewest: int | None, most: int | None, launcher: str, restarts: int) -> Elastic | None:
+    from cli.elastic import Elastic
+
+    if script is None:
+        if most is not None:
+            raise UserError("--max-np is for Horovod elastic; give --host-discovery-script too")
+        return None
+    if launcher != "horovodrun":
+        raise UserError(
+            "--host-discovery-script needs --launcher horovodrun: Horovod elastic alone lets ranks come and go"
+        )
+    if restarts:
+        raise UserError("--max-restarts starts a job again; with --host-discovery-script Horovod does what is needed")
+    return Elastic(script, fewest or 1, most)
 
 
 def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) -> int:

@@ -17,6 +17,7 @@ def options(job: Job, placement: Placement, version: Version, *, root: bool) -> 
     return [
         *(["--allow-run-as-root"] if root else []),
         *("--np", str(job.world_size)),
+        *(["--enable-recovery"] if job.outlives and version >= (5,) else []),
         *(["--host", format_hosts(placement.hosts)] if placement.hosts else []),
         *(["--map-by", ":OVERSUBSCRIBE"] if job.oversubscribe else []),
         *_binding(job, placement),

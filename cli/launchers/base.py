@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from cli.elastic import Elastic
 from cli.hosts import Host
 from cli.network import Network
 
@@ -24,6 +25,7 @@ class Job:
     `program` is one rank's argv. Without `hosts` the job runs on this machine, with as many slots as ranks.
     `environment` holds variables that every rank, remote ones too, must see with these values; `forward` names
     variables that ranks take over from the shell as it is. `bind` of None leaves the choice to the launcher, as `network` does.
+    With `elastic`, `world_size` ranks begin on `hosts`, and others come and go. `outlives`: when a rank dies, others may go on.
     """
 
     program: tuple[str, ...]
@@ -35,6 +37,8 @@ class Job:
     bind: Binding | None = None
     oversubscribe: bool = False
     network: Network | None = None
+    elastic: Elastic | None = None
+    outlives: bool = False
 
 
 @dataclass(frozen=True)

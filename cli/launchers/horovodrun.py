@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cli.elastic import Elastic
 from cli.flavor import Flavor, detect, find_program
 from cli.hosts import format_hosts
 from cli.launchers import _openmpi
@@ -31,6 +32,8 @@ class Horovodrun:
     search_path: str
 
     def command(self, job: Job) -> Command:
+        if job.elastic is not None:
+            return self._elastic(job, job.elastic)
         placement = place(job, self.machine)
         if not placement.hosts:
             raise UserError("--launcher horovodrun knows no SLURM allocation; name --hosts, or use --launcher srun")
@@ -41,6 +44,19 @@ class Horovodrun:
         argv = (*_mpi(job, placement, self.flavor), *where, *job.program)
         environment = {**self._finding(self.flavor), **job.environment}
         return Command((str(self.path), *argv), environment, placement.notes, tags_output=True)
+
+    def _elastic(self, job: Job, elastic: Elastic) -> Command:
+        """Over Gloo, of which alone Horovod can change the number of ranks. It needs two hosts to find a network."""
+        alone = not job.network and {self.machine.is_named(host.name) for host in job.hosts} == {True}
+        notes = ("ranks talk over lo, as all hosts are this one; name --iface where others may join",)
+        argv = (
+            *(str(self.path), *_gloo(job), "-np", str(job.world_size), "--min-np", str(elastic.fewest)),
+            *(["--max-np", str(elastic.most)] if elastic.most else []),
+            *("--host-discovery-script", shlex.quote(str(elastic.script.absolute())), "--slots-per-host", "1"),
+            *(["--network-interfaces", "lo"] if alone else _network(job)),
+            *_without_mpi(job.program),
+        )
+        return Command(argv, job.environment, notes if alone else (), tags_output=True)
 
     def _finding(self, flavor: Flavor) -> dict[str, str]:
         """The variables with which horovodrun, which looks on PATH, finds the mpirun of `flavor`."""

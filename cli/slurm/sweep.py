@@ -28,23 +28,23 @@ def _choices(text: str) -> list[str]:
     key, equals, values = text.partition("=")
     if not equals or not key or not values:
         raise UserError(f"--sweep: '{text}' is no sweep; expected FIELD=VALUE,VALUE or FIELD=FIRST..LAST, as seed=0..4")
-    return [f"{key}={value}" for item in _items(values) for value in _values(item, text)]
+    return [f"{key}={value}" for item in items(values, ",") for value in _values(item, text)]
 
 
-def _items(text: str) -> list[str]:
-    """The parts between commas that are inside no bracket, brace or quote: `[1,2],[3]` has two."""
-    items, depth, quote = [""], 0, ""
+def items(text: str, separator: str) -> list[str]:
+    """The parts between separators that are inside no bracket, brace or quote: `[1,2],[3]` has two between commas."""
+    found, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
             quote = "" if letter == quote else quote
         elif letter in "'\"":
             quote = letter
         depth += not quote and (letter in "[{") - (letter in "]}")
-        if letter == "," and not depth and not quote:
-            items.append("")
+        if letter == separator and not depth and not quote:
+            found.append("")
         else:
-            items[-1] += letter
-    return items
+            found[-1] += letter
+    return found
 
 
 def _values(item: str, text: str) -> list[str]:

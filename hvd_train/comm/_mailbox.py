@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
 import torch
@@ -35,6 +35,15 @@ _PREFIX = struct.Struct("!II")
 _HELLO = struct.Struct("!16sI")
 _SECONDS = 30.0
 _CHUNK = 1 << 20
+_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    # A host that vanishes says nothing: ask after 5 s of silence, and give it up after 15.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15000),
+]
 _DTYPES = {str(v).removeprefix("torch."): v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 Pieces = deque[memoryview]
 
@@ -55,6 +64,9 @@ class Mailbox:
     A rank that goes without closing its mailbox is announced by a message of kind LOST, after its last one; what is sent to
     it from then on is dropped.
     """
+
+    _counting: ClassVar = threading.Lock()
+    """Mailboxes of one communicator, and threads that use them, add to the same number."""
 
     def __init__(self, rank: int, connections: dict[int, socket.socket], count: Callable[[float], None]) -> None:
         self.rank = rank
@@ -77,7 +89,8 @@ class Mailbox:
             self._arrived.put(Message(dst, kind, values, [t.detach().cpu().clone() for t in tensors]))
             return
         pieces = _encoded(kind, values, tensors)
-        self._count(sum(map(len, pieces)))
+        with self._counting:
+            self._count(sum(map(len, pieces)))
         if self._peers[dst].send(pieces):
             self._wake()
 
@@ -99,6 +112,8 @@ class Mailbox:
         self._closing = True
         self._wake()
         self._thread.join(_SECONDS)
+        self._waker.close()
+        self._woken.close()
 
     def _wake(self) -> None:
         self._waker.send(b"\0")
@@ -109,8 +124,8 @@ class Mailbox:
                 self._look()
         finally:
             self._selector.close()
-            for end in (self._waker, self._woken, *(p.connection for p in self._peers.values())):
-                end.close()
+            for peer in self._peers.values():
+                peer.connection.close()
 
     def _look(self) -> None:
         for key, events in self._selector.select():
@@ -254,7 +269,8 @@ def connect(comm: Communicator) -> Mailbox:
             if caller is not None:
                 connections[caller] = connection
     for connection in connections.values():
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for level, option, value in _OPTIONS:
+            connection.setsockopt(level, option, value)
     comm.barrier()
     return Mailbox(comm.rank, connections, comm._count)
 

@@ -11,6 +11,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -183,6 +184,10 @@ class Communicator(ABC):
         Submitted and waited for in one order; an engine may run it beside the caller. Other calls wait until it is done.
         """
         return Then(Done(), task)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """What this rank does meanwhile is no part of training: an emulated network takes no time for it."""
+        return nullcontext()
 
     @abstractmethod
     def barrier(self) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hvd_train.errors import UserError
 from hvd_train.models._fit import length
-from hvd_train.models.base import DataSpec
+from hvd_train.models.base import DataSpec, Link
 from hvd_train.options import Annotated, Fraction, PositiveInt
 
 
@@ -52,8 +52,19 @@ class Transformer(nn.Module):
         self.head = None if tie else nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        return self._scores(self.blocks(self._embedded(tokens)))
+
+    def links(self) -> list[Link]:
+        blocks = [Link((f"blocks.{i}",), block) for i, block in enumerate(self.blocks)]
+        head = "tokens" if self.head is None else "head"
+        return [Link(("tokens", "positions"), self._embedded), *blocks, Link((head,), self._scores)]
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.blocks(self.tokens(tokens) + self.positions(positions))
+        embedded: Tensor = self.tokens(tokens) + self.positions(positions)
+        return embedded
+
+    def _scores(self, x: Tensor) -> Tensor:
         # Not tied by assignment: safetensors refuses a state_dict in which two names share one tensor.
         return F.linear(x, (self.head or self.tokens).weight)
 

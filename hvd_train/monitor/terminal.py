@@ -59,7 +59,8 @@ class Terminal(Sink):
 
 
 def _line(kind: str, record: Record) -> str:
-    figures = (f"{name} {value:.4g}" for name, value in record.items() if name not in {"step", "epoch"})
+    hidden = {"step", "epoch", "seconds", "bytes_sent"}
+    figures = (f"{name} {value:.4g}" for name, value in record.items() if name not in hidden)
     return f"{kind} step {record['step']}, epoch {record['epoch']}: {', '.join(figures)}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from hvd_train.partition.base import Partitioner
 
 class RoundRobin:
     """Positions `rank`, `rank + size`, `rank + 2 * size`, ... in every epoch."""
+
+    keeps: ClassVar[bool] = True
 
     def indices(self, labels: Tensor, rank: int, size: int, *, epoch: int, seed: int) -> Tensor:
         return torch.arange(len(labels))[rank::size]

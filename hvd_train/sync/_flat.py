@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -15,16 +17,39 @@ class FlatParameters:
     """
 
     def __init__(self, model: nn.Module, comm: Communicator) -> None:
-        self._model, self._comm = model, comm
+        self._comm = comm
+        self._names = {p: name for name, p in model.named_parameters()}
+        self._frozen = list(self._names)
         self.parameters: list[nn.Parameter] = []
+        self.groups: list[list[nn.Parameter]] = []
+        """Those of each of `tensors`, in order."""
         self.tensors: list[Tensor] = []
         self.refresh()
 
     def refresh(self) -> None:
-        """Take up what has been unfrozen since the last call, on all ranks alike."""
-        new = [p for p in self._model.parameters() if p.requires_grad and not any(p is q for q in self.parameters)]
+        """Take up what has been unfrozen since the last call, on all ranks alike, in further `tensors`."""
+        new = [p for p in self._frozen if p.requires_grad]
+        if new:
+            self._frozen = [p for p in self._frozen if not p.requires_grad]
         for kind in dict.fromkeys((p.dtype, p.device) for p in new):
             self._move([p for p in new if (p.dtype, p.device) == kind])
+
+    def named(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """The parameters' names, and their parts of `tensors`, which are laid out as these are."""
+        for flat, group in zip(tensors, self.groups, strict=True):
+            for p, piece in zip(group, flat.split([p.numel() for p in group]), strict=True):
+                yield self._names[p], piece.view(p.shape)
+
+    def by_name(self, tensors: Sequence[Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Copies of the parameters' parts of `tensors`, laid out as these or none at all."""
+        return {prefix + name: piece.clone() for name, piece in self.named(tensors)} if tensors else {}
+
+    @torch.no_grad()
+    def restore_(self, tensors: Sequence[Tensor], state: dict[str, Tensor], prefix: str = "") -> None:
+        """The reverse of `by_name`; a part that `state` lacks stays as it is."""
+        for name, piece in self.named(tensors) if tensors else ():
+            if prefix + name in state:
+                piece.copy_(state[prefix + name])
 
     @torch.no_grad()
     def _move(self, parameters: list[nn.Parameter]) -> None:
@@ -34,4 +59,10 @@ class FlatParameters:
             piece.copy_(p.reshape(-1))
             p.data = piece.view(p.shape)
         self.tensors.append(flat)
+        self.groups.append(parameters)
         self.parameters += parameters
+
+
+def copy_(to: Sequence[Tensor], source: Sequence[Tensor]) -> None:
+    for own, other in zip(to, source, strict=True):
+        own.copy_(other)

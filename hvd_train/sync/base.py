@@ -6,10 +6,10 @@ the hooks; a strategy overrides those it needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hvd_train.comm.base import Communicator, gather_json
 from hvd_train.compress.base import Compressor
 from hvd_train.compress.none import Identity
+from hvd_train.errors import UserError
 from hvd_train.optimizer import Build, ModelOptimizer
 
 
@@ -24,13 +25,15 @@ from hvd_train.optimizer import Build, ModelOptimizer
 class Context:
     """What every strategy is given: the ranks, the compressor, the bytes of gradients to reduce at once, the run's seed.
 
-    `fusion_bytes` is None where the strategy is to measure them (`fusion.measured`).
+    `fusion_bytes` is None where the strategy is to measure them (`fusion.measured`). `split`: a rank has a part of the model
+    only, and `comm` joins the ranks that have the same one.
     """
 
     comm: Communicator
     compressor: Compressor
     fusion_bytes: int | None = None
     seed: int = 0
+    split: bool = False
 
     @property
     def compresses(self) -> bool:
@@ -51,8 +54,34 @@ class SyncStrategy:
     all ranks, so that the sum over ranks is the gradient of the whole step.
     """
 
+    evaluates_own: bool = False
+    """Evaluations are of each rank's own model, on its part of the held-out samples, rather than of what ranks agree on."""
+
+    waited: float = 0.0
+    """Seconds that communication took within backward passes so far."""
+
+    promises_privacy: bool = False
+    """To the owners of samples, each of which must therefore have the same ones in every epoch."""
+
+    stopped: bool = False
+    """Another rank, which this one does not wait for, had a signal to stop."""
+
+    takes_parts: ClassVar[bool] = False
+    """It needs no more of the model than the part that a rank has, where the model is split (`parallel` in the YAML)."""
+
     def __init__(self, context: Context) -> None:
+        if context.split and not self.takes_parts:
+            raise UserError(
+                "sync.strategy: this one needs the whole model on every rank; "
+                "take 'allreduce' or 'local_sgd', or set parallel.pipeline and parallel.tensor to 1"
+            )
         self.comm = context.comm
+        self.lost: list[int] = []
+        """Ranks that have died and that the others go on without."""
+        self.report: Callable[[int], None] = lambda rank: None
+        """Tells the command of such a rank at once, from any thread."""
+        self.score: Callable[[], float] | None = None
+        """How good the model is on held-out samples, as it is on each rank: more is better; collective. None: there are none."""
 
     @property
     def world(self) -> Communicator:
@@ -62,6 +91,12 @@ class SyncStrategy:
     def share(self, epoch: int) -> Share | None:
         """This rank's part of the data in `epoch`; None where it takes part without samples, as a server does."""
         return Share(self.comm.rank, self.comm.size)
+
+    @property
+    def workers(self) -> int:
+        """By how many ranks `schedule.scale_by_world_size` multiplies the learning rate."""
+        share = self.share(0)
+        return share.workers if share else 1
 
     def divisor(self, own: int, total: int) -> int:
         """What a rank divides its sum of losses by, in a step in which it has `own` samples of `total`; never zero."""
@@ -90,6 +125,9 @@ class SyncStrategy:
         """After `start`: True says that this rank was a server, is done, and is to take no step."""
         return False
 
+    def on_loss(self, loss: float, samples: int) -> None:
+        """After the forward passes: the mean loss of this rank's samples in the step, where it has some."""
+
     def on_backward(self, step: int) -> None:
         """Before the last backward pass of a step: a gradient that it completes is final."""
 
@@ -99,6 +137,13 @@ class SyncStrategy:
     def on_parameters(self, step: int) -> None:
         """After the optimizer."""
 
+    def on_epoch(self, epoch: int) -> None:
+        """After the last step of `epoch`, before it is evaluated."""
+
+    def figures(self) -> dict[str, float]:
+        """What to record beside the metrics of an evaluation; asked where they are recorded."""
+        return {}
+
     def meets(self, step: int) -> bool:
         """Whether ranks wait for one another in `step` anyway, so that the trainer may ask all of them whether to stop."""
         return True
@@ -107,13 +152,19 @@ class SyncStrategy:
         """Why the run is over for this rank too, where another one that it does not wait for has ended it."""
         return None
 
+    def end(self, reason: str) -> None:
+        """This rank, which alone evaluates, ends the run before its length for `reason`; before `finish`."""
+
     @contextmanager
     def agreed(self) -> Iterator[None]:
         """While evaluating and saving: `model` has the parameters that the ranks of `world` agree on."""
         yield
 
-    def finish(self) -> None:
-        """After the last step, before the final evaluation; not called where a signal has stopped the run."""
+    def finish(self) -> bool | None:
+        """After the last step, before the final evaluation; not called where a signal has stopped the run.
+
+        True: what ranks agree on is another model now than an evaluation or a checkpoint after that step has seen.
+        """
 
     def leave(self) -> None:
         """The last call, after the final checkpoint."""

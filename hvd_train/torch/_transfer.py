@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
+from hvd_train.adasum import adasum
 from hvd_train.comm.base import Communicator, Op
 from hvd_train.torch._negotiation import OPS, Spec
 
@@ -103,15 +104,6 @@ class Transfer:
             mine.div_(self.comm.size, rounding_mode="trunc")
         _scale_(mine, spec.postscale)
         return mine
-
-
-def adasum(a: Tensor, b: Tensor) -> Tensor:
-    """The sum of orthogonal vectors, the mean of equal ones, and between these the adaptive sum (arXiv 2006.02924)."""
-    wide = torch.float64 if a.dtype == torch.float64 else torch.float32
-    x, y = a.to(wide), b.to(wide)
-    dot, xx, yy = (float((u.double() * v.double()).sum()) for u, v in ((x, y), (x, x), (y, y)))
-    total = x * (1 - dot / (2 * xx) if xx else 1.0) + y * (1 - dot / (2 * yy) if yy else 1.0)
-    return total.to(a.dtype)
 
 
 def _turns(tensors: Sequence[Tensor]) -> Iterator[slice]:

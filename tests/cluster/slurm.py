@@ -46,7 +46,7 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
 KillWait=20
-SlurmdTimeout=30
+SlurmdTimeout=12
 MailProg=/bin/true
 NodeName={nodes} CPUs={cpus} CoresPerSocket={cpus} RealMemory=4000 State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -96,6 +96,20 @@ class Slurm:
     def start(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
         """`argv` on the login host; see `Hosts.start`."""
         return self.hosts.start(HEAD, argv, **self._options(options))
+
+    def lose(self, node: str) -> None:
+        """All that runs on `node` ends without a word, as if its power had failed: no connection is closed."""
+        self.hosts.cut(node)
+        for process in self.hosts.processes(node):
+            process.kill()
+
+    def restore(self, node: str) -> None:
+        """`node` is there again, as after a boot: SLURM would trip over what steps that were killed have left."""
+        for folder in ("spool", "tmp"):
+            shutil.rmtree(self._folder / folder / node)
+            (self._folder / folder / node).mkdir()
+        self.hosts.mend(node)
+        self._daemon(node, "slurmd", "-N", node)
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "env": {"SLURM_CONF": str(self._folder / "slurm.conf"), **options.get("env", {})}}

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.cluster.hosts import Hosts, wait_until
-from tests.integration.ddl import SMALL, alive, falters, ranks, start, summary, wait_for
+from tests.integration.ddl import SMALL, alive, ddl, falters, ranks, start, summary, wait_for
 from tests.integration.parts import needs
 
 ENDLESS = ["train.epochs=100000", "checkpoint.every=100000000", "train.eval_every=1000000"]
@@ -28,7 +29,7 @@ MARGIN = 10
 
 @dataclass
 class Job:
-    """`ddl run` on n1, for a rank on each host; `out` is its run folder."""
+    """`ddl run` on n1, for ranks on each host; `out` is its run folder."""
 
     hosts: Hosts
     process: subprocess.Popen[str]
@@ -53,10 +54,20 @@ class Job:
             yield from (p.name for p in (self.hosts.folder / "tmp" / name).iterdir() if "." in p.name)
 
 
-def launch(hosts: Hosts, *options: str | Path) -> Job:
+def launch(hosts: Hosts, *options: str | Path, slots: int = 1) -> Job:
     model, out = hosts.folder / "model.yaml", hosts.folder / "out"
     model.write_text(SMALL)
-    command = [sys.executable, "-m", "cli", "run", "--hostfile", hosts.hostfile(3, 1), "--output", out, *options[:-1]]
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "run",
+        "--hostfile",
+        hosts.hostfile(3, slots),
+        "--output",
+        out,
+        *options[:-1],
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     variables = {"OMPI_MCA_mpi_yield_when_idle": "1"}
     more = ENDLESS if options[-1] == "endless" else FINITE
@@ -124,19 +135,23 @@ def test_a_host_that_is_cut_off_is_named_and_the_rest_go_on_without_it(hosts: Ho
 
 
 def test_a_stopped_rank_ends_the_job_in_time_and_all_say_where_they_were(hosts: Hosts) -> None:
-    job = launch(hosts, "--stall-timeout", str(STALL), "endless")
+    """Six ranks on Horovod, whose own stall check would only warn."""
+    needs("horovod")
+    job = launch(hosts, "--stall-timeout", str(STALL), "--engine", "horovod", "endless", slots=2)
     stack = hosts.run("n1", [sys.executable, "-m", "cli", "stack", job.out])
-    for rank, host in enumerate(hosts.names):
-        assert re.search(rf"^rank {rank} on {host}, process \d+$", stack.stdout, re.MULTILINE), stack
-    assert stack.stdout.count('trainer.py", line') >= 3
-    job.rank_on("n3").suspend()
+    for rank in range(6):
+        assert re.search(rf"^rank {rank} on n{1 + rank // 2}, process \d+$", stack.stdout, re.MULTILINE), stack
+    assert stack.stdout.count('trainer.py", line') >= 6
+    stopped = job.rank_on("n3")
+    rank = int(stopped.environ()["OMPI_COMM_WORLD_RANK"])
+    stopped.suspend()
     errors = job.end(STALL + MARGIN)
     assert job.process.returncode == 1
-    assert re.search(
-        r"no word from rank 2 for 5 seconds \(--stall-timeout\)\nrank 2 on n3: last at step \d+", errors
-    ), errors
-    for rank, host in [(0, "n1"), (1, "n2")]:
-        assert re.search(rf"^rank {rank} on {host}: at step \d+, comm: \w+ \(.*:\d+\)$", errors, re.MULTILINE), errors
+    said = rf"no word from rank {rank} for 5 seconds \(--stall-timeout\)\nrank {rank} on n3: last at step \d+"
+    assert re.search(said, errors), errors
+    for host in ("n1", "n2"):
+        waits = rf"^ranks? [\d, ]+ on {host}: at step \d+, comm: \w+ \(.*:\d+\)$"
+        assert re.search(waits, errors, re.MULTILINE), errors
 
 
 def test_ranks_end_with_the_command_that_started_them(hosts: Hosts) -> None:
@@ -158,3 +173,47 @@ def test_a_rank_for_which_the_others_wait_is_named_with_its_line(tmp_path: Path)
     assert "no rank has moved for 3 seconds (--stall-timeout); the others wait for rank 1" in errors
     assert re.search(r"rank 1 on \S+: at step 7, forward: forward \(.*mine.py:12\)", errors), errors
     assert alive(processes) == []
+
+
+def test_signals_that_come_together_are_one_and_all_is_saved(tmp_path: Path) -> None:
+    """As `scancel --full` sends them: to the command, and by way of the batch script once more, and to mpirun."""
+    needs("mpirun")
+    (tmp_path / "m.yaml").write_text(SMALL)
+    job = start("run", "--np", "2", "--output", "out", "m.yaml", *ENDLESS, cwd=tmp_path)
+    wait_for(tmp_path, "out/metrics.jsonl")
+    wait_until(lambda: len(ranks(job.pid)) == 2, "ranks")
+    mpirun = psutil.Process(job.pid).children()[0]
+    for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+        job.send_signal(number)
+        time.sleep(0.02)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        mpirun.send_signal(signal.SIGUSR1)
+    _, errors = job.communicate(timeout=30)
+    assert job.returncode == 75, errors
+    steps = summary(tmp_path / "out")["steps"]
+    assert [p.name for p in (tmp_path / "out" / "checkpoints").iterdir()] == [f"step-{steps:08d}"]
+
+
+UNLIKE = """\
+import os, torch
+
+def model():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10 + int(os.environ["OMPI_COMM_WORLD_RANK"])))
+"""
+
+
+@pytest.mark.parametrize("engine", ["mpi", "horovod"])
+def test_models_that_differ_between_ranks_are_named_by_check_collectives(engine: str, tmp_path: Path) -> None:
+    needs("mpirun")
+    needs(engine)
+    (tmp_path / "mine.py").write_text(UNLIKE)
+    (tmp_path / "m.yaml").write_text("model: {target: 'mine:model'}\ndata: digits\nsync: {shard_optimizer: false}\n")
+    told = ["--np", "2", "--engine", engine, "--check-collectives", "--output", "out", "m.yaml"]
+    done = ddl("run", *told, cwd=tmp_path, timeout=60)
+    assert done.returncode == 1, done.stderr
+    head, *lines = done.stderr[done.stderr.index("ddl: the first failure: ") :].splitlines()[1:3]
+    assert head == "ranks ask for different collectives (--check-collectives)"
+    assert re.fullmatch(
+        r"rank 0 on \S+: broadcast from 0 of float32 \[10, 64\], number \d+ of the world, at .*", lines[0]
+    )
+    assert "Traceback" not in done.stderr

@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
+ENGINE = [f"tests/parallel/test_{name}.py" for name in ("comm", "checked", "mailbox", "trainer")]
 SHARED_CORES = "--map-by :OVERSUBSCRIBE --bind-to none --mca mpi_yield_when_idle 1"
 
 
@@ -32,7 +33,18 @@ SHARED_CORES = "--map-by :OVERSUBSCRIBE --bind-to none --mca mpi_yield_when_idle
 def test_parallel(engine: str, ranks: int, windows: str) -> None:
     needs("mpirun")
     needs(engine)
-    all_pass(ranks, windows, "tests/parallel", "--ignore-glob=*/test_horovod_*", "--engine", engine)
+    all_pass(ranks, windows, *ENGINE, "--engine", engine)
+
+
+@pytest.mark.timeout(SECONDS + 30)
+@pytest.mark.parametrize(
+    ("engine", "ranks"), [("mpi", 2), ("mpi", 4), ("horovod", 2)], ids=["mpi-2", "mpi-4", "horovod-2"]
+)
+def test_strategies(engine: str, ranks: int) -> None:
+    needs("mpirun")
+    needs(engine)
+    others = [f"--ignore={file}" for file in ENGINE]
+    all_pass(ranks, "^ucx", "tests/parallel", "--ignore-glob=*/test_horovod_*", *others, "--engine", engine)
 
 
 @pytest.mark.timeout(SECONDS + 30)

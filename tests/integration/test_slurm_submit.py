@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,14 @@ class Site:
 
     def wait(self, folder: str, attempts: int = 1) -> list[dict[str, Any]]:
         """How the run's attempts ended, once there are that many."""
+        self.wait_until(folder, lambda: len(self.attempts(folder)) >= attempts, f"attempt {attempts}")
+        return self.attempts(folder)
+
+    def wait_until(self, folder: str, true: Callable[[], bool], what: str) -> None:
         try:
-            wait_until(lambda: len(self.attempts(folder)) >= attempts, f"attempt {attempts} of {folder}", SECONDS)
+            wait_until(true, f"{what} of {folder}", SECONDS)
         except TimeoutError as error:
             raise AssertionError(f"{error}\n{self.log(folder)}") from None
-        return self.attempts(folder)
 
     def log(self, folder: str) -> str:
         return "".join(path.read_text() for path in sorted((self.home / folder).glob("slurm-*.log")))
@@ -139,18 +142,21 @@ def test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing(site: Site)
     (site.home / "slowly").touch()
     job = site.submit("stormy", *ONE_BY_TWO, "slow.yaml")
     disturbances = {
-        "preemption": ["scancel", "--signal=USR1", job],
+        "preemption": ["scancel", "--full", "--signal=USR1", job],
         "requeued": ["scontrol", "requeue", job],
-        "node failure": ["scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test"],
+        "node failure": [],
         "time limit": ["scontrol", "update", f"JobId={job}", "TimeLimit=1"],
     }
     for count, (cause, command) in enumerate(disturbances.items(), 1):
-        _wait_for_steps(site.home / "stormy", 3)
-        assert site.slurm.run(command).returncode == 0
+        _wait_for_steps(site, "stormy", 3)
+        if command:
+            assert site.slurm.run(command).returncode == 0
+        else:
+            site.slurm.lose("n2")
         attempt = site.wait("stormy", count)[-1]
         assert (attempt["cause"], attempt["exit_code"]) == (cause, 69 if "node" in cause else 75), site.log("stormy")
-        if cause == "node failure":
-            site.slurm.run(["scontrol", "update", "NodeName=n2", "State=RESUME"])
+        if not command:
+            site.slurm.restore("n2")
     (site.home / "slowly").unlink()
     assert site.slurm.run(["scontrol", "update", f"JobId={job}", "TimeLimit=10"]).returncode == 0
     assert site.wait("stormy", 5)[-1]["cause"] == "finished"
@@ -163,14 +169,14 @@ def test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing(site: Site)
     assert steps == sorted(steps)
 
 
-def _wait_for_steps(folder: Path, more: int) -> None:
+def _wait_for_steps(site: Site, folder: str, more: int) -> None:
     def step() -> int:
-        path = folder / "metrics.jsonl"
+        path = site.home / folder / "metrics.jsonl"
         lines = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
         return json.loads(lines[-1])["step"] if lines else 0
 
     before = step()
-    wait_until(lambda: step() >= before + more, f"{more} steps after {before}", SECONDS)
+    site.wait_until(folder, lambda: step() >= before + more, f"{more} steps after {before}")
 
 
 @pytest.mark.timeout(200)
@@ -200,7 +206,7 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     endless = ["train.epochs=100000", "train.log_every=1", "checkpoint.every=1000000"]
     job = site.submit("runs/long", "--profile", "lab", "m.yaml", *endless)
     behind = site.submit("runs/behind", "--dependency", f"afterok:{job}", "m.yaml")
-    _wait_for_steps(site.home / "runs" / "long", 5)
+    _wait_for_steps(site, "runs/long", 5)
     waiting, running = json.loads(site.ddl("status", "--json").stdout)
     assert (waiting["job"], waiting["state"], waiting["why"]) == (behind, "PENDING", "Dependency")
     assert (running["run"], running["job"], running["state"], running["nodes"]) == ("runs/long", job, "RUNNING", "n1")

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from hvd_train.comm.base import Communicator, broadcast_json
-from tests.bodies import replicas
 from tests.bodies import training as body
 
 
@@ -19,8 +18,3 @@ def test_bodies(check: Any, comm: Communicator) -> None:
 
 def test_resumed_is_bitwise_equal(comm: Communicator, tmp_path: Path) -> None:
     body.resumed_is_bitwise_equal(comm, Path(broadcast_json(comm, str(tmp_path))))
-
-
-@pytest.mark.parametrize("check", replicas.RESUMING, ids=lambda f: f.__name__)
-def test_replicas_resume(check: Any, comm: Communicator, tmp_path: Path) -> None:
-    check(comm, Path(broadcast_json(comm, str(tmp_path))))

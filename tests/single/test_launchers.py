@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.elastic import Elastic
 from cli.flavor import Flavor
-from cli.hosts import Host
+from cli.hosts import Host, parse_hosts
 from cli.launchers import local, srun
 from cli.launchers.base import Command, Job
 from cli.launchers.horovodrun import Horovodrun
@@ -192,8 +193,34 @@ def test_horovodrun_over_gloo_needs_no_mpi() -> None:
 
 
 @pytest.mark.parametrize(
+    ("elastic", "hosts", "expected"),
+    [
+        (Elastic(Path("/x y/hosts"), 1), "", "--min-np 1 --host-discovery-script \"'/x y/hosts'\" --slots-per-host 1"),
+        (
+            Elastic(Path("/hosts"), 2, 4),
+            "n1:2",
+            "--min-np 2 --max-np 4 --host-discovery-script /hosts --slots-per-host 1",
+        ),
+        (
+            Elastic(Path("/hosts"), 2),
+            "localhost:2",
+            "--min-np 2 --host-discovery-script /hosts --slots-per-host 1 --network-interfaces lo",
+        ),
+    ],
+    ids=["no host yet", "another", "this machine"],
+)
+def test_horovodrun_elastic_goes_over_gloo(elastic: Elastic, hosts: str, expected: str) -> None:
+    places = parse_hosts(hosts, "") if hosts else ()
+    command = horovodrun("openmpi5").command(dataclasses.replace(HOROVOD, elastic=elastic, hosts=places))
+    assert list(command.argv[:-4]) == shlex.split(f"/venv/bin/horovodrun --gloo -np 2 {expected}")
+    assert command.argv[-4:] == ("/venv/bin/python", "-m", "hvd_train", PROGRAM[-1])
+    assert [note.partition(",")[0] for note in command.notes] == ["ranks talk over lo"] * (hosts == "localhost:2")
+
+
+@pytest.mark.parametrize(
     ("flavor", "machine", "job", "words"),
     [
+        (None, FOUR, dataclasses.replace(JOB, elastic=Elastic(Path("/hosts"), 1)), "use --engine horovod"),
         (None, FOUR, JOB, "--engine mpi would be alone in its world; use --engine horovod"),
         (None, FOUR, bound(HOROVOD, "core"), "over Gloo takes no --bind"),
         ("mpich", FOUR, bound(HOROVOD, "core"), r"through MPICH 5\.0\.2 takes no --bind"),

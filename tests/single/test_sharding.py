@@ -202,7 +202,7 @@ def test_an_overflow_on_one_owner_makes_all_skip_the_step() -> None:
 
             def poisoned() -> None:
                 plain()
-                next(o.shard.grad for o in owner._owned if o.shard.grad is not None).fill_(float("inf"))
+                next(o.shard.grad for o in owner.parts if o.shard.grad is not None).fill_(float("inf"))
 
             owner.reduce = poisoned  # type: ignore[method-assign]
         job.run()

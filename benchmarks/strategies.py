@@ -1,0 +1,158 @@
+"""Every strategy beside allreduce: `python -m benchmarks.strategies`, on an idle machine (see benchmarks/README.md)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+
+from cli.bench import tables
+from cli.bench.targets import Row, Target
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "benchmarks" / "strategies.yaml"
+SKEWED = "data.partition={name: dirichlet, alpha: 0.5}"
+A_QUARTER = "optimizer.lr=0.0125"
+"""Servers that apply each gradient on its own take four steps where allreduce takes one of their mean."""
+FAR = ("independent", "federated")
+"""Strategies of which less is asked: no word while training, and workers that see different classes."""
+
+GOAL = "accuracy 0.95"
+
+Rows = dict[str, dict[str, Any]]
+"""Of a comparison, by strategy."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A call of `ddl compare`, at np=4."""
+
+    strategies: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+EXPERIMENTS = {
+    "accuracy": Experiment(
+        (
+            "allreduce", "allreduce:op=adasum", "parameter_server", "parameter_server:mode=parameters", f"async_ps:{A_QUARTER}",
+            f"ssp:staleness=3:{A_QUARTER}", "local_sgd:period=8", "diloco:period=20", "adaptive", "gossip:topology=exponential",
+            "async_gossip", f"federated:{SKEWED}", "independent",
+        ),
+        ("--budget", "20epochs"),
+    ),
+    "bytes": Experiment(
+        ("allreduce", "parameter_server", "local_sgd:period=8", "diloco:period=50"),
+        ("--budget", "400steps", "train.eval_every=20"),
+    ),
+    "even": Experiment(("allreduce", "async_ps", "async_gossip"), ("--budget", "100steps")),
+    "straggler": Experiment(
+        ("allreduce", "async_ps", "async_gossip"), ("--budget", "100steps", "--straggler", "3:5")
+    ),
+    "slow network": Experiment(
+        ("allreduce", "allreduce:compression=fp16", "local_sgd:period=8", "diloco:period=20", "adaptive", "async_gossip"),
+        (
+            "--budget", "15epochs", "--gbps", "1", "--latency-ms", "5", "--target", GOAL.replace(" ", "="),
+            "train.eval_every=5", "train.converge={metric: accuracy, value: 0.95}",
+        ),
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path(f"strategies-{time.strftime('%Y%m%d-%H%M%S')}"))
+    parser.add_argument("--only", default=",".join(EXPERIMENTS), help="experiments, between commas")
+    parser.add_argument("--images", type=Path, help="folder for the pictures, as docs/images")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True)
+    found: dict[str, Rows] = {}
+    for name in arguments.only.split(","):
+        folder = arguments.output / name.replace(" ", "-")
+        print(f"{name}:", flush=True)
+        found[name] = compared(EXPERIMENTS[name], folder)
+        if arguments.images:
+            shrink(folder / "compare.png", arguments.images / f"strategies-{folder.name}.png")
+    targets = [asdict(target) | {"met": target.met} for target in judged(found)]
+    (arguments.output / "targets.json").write_text(json.dumps(targets, indent=1) + "\n", encoding="utf-8")
+    Console(width=None if sys.stdout.isatty() else 140).print(tables.targets(targets))
+
+
+def compared(experiment: Experiment, folder: Path) -> Rows:
+    """The rows of one call, by strategy; those of strategies that failed are left out, after what they said."""
+    command = [sys.executable, "-m", "cli", "compare", str(MODEL), "--np", "4", "--output", str(folder)]
+    subprocess.run(
+        [*command, "--strategies", ",".join(experiment.strategies), *experiment.options], cwd=ROOT, check=False
+    )
+    values = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    return {row["strategy"]: row for row in values["rows"] if not row["ended"].startswith("failed")}
+
+
+def shrink(source: Path, picture: Path) -> None:
+    """The same picture in 64 colours: a third of the bytes."""
+    Image.open(source).convert("RGB").quantize(64).save(picture, optimize=True)
+
+
+def judged(found: Mapping[str, Rows]) -> list[Target]:
+    """What issue 6 asks, beside what was measured; nothing of experiments and strategies that there are no rows of."""
+    rows = (row for name, judge in JUDGES.items() for row in judge(found.get(name, {}), found))
+    return [Target(figure, sense, limit, measured) for figure, sense, limit, measured in rows if measured is not None]
+
+
+def accuracy(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
+    for name, row in rows.items():
+        points = 5 if name.startswith(FAR) else 2
+        less = 100 * (rows["allreduce"]["accuracy"] - row["accuracy"]) if "allreduce" in rows else None
+        yield f"points of accuracy less than allreduce: {name}", "<=", points, less
+    gaps = (row["largest_gap"] for name, row in rows.items() if name.startswith("ssp"))
+    yield "ssp, staleness 3: largest gap of clocks", "<=", 3, next(gaps, None)
+
+
+def sent(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
+    for name, period in (("local_sgd period=8", 8), ("diloco period=50", 50)):
+        if name in rows and "allreduce" in rows:
+            share = rows[name]["MB sent"] / rows["allreduce"]["MB sent"]
+            yield f"bytes of {name} over allreduce's: off 1/{period} by", "<=", 0.05, abs(share * period - 1)
+    server = over(rows, rows, "seconds", "parameter_server", "allreduce")
+    yield "parameter_server's time over allreduce's, one host", "<=", 2, server
+
+
+def straggler(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
+    even = found.get("even", {})
+    for name in ("async_ps", "async_gossip"):
+        rate = over(rows, even, "steps/s", name, name)
+        yield f"a rank 5 times slower, steps per second of others over those without: {name}", ">=", 0.9, rate
+    rate = over(rows, even, "steps/s", "allreduce", "allreduce")
+    yield "the same of allreduce, which waits", "<=", 0.25, rate
+
+
+def slow_network(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
+    times = {name: row[f"s to {GOAL}"] for name, row in rows.items() if row.get(f"s to {GOAL}") is not None}
+    if "allreduce" in times:
+        best = min(times, key=times.__getitem__)
+        yield f"1 Gbit/s, 5 ms: time to {GOAL}, {best} over allreduce", "<=", 0.3, times[best] / times["allreduce"]
+
+
+def over(rows: Rows, base: Rows, column: str, name: str, other: str) -> float | None:
+    if name not in rows or other not in base:
+        return None
+    return float(rows[name][column] / base[other][column])
+
+
+JUDGES: dict[str, Callable[[Rows, Mapping[str, Rows]], Iterator[Row]]] = {
+    "accuracy": accuracy,
+    "bytes": sent,
+    "straggler": straggler,
+    "slow network": slow_network,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""`ddl data`: what a run's partition gives to each worker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hvd_train.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from hvd_train.config import Config
+
+ACTIONS = ["show"]
+MOST_OPTIONS = 50
+"""Characters of a partition's options in the title."""
+
+
+def command(
+    what: Annotated[str, typer.Argument(help="show.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="YAML file of a run.", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
+    np: Annotated[int, typer.Option("-n", "--np", help="Workers that the samples are dealt to.")] = 2,
+    output: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Picture to write [default: data-FILE.png].", show_default=False)
+    ] = None,
+) -> None:
+    """Show how samples and classes are dealt to workers: a table, and a picture of stacked bars."""
+    if what not in ACTIONS:
+        raise UserError(f"data: no '{what}'{nearest(what, ACTIONS)}")
+    if np < 1:
+        raise UserError(f"--np: expected at least 1, got {np}")
+    picture = output or Path(f"data-{file.stem}.png")
+    if picture.suffix != ".png" or picture.is_dir() or not picture.parent.is_dir():
+        raise UserError(
+            f"--output: '{picture}' cannot be written; expected a name such as data.png in a folder that exists"
+        )
+    if find_spec("matplotlib") is None:
+        raise UserError("data show draws with matplotlib, which is not installed: pip install 'ddl[bench]'")
+    from cli.configuration import load
+
+    config = load(file, overrides or [])
+    histograms = _dealt(config, np)
+
+    from rich.console import Console
+
+    from cli.data import plots, tables
+
+    title = f"{file.name}: {_partition(config)}, np={np}"
+    print(title)
+    Console(width=None if sys.stdout.isatty() else 140).print(tables.shares(histograms))
+    plots.shares(title, histograms).savefig(picture)
+    print(f"{picture} written")
+
+
+def _dealt(config: Config, workers: int) -> list[dict[int, int]]:
+    """Samples of each class that each worker has, from a process that may load the data; the command ends where that fails."""
+    from hvd_train.config import Launch, to_document
+
+    with tempfile.TemporaryDirectory(prefix="ddl-data-") as scratch:
+        found = Path(scratch) / "dealt.json"
+        document = to_document(config, Launch(world_size=workers, engine="single", output=""))
+        done = subprocess.run([sys.executable, "-m", "hvd_train.dealt", document, str(found)], check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+        text = found.read_text(encoding="utf-8")
+    return [{int(kind): n for kind, n in one.items()} for one in json.loads(text)["histograms"]]
+
+
+def _partition(config: Config) -> str:
+    section = config.data.partition
+    options = ", ".join(f"{word}: {_value(value)}" for word, value in section.options.items())
+    short = options if len(options) <= MOST_OPTIONS else f"{options[:MOST_OPTIONS]}..."
+    return f"{section.name} ({short})" if options else section.name
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,75 @@
+"""Metric against wall clock, bytes and steps: one picture, a line for each strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cli.compare.outcome import FALLS, Outcome
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, told apart by people who see colours differently; without yellow, which is faint on white."""
+DASHES = ("-", "--", ":")
+MARKERS = "osD^vPX"
+
+
+def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | None) -> Figure:
+    """Three panels with one scale of the metric; `goal` is a line across them."""
+    figure = Figure(figsize=(13, 5), dpi=100, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    drawn = [o for o in outcomes if any(metric in e for e in o.evaluations)]
+    panels = {"seconds": "seconds of training", "bytes_sent": "MB sent by all ranks", "step": "steps"}
+    for axes, (key, label) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
+        _panel(axes, drawn, key, metric)
+        axes.set_xlabel(label)
+        if goal is not None:
+            axes.axhline(goal, color="#777777", linewidth=0.9, linestyle=":", zorder=1)
+    first, second, _ = figure.axes
+    first.set_ylabel(f"held-out {metric}")
+    first.set_ylim(*_limits(drawn, metric, goal))
+    if any(_megabytes(e) > 0 for o in drawn for e in o.evaluations):
+        second.set_xscale("log")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def _panel(axes: Axes, outcomes: Sequence[Outcome], key: str, metric: str) -> None:
+    for number, outcome in enumerate(outcomes):
+        points = [e for e in outcome.evaluations if metric in e and (key != "bytes_sent" or _megabytes(e) > 0)]
+        x = [_megabytes(e) if key == "bytes_sent" else e[key] for e in points]
+        label = outcome.strategy + " (failed)" * bool(outcome.failure)
+        axes.plot(x, [e[metric] for e in points], label=label, **_style(number, len(points)))
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _style(number: int, points: int) -> dict[str, Any]:
+    """Lines that colour, dash and marker tell apart."""
+    turn = number // len(COLOURS)
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": DASHES[turn % len(DASHES)],
+        "linewidth": 1.5,
+        "marker": MARKERS[(number + turn) % len(MARKERS)],
+        "markersize": 4,
+        "markevery": max(1, points // 12),
+    }
+
+
+def _limits(outcomes: Sequence[Outcome], metric: str, goal: float | None) -> tuple[float, float]:
+    """From where most lines are after a fifth of their way, so that their ends can be told apart."""
+    shown = [e[metric] for o in outcomes for e in o.evaluations[len(o.evaluations) // 5 :] if metric in e]
+    shown += [] if goal is None else [goal]
+    if not shown:
+        return 0.0, 1.0
+    low, high = min(shown), max(shown)
+    margin = 0.06 * (high - low or abs(high) or 1.0)
+    return (max(0.0, low - margin) if metric == FALLS else low - margin), high + margin
+
+
+def _megabytes(evaluation: dict[str, Any]) -> float:
+    return float(evaluation["bytes_sent"]) / 1e6

@@ -1,0 +1,63 @@
+"""The three forms of a comparison: a table for people, JSON with every evaluation, and a picture."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cli.compare import outcome
+from cli.compare.outcome import Outcome
+from cli.slurm import tables
+
+
+@dataclass(frozen=True)
+class Report:
+    file: str
+    budget: str | None
+    target: tuple[str, float] | None
+    launch: dict[str, Any]
+    outcomes: Sequence[Outcome]
+
+    @property
+    def metric(self) -> str:
+        return self.target[0] if self.target else outcome.metric(self.outcomes)
+
+    def save(self, folder: Path) -> None:
+        """`compare.json` and `compare.png` in `folder`."""
+        from cli.compare.plot import picture
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "compare.json").write_text(self.json(), encoding="utf-8")
+        goal = self.target[1] if self.target else None
+        picture(self.outcomes, self.metric, self.title, goal).savefig(folder / "compare.png")
+
+    def json(self) -> str:
+        values = {
+            "file": self.file,
+            "budget": self.budget,
+            "target": self.target,
+            "launch": self.launch,
+            "rows": outcome.rows(self.outcomes, self.target),
+            "runs": [asdict(o) for o in self.outcomes],
+        }
+        return json.dumps(values, indent=1) + "\n"
+
+    def text(self) -> str:
+        return tables.text(outcome.rows(self.outcomes, self.target)) if self.outcomes else ""
+
+    @property
+    def title(self) -> str:
+        emulate = self.launch.get("emulate") or {}
+        parts = [
+            Path(self.file).name,
+            f"np={self.launch['world_size']}",
+            re.sub(r"(?<=\d)(?=[A-Za-z])", " ", self.budget or ""),
+            f"links of {emulate['gbps']:g} Gbit/s" if "gbps" in emulate else "",
+            f"{emulate['latency_ms']:g} ms latency" if "latency_ms" in emulate else "",
+            f"rank {emulate['straggler']} {emulate['factor']:g} times slower" if "straggler" in emulate else "",
+        ]
+        return ", ".join(part for part in parts if part)

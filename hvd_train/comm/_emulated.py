@@ -1,0 +1,338 @@
+"""A slower network and a slower rank than there are: operations that wait for as long as they would take there.
+
+Every rank has a link of its own to a switch that is never full. Only times are changed: what is sent, and what goes wrong, is the
+engine's below. Ranks share no memory, so that nothing goes round the network.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from hvd_train.comm._mailbox import Mailbox, Message
+from hvd_train.comm.base import Communicator, Op, Work
+
+T = TypeVar("T")
+_DELAY, _END = "emulated_delay", "end of the emulation"
+
+
+@dataclass(frozen=True)
+class Network:
+    """Links of `latency` seconds and `bandwidth` bytes per second each way; what operations take on them, in seconds.
+
+    Collectives are those of rings, whose bytes `Communicator.bytes_sent` counts; a message costs alpha + n beta
+    (Thakur et al., Optimization of Collective Communication Operations in MPICH, 2005).
+    """
+
+    latency: float = 0.0
+    bandwidth: float = math.inf
+
+    def transfer(self, nbytes: float) -> float:
+        """How long a link is busy with `nbytes`."""
+        return nbytes / self.bandwidth
+
+    def reduce_scatter(self, ranks: int, nbytes: int) -> float:
+        """N - 1 turns, in each of which every rank passes an N-th on."""
+        return (ranks - 1) * (self.latency + self.transfer(nbytes / ranks))
+
+    def all_reduce(self, ranks: int, nbytes: int) -> float:
+        """A reduce-scatter and an all-gather of what it left."""
+        return 2 * self.reduce_scatter(ranks, nbytes)
+
+    def all_gather(self, sizes: Sequence[int]) -> float:
+        """N - 1 turns, each as long as the largest piece takes."""
+        return (len(sizes) - 1) * (self.latency + self.transfer(max(sizes)))
+
+    def broadcast(self, ranks: int, nbytes: int) -> float:
+        """A pipeline through all ranks."""
+        return (ranks - 1) * self.latency + self.transfer(nbytes if ranks > 1 else 0)
+
+    def exchange(self, sent: int, received: int) -> float:
+        """Messages to and from any number of ranks, all under way at once; nothing takes no time."""
+        largest = max(sent, received)
+        return self.latency + self.transfer(largest) if largest else 0.0
+
+    def barrier(self, ranks: int) -> float:
+        """Dissemination: log2(N) turns of empty messages."""
+        return math.ceil(math.log2(ranks)) * self.latency
+
+
+class Link:
+    """A rank's way out to the network, which carries one thing after another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free = 0.0
+
+    def carry(self, seconds: float) -> float:
+        """When, by `time.monotonic`, what is ready now and keeps the link busy for `seconds` will have gone through."""
+        with self._lock:
+            self._free = max(time.monotonic(), self._free) + seconds
+            return self._free
+
+
+class Pace:
+    """Makes one thread compute `factor` times slower: before it communicates it sleeps for what it is ahead of that."""
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+        self._thread: int | None = None
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """From now on the calling thread is slower; of several calls the first counts."""
+        if self._thread is None:
+            self._thread, self._since = threading.get_ident(), time.monotonic()
+
+    def catch_up(self) -> None:
+        """Sleep for what the slow thread, which calls this, has computed since the last call or since it last communicated."""
+        if self._since is not None:
+            time.sleep((self._factor - 1) * (time.monotonic() - self._since))
+            self._since = time.monotonic()
+
+    @contextmanager
+    def communicating(self) -> Iterator[None]:
+        """Around what waits for other ranks; may be nested."""
+        if self._since is None or threading.get_ident() != self._thread:
+            yield
+            return
+        self.catch_up()
+        self._since = None
+        try:
+            yield
+        finally:
+            self._since = time.monotonic()
+
+
+class Emulation:
+    """What the groups and mailboxes of one rank share: the network, the link to it, and how slow the rank computes."""
+
+    def __init__(self, network: Network, pace: Pace) -> None:
+        self.network, self.link, self.pace = network, Link(), pace
+        self.is_aside = False
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What the calling thread does meanwhile takes no time on the network, and is not made slower."""
+        self.pace.start()
+        before, self.is_aside = self.is_aside, True
+        try:
+            with self.pace.communicating():
+                yield
+        finally:
+            self.is_aside = before
+
+    def run(self, operation: Callable[[], T], seconds: float) -> T:
+        """What `operation` returns, once it would have ended on the network."""
+        with self.pace.communicating():
+            result = operation()
+            _sleep_until(self.end_of(seconds))
+        return result
+
+    def end_of(self, seconds: float) -> float:
+        """When a collective that begins now and takes `seconds` is over."""
+        return time.monotonic() if self.is_aside else self.link.carry(seconds)
+
+
+class _Late:
+    """A `Work` that is not over before `due`."""
+
+    def __init__(self, work: Work, due: float, pace: Pace) -> None:
+        self._work, self._due, self._pace = work, due, pace
+
+    def wait(self) -> None:
+        with self._pace.communicating():
+            self._work.wait()
+            _sleep_until(self._due)
+
+
+class EmulatedCommunicator(Communicator):
+    """`inner` as it would be under `emulation`."""
+
+    def __init__(self, inner: Communicator, emulation: Emulation) -> None:
+        self._inner, self._emulation = inner, emulation
+        self.network, self.pace = emulation.network, emulation.pace
+        self.rank, self.size = inner.rank, inner.size
+        self.local_rank, self.local_size = inner.local_rank, inner.local_size
+        self.cross_rank, self.cross_size = inner.cross_rank, inner.cross_size
+        self.host_memory_only, self._carriers = inner.host_memory_only, inner._carriers  # type: ignore[misc]
+        self.outlives_ranks = inner.outlives_ranks  # type: ignore[misc]
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._inner.bytes_sent
+
+    @bytes_sent.setter
+    def bytes_sent(self, value: int) -> None:
+        self._inner.bytes_sent = value
+
+    def aside(self) -> AbstractContextManager[None]:
+        return self._emulation.aside()
+
+    def barrier(self) -> None:
+        self._emulation.run(self._inner.barrier, self.network.barrier(self.size))
+
+    def split(self, color: int, key: int = 0) -> Communicator:
+        return EmulatedCommunicator(self._inner.split(color, key), self._emulation)
+
+    def mailbox(self) -> Mailbox:
+        return EmulatedMailbox(self._inner.mailbox(), self._emulation)
+
+    def submit(self, task: Callable[[], object]) -> Work:
+        return self._inner.submit(task)
+
+    def allocate(self, numel: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+        return self._inner.allocate(numel, dtype, device)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def abort(self, code: int) -> None:
+        self._inner.abort(code)
+
+    def _all_reduce(self, flat: Tensor, op: Op) -> Work:
+        with self.pace.communicating():
+            work = self._inner._all_reduce(flat, op)
+            due = self._emulation.end_of(self.network.all_reduce(self.size, flat.nbytes))
+        return _Late(work, due, self.pace)
+
+    def _reduce_scatter(self, flat: Tensor, counts: list[int], op: Op) -> Tensor:
+        seconds = self.network.reduce_scatter(self.size, flat.nbytes)
+        return self._emulation.run(lambda: self._inner._reduce_scatter(flat, counts, op), seconds)
+
+    def _all_gather(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
+        return self._emulation.run(lambda: self._inner._all_gather(flat, sizes), self.network.all_gather(sizes))
+
+    def _broadcast(self, flat: Tensor, root: int) -> None:
+        seconds = self.network.broadcast(self.size, flat.nbytes)
+        self._emulation.run(lambda: self._inner._broadcast(flat, root), seconds)
+
+    def _all_to_all(self, flats: Sequence[Tensor], sizes: list[int]) -> list[Tensor]:
+        sent = sum(f.nbytes for f in flats) - flats[self.rank].nbytes
+        seconds = self.network.exchange(sent, sum(sizes) - sizes[self.rank])
+        return self._emulation.run(lambda: self._inner._all_to_all(flats, sizes), seconds)
+
+    # Lengths that programs of other engines know without asking take no time.
+
+    def _lengths(self, length: int) -> list[int]:
+        with self.pace.communicating():
+            return self._inner._lengths(length)
+
+    def _swap_lengths(self, lengths: list[int]) -> list[int]:
+        with self.pace.communicating():
+            return self._inner._swap_lengths(lengths)
+
+
+class Arrivals:
+    """Messages on their way in, over a link that carries one after another in the order in which their first bytes come."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._coming: list[tuple[float, int, float, Message]] = []
+        self._number = count()
+        self._last: dict[int, float] = {}
+        self._free = -math.inf
+
+    def put(self, message: Message, delay: float, seconds: float) -> None:
+        """The first bytes of `message` come in `delay` seconds, but not before those of its sender's last; it takes `seconds`."""
+        with self._changed:
+            first = max(time.monotonic() + delay, self._last.get(message.source, -math.inf))
+            self._last[message.source] = first
+            heappush(self._coming, (first, next(self._number), seconds, message))
+            self._changed.notify()
+
+    def get(self, timeout: float | None) -> Message | None:
+        """The next message that is here whole; None where there is none in `timeout` seconds."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while True:
+                now, due = time.monotonic(), self._due()
+                if due <= now:
+                    self._free = due
+                    return heappop(self._coming)[-1]
+                if now >= end:
+                    return None
+                until = min(due, end)
+                self._changed.wait(None if until == math.inf else until - now)
+
+    def _due(self) -> float:
+        """When the next message will be here."""
+        if not self._coming:
+            return math.inf
+        first, _, seconds, _ = self._coming[0]
+        return max(first, self._free) + seconds
+
+
+class EmulatedMailbox(Mailbox):
+    """`inner`, whose messages carry with them how much later they are to come."""
+
+    def __init__(self, inner: Mailbox, emulation: Emulation) -> None:
+        self.rank = inner.rank
+        self._inner, self._emulation = inner, emulation
+        self._arrivals = Arrivals()
+        self._listener = threading.Thread(target=self._listen, name="ddl-late-mail", daemon=True)
+        self._listener.start()
+
+    def send(self, dst: int, kind: str, *tensors: Tensor, **values: Any) -> None:
+        with self._emulation.pace.communicating():
+            delay = 0.0 if dst == self.rank else self._delay(tensors)
+            self._inner.send(dst, kind, *tensors, **values, **{_DELAY: delay})
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        with self._emulation.pace.communicating():
+            return self._arrivals.get(timeout)
+
+    def close(self) -> None:
+        self._inner.send(self.rank, _END)
+        self._inner.close()
+        self._listener.join()
+
+    def hang_up(self) -> None:
+        self._inner.send(self.rank, _END)
+        self._inner.hang_up()
+        self._listener.join()
+
+    def _delay(self, tensors: Sequence[Tensor]) -> float:
+        """Seconds until the first bytes of a message that is sent now arrive."""
+        network = self._emulation.network
+        seconds = network.transfer(_nbytes(tensors))
+        return self._emulation.link.carry(seconds) - seconds + network.latency - time.monotonic()
+
+    def _listen(self) -> None:
+        while True:
+            message = self._inner.receive()
+            assert message is not None
+            if message.kind == _END:
+                return
+            delay = message.values.pop(_DELAY, 0.0)
+            seconds = self._emulation.network.transfer(_nbytes(message.tensors))
+            if message.source == self.rank:
+                self._arrivals.put(message, -math.inf, 0.0)
+            else:
+                self._arrivals.put(message, delay, seconds)
+
+
+def emulated(
+    comm: Communicator, latency_ms: float = 0.0, gbps: float | None = None, factor: float = 1.0
+) -> EmulatedCommunicator:
+    """`comm` with links of that latency and bandwidth; the rank computes `factor` times slower from the first `aside` on."""
+    bandwidth = math.inf if gbps is None else gbps * 1e9 / 8
+    return EmulatedCommunicator(comm, Emulation(Network(latency_ms / 1e3, bandwidth), Pace(factor)))
+
+
+def _nbytes(tensors: Sequence[Tensor]) -> int:
+    return sum(t.nbytes for t in tensors)
+
+
+def _sleep_until(due: float) -> None:
+    time.sleep(max(0.0, due - time.monotonic()))

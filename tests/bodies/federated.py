@@ -1,0 +1,405 @@
+"""Federated rounds: plain functions of a communicator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hvd_train import checkpoint
+from hvd_train.comm.base import Communicator
+from hvd_train.errors import UserError
+from hvd_train.monitor.base import Record, Sink
+from hvd_train.privacy import secure
+from hvd_train.privacy.accountant import Accountant
+from hvd_train.sync._aggregate import AGGREGATORS, LEAST, Aggregator
+from hvd_train.sync._clients import PlainSum, PrivateMean, Sample, WeightedMean
+from hvd_train.sync._secure import SecureSum
+from hvd_train.trainer import Trainer
+from tests.bodies import training as body
+
+Combine = Callable[[Tensor, Tensor], Tensor]
+"""(updates [n, d], samples [n]) -> what is added to the model."""
+
+BATCH, RATE, MOMENTUM = 16, 0.1, 0.9
+
+
+def configuration(epochs: int, **sync: Any) -> Any:
+    """Clients of very unequal data, in float64, whose optimizer has momentum to forget."""
+    return body.configuration(
+        model={"name": "mlp", "hidden": [8], "target": None},
+        data={"partition": {"name": "dirichlet", "alpha": 0.3}, "batch_size": BATCH},
+        optimizer={"name": "SGD", "lr": RATE, "momentum": MOMENTUM, "weight_decay": None},
+        train={"epochs": epochs},
+        sync={"fusion_mb": None, "strategy": "federated", **sync},
+    )
+
+
+def flat(job: Any) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in job.model.parameters()]).clone()
+
+
+def expected(
+    comm: Communicator, config: Any, clients: Sequence[Sequence[int]], epochs: int, combine: Combine
+) -> Tensor:
+    """The model after a round of `epochs` epochs with each of `clients`, written out with nothing but torch."""
+    job = body.trainer(comm, config)
+    for tensor in job.model.state_dict().values():
+        comm.broadcast_(tensor)
+    model = flat(job)
+    for number, sample in enumerate(clients):
+        trained = [local(job, model, k, comm.size, range(number * epochs, (number + 1) * epochs)) for k in sample]
+        updates, samples = zip(*trained, strict=True)
+        model = model + combine(torch.stack(updates), torch.tensor(samples, dtype=torch.float64))
+    return model
+
+
+def local(job: Any, start: Tensor, client: int, clients: int, epochs: Sequence[int]) -> tuple[Tensor, int]:
+    """What `client` alone makes of `start`: its update, and its samples."""
+    torch.nn.utils.vector_to_parameters(start.clone(), job.model.parameters())
+    optimizer = torch.optim.SGD(job.model.parameters(), lr=RATE, momentum=MOMENTUM)
+    deal = job.sampler.partitioner.indices
+    indices = [deal(job.sampler.labels, client, clients, epoch=e, seed=job.sampler.seed) for e in epochs]
+    for batch in (b for own in indices for b in own.split(BATCH)):
+        x, y = job.data.train.batch(batch)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(job.model(x.double()), y).backward()
+        optimizer.step()
+    return flat(job) - start, len(indices[0])
+
+
+def weighted(updates: Tensor, samples: Tensor) -> Tensor:
+    return (samples / samples.sum()) @ updates
+
+
+def a_round_is_the_mean_weighted_by_samples(comm: Communicator) -> None:
+    """Two rounds of two epochs with half of the clients; neither the plain mean nor a kept optimizer gives the same."""
+    config = configuration(4, fraction=0.5, local_epochs=2)
+    sample = Sample(comm.size, 0.5, config.seed)
+    clients = [sample.of(0), sample.of(1)]
+    assert len(clients[0]) == max(1, comm.size // 2)
+    right = expected(comm, config, clients, 2, weighted)
+    job = body.trainer(comm, config)
+    job.run()
+    torch.testing.assert_close(flat(job), right, rtol=1e-9, atol=1e-11)
+    if comm.size > 2:
+        plain = expected(comm, config, clients, 2, lambda updates, samples: updates.mean(0))
+        assert float((flat(job) - plain).norm()) > 1e-3
+    assert all(torch.equal(flat(job), other) for other in comm.all_gather(flat(job)))
+
+
+def aggregators_see_single_updates(comm: Communicator) -> None:
+    byzantine = int(comm.size > 3)
+    for name in ("krum", "median", "trimmed_mean"):
+        if comm.size >= LEAST[name](byzantine):
+            config = configuration(1, aggregate=name, byzantine=byzantine)
+            combine = partial(without_samples, AGGREGATORS[name], byzantine)
+            right = expected(comm, config, [range(comm.size)], 1, combine)
+            job = body.trainer(comm, config)
+            job.run()
+            torch.testing.assert_close(flat(job), right, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def without_samples(aggregate: Aggregator, byzantine: int, updates: Tensor, samples: Tensor) -> Tensor:
+    return aggregate(updates, byzantine)
+
+
+def updates_are_clipped(comm: Communicator) -> None:
+    def clipped(updates: Tensor, samples: Tensor) -> Tensor:
+        assert (updates.norm(dim=1) > 0.05).all()
+        return weighted(updates * 0.05 / updates.norm(dim=1, keepdim=True), samples)
+
+    config = configuration(1, clip=0.05)
+    right = expected(comm, config, [range(comm.size)], 1, clipped)
+    job = body.trainer(comm, config)
+    job.run()
+    torch.testing.assert_close(flat(job), right, rtol=1e-9, atol=1e-11)
+
+
+def masked_rounds_are_plain_rounds(comm: Communicator) -> None:
+    """But for fixed point; and of what every rank hands to the engine, nothing has to do with an update."""
+    config = configuration(2)
+    plain = body.trainer(comm, config)
+    plain.run()
+    spy = Spy(comm)
+    masked = body.trainer(spy, configuration(2, secure=True))  # type: ignore[arg-type]
+    updates: list[Tensor] = []
+    merge = masked.strategy._merge  # type: ignore[attr-defined]
+    masked.strategy._merge = lambda u, n, c: (updates.append(torch.cat([u * n, u.new_tensor([n])])), merge(u, n, c))[1]  # type: ignore[attr-defined]
+    masked.run()
+    torch.testing.assert_close(flat(masked), flat(plain), rtol=1e-6, atol=1e-7)
+    bulky = [x for x in spy.sent if x.numel() >= len(updates[0])]
+    assert sum(x.dtype == torch.int64 for x in bulky) == len(updates) == 2
+    for secret in map(secure.encode, updates):
+        for sent in (x for x in bulky if x.dtype == torch.int64):
+            assert not torch.equal(sent, secret)
+            assert uniform(sent), "what left the client is not uniform"
+        assert not uniform(secret)
+
+
+def floats_travel_only_before_training(comm: Communicator) -> None:
+    """The first model is broadcast; later, nothing of its size goes out but masked integers and the server's sum."""
+    spy = Spy(comm)
+    job = body.trainer(spy, configuration(1, secure=True))  # type: ignore[arg-type]
+    start = job.strategy.start
+    job.strategy.start = lambda model: (start(model), spy.sent.clear())[0]  # type: ignore[method-assign]
+    job.run()
+    size = len(flat(job))
+    assert not [x for x in spy.sent if x.is_floating_point() and x.numel() > 8]
+    assert [x.numel() for x in spy.sent if x.dtype == torch.int64 and x.numel() > size] == [size + 1]
+
+
+def uniform(x: Tensor, least: float = 1e-7) -> bool:
+    """Whether the bytes of `x` pass for uniform: chi-square over 256 values, p > `least`."""
+    from scipy.stats import chisquare
+
+    counts = torch.bincount(x.contiguous().view(torch.uint8).long(), minlength=256)
+    return bool(chisquare(counts.numpy()).pvalue > least)
+
+
+class Spy:
+    """A communicator that remembers what this rank hands to it (a broadcast: where it is the root)."""
+
+    def __init__(self, comm: Communicator) -> None:
+        self._comm, self.sent = comm, list[Tensor]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    def all_reduce_(self, x: Tensor, op: Any = "mean") -> None:
+        self.sent.append(x.clone())
+        self._comm.all_reduce_(x, op)
+
+    def all_reduce_async_(self, x: Tensor, op: Any = "mean") -> Any:
+        self.sent.append(x.clone())
+        return self._comm.all_reduce_async_(x, op)
+
+    def reduce_scatter(self, x: Tensor, op: Any = "mean") -> Tensor:
+        self.sent.append(x.clone())
+        return self._comm.reduce_scatter(x, op)
+
+    def all_gather(self, x: Tensor) -> list[Tensor]:
+        self.sent.append(x.clone())
+        return self._comm.all_gather(x)
+
+    def broadcast_(self, x: Tensor, root: int = 0) -> None:
+        if self._comm.rank == root and x.dtype != torch.int64:
+            self.sent.append(x.clone())
+        self._comm.broadcast_(x, root)
+
+    def all_to_all(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        self.sent += [x.clone() for x in xs]
+        return self._comm.all_to_all(xs)
+
+    def exchange(self, x: Tensor, dst: int, src: int) -> Tensor:
+        self.sent.append(x.clone())
+        return self._comm.exchange(x, dst, src)
+
+
+def who_drops_out_is_left_out_of_the_sum(comm: Communicator) -> None:
+    """Every subset of clients that is large enough delivers; one that is not is refused on every rank."""
+    threshold = max(2, comm.size // 2)
+    add = SecureSum(comm, threshold)
+    vectors = [
+        torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(r)) for r in range(comm.size)
+    ]
+    for delivering in [(1 << comm.size) - 1, (1 << threshold) - 1, 0b1, (1 << comm.size) - 2]:
+        counting = [r for r in range(comm.size) if delivering >> r & 1]
+        right = sum((secure.encode(vectors[r]) for r in counting), torch.zeros(50, dtype=torch.int64))
+        if len(counting) >= threshold:
+            total = add(vectors[comm.rank], comm.rank in counting, range(comm.size))
+            assert torch.equal(secure.encode(total), right)
+        else:
+            with pytest.raises(
+                UserError, match=f"{len(counting)} of {comm.size} clients delivered .* {threshold} must"
+            ):
+                add(vectors[comm.rank], comm.rank in counting, range(comm.size))
+
+
+def an_update_that_is_not_finite_drops_out(comm: Communicator) -> None:
+    """Also one that fixed point cannot hold; unmasked, masked and with noise."""
+    if comm.size < 3:
+        return
+    bad = {0: math.inf, 1: 2.0**61 / secure.SCALE}
+    for rank, value in bad.items():
+        others = [float(r) for r in range(comm.size) if r != rank]
+        weights = [r + 1 for r in range(comm.size) if r != rank]
+        right = sum(x * n for x, n in zip(others, weights, strict=True)) / sum(weights)
+        for add in [PlainSum(comm), SecureSum(comm, 2)][rank:]:
+            own = torch.full((3,), value if comm.rank == rank else float(comm.rank), dtype=torch.float64)
+            result = WeightedMean(add)(own, comm.rank + 1, range(comm.size))
+            torch.testing.assert_close(result, torch.full((3,), right, dtype=torch.float64))
+
+
+def noise_has_the_promised_variance(comm: Communicator) -> None:
+    """Of the sum, whoever adds it up; it is the same on every rank and another one every time."""
+    numel, deviation = 40_000, 3.0
+    update = torch.full((numel,), float(comm.rank), dtype=torch.float64)
+    adders = [PlainSum(comm), *([SecureSum(comm, 2)] if comm.size > 1 else [])]
+    for add in adders:
+        merge = PrivateMean(add, comm.size, deviation, expected=1.0)
+        # Of rank 0 nothing counts: it had no samples.
+        first, second = (merge(update, comm.rank, range(comm.size)) for _ in range(2))
+        noise = first - sum(range(comm.size))
+        # The variance of numel squares: six deviations of it, sqrt(2 / numel) each.
+        assert abs(float(noise.var()) / deviation**2 - 1) < 6 * math.sqrt(2 / numel)
+        assert abs(float(noise.mean())) < 6 * deviation / math.sqrt(numel)
+        assert not torch.equal(first, second)
+        assert all(torch.equal(first, other) for other in comm.all_gather(first))
+
+
+class Log(Sink):
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def evaluation(self, record: Record) -> None:
+        self.records.append(record)
+
+
+def every_evaluation_tells_epsilon(comm: Communicator) -> None:
+    """Of the rounds so far; the sample is of a seed that is not the run's, but the same on every rank."""
+    log = Log()
+    config = configuration(3, noise=2.0, clip=1.0, fraction=0.5, delta=1e-3, local_epochs=2)
+    job = body.trainer(comm, config, sinks=[log] if comm.rank == 0 else [])
+    job.run()
+    seeds = {int(s) for s in comm.all_gather(torch.tensor(job.strategy._sample.seed >> 1))}  # type: ignore[attr-defined]
+    assert len(seeds) == 1
+    assert seeds != {config.seed}
+    if comm.rank == 0:
+        assert [record["epsilon"] for record in log.records] == [
+            epsilon_of(2.0, 0.5, rounds) for rounds in (0, 1, 1, 2)
+        ]
+        assert job.strategy.summary() == {"rounds": 2, "epsilon": epsilon_of(2.0, 0.5, 2), "delta": 1e-3}
+    assert all(torch.equal(flat(job), other) for other in comm.all_gather(flat(job)))
+
+
+def epsilon_of(noise: float, fraction: float, rounds: int) -> float:
+    accountant = Accountant()
+    for _ in range(rounds):
+        accountant.add(noise, fraction)
+    return accountant.epsilon(1e-3)
+
+
+def confidential_checkpoints_hold_no_client(comm: Communicator, folder: Path) -> None:
+    """Inside the second round: the model is the first one's to the bit, and of a rank there are only its generators."""
+    first = body.trainer(comm, configuration(2, secure=True, local_epochs=2))
+    first.run()
+    job = body.trainer(comm, configuration(3, secure=True, local_epochs=2), checkpoints=folder / "checkpoints")
+    job.strategy.finish = lambda: None  # type: ignore[method-assign]
+    job.run()
+    inside = checkpoint.load(folder, comm, print)
+    assert not [name for name in inside.mine if name.startswith("strategy.")]
+    assert not inside.optimizer
+    for name, value in body.parameters(first).items():
+        assert torch.equal(inside.model[name], value), name
+    assert float((flat(job) - flat(first)).norm()) > 1e-3
+    again = body.trainer(comm, configuration(4, secure=True, local_epochs=2))
+    again.restore(inside)
+    again.run()
+    assert again.strategy.summary() == {"rounds": 2}
+
+
+def normed_model() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def resuming_configuration(steps: int, every: int = 1, **sync: Any) -> Any:
+    return body.configuration(
+        model={"target": "tests.bodies.federated:normed_model"},
+        data={"partition": {"name": "dirichlet", "alpha": 3.0}},
+        train={"steps": steps, "epochs": None, "precision": "fp32"},
+        optimizer={"name": "AdamW", "lr": 0.01, "momentum": None},
+        checkpoint={"every": every},
+        sync={"fusion_mb": None, "strategy": "federated", "fraction": 0.75, **sync},
+    )
+
+
+def resumed(comm: Communicator, folder: Path, steps: int, **sync: Any) -> None:
+    """Stopped after `steps` and gone on with, against never stopped: parameters, running statistics and summaries to the bit."""
+
+    def run(length: int, checkpoints: Path | None = None, start: checkpoint.Snapshot | None = None) -> Trainer:
+        job = body.trainer(comm, resuming_configuration(length, steps, **sync), checkpoints=checkpoints)
+        if start:
+            job.restore(start)
+        if checkpoints:
+            job.strategy.finish = lambda: None  # type: ignore[method-assign]
+        job.run()
+        return job
+
+    through = run(steps + 6)
+    run(steps, folder / "checkpoints")
+    again = run(steps + 6, start=checkpoint.load(folder, comm, print))
+    for name, value in through.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]) or not value.is_floating_point(), name
+    assert again.strategy.summary()["rounds"] == through.strategy.summary()["rounds"] > 0
+
+
+def running_statistics_are_merged_like_parameters(comm: Communicator) -> None:
+    job = body.trainer(comm, resuming_configuration(steps_of_first_epoch(comm), 1000, fraction=1.0))
+    seen: list[tuple[Tensor, int]] = []
+    merge = job.strategy.merge  # type: ignore[attr-defined]
+
+    def after_a_look() -> None:
+        seen.append((job.model[1].running_mean.double(), job.strategy._samples))  # type: ignore[attr-defined, index]
+        merge()
+
+    job.strategy.merge = after_a_look  # type: ignore[attr-defined]
+    job.run()
+    means, samples = (torch.stack(comm.all_gather(torch.as_tensor(x))) for x in seen[0])
+    right = weighted(means, samples.double())
+    torch.testing.assert_close(job.model[1].running_mean.double(), right, rtol=1e-5, atol=1e-6)  # type: ignore[index]
+
+
+def steps_of_first_epoch(comm: Communicator) -> int:
+    return body.trainer(comm, resuming_configuration(1)).sampler.epoch(0).steps
+
+
+def resumes_between_rounds(comm: Communicator, folder: Path) -> None:
+    """An epoch is a round."""
+    resumed(comm, folder, steps_of_first_epoch(comm))
+
+
+def resumes_inside_a_round(comm: Communicator, folder: Path) -> None:
+    """In the second epoch of three."""
+    resumed(comm, folder, steps_of_first_epoch(comm) + 2, local_epochs=3)
+
+
+def a_round_that_is_cut_short_is_in_the_last_checkpoint(comm: Communicator, folder: Path) -> None:
+    """Though the step before its end was saved, and its model evaluated, already."""
+    log = Log()
+    config = body.configuration(
+        train={"steps": 2, "epochs": None, "eval_every": 1},
+        checkpoint={"every": 1},
+        sync={"fusion_mb": None, "strategy": "federated", "local_epochs": 2},
+    )
+    job = body.trainer(comm, config, checkpoints=folder / "checkpoints", sinks=[log])
+    job.run()
+    saved = checkpoint.load(folder, comm, print)
+    for name, value in body.parameters(job).items():
+        assert torch.equal(saved.model[name], value), name
+    before, again, after = (record["loss"] for record in log.records)
+    assert before == again != after
+    assert job.strategy.summary()["rounds"] == 1
+
+
+BODIES = [
+    a_round_is_the_mean_weighted_by_samples,
+    aggregators_see_single_updates,
+    updates_are_clipped,
+    running_statistics_are_merged_like_parameters,
+    noise_has_the_promised_variance,
+    an_update_that_is_not_finite_drops_out,
+]
+MASKED = [masked_rounds_are_plain_rounds, floats_travel_only_before_training, who_drops_out_is_left_out_of_the_sum]
+ON_DISK = [
+    confidential_checkpoints_hold_no_client,
+    resumes_between_rounds,
+    resumes_inside_a_round,
+    a_round_that_is_cut_short_is_in_the_last_checkpoint,
+]

@@ -1,0 +1,307 @@
+"""Models in stages and shares, against one process: plain functions of a communicator."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hvd_train import checkpoint
+from hvd_train.comm.base import Communicator, broadcast_json
+from hvd_train.comm.single import SingleCommunicator
+from hvd_train.config import Config
+from hvd_train.data.base import Dataset, TensorSplit
+from hvd_train.errors import UserError
+from hvd_train.signals import StopRequest
+from hvd_train.spec import DataSpec
+from hvd_train.trainer import Trainer
+from hvd_train.worker import assemble, build
+from tests.bodies import training as body
+
+LENGTH, VOCABULARY = 6, 11
+
+
+def language(samples: int = 106) -> Dataset:
+    """Sequences in which the next token follows from the last two."""
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(VOCABULARY, (samples, LENGTH + 1), generator=generator)
+    for i in range(2, LENGTH + 1):
+        tokens[:, i] = (tokens[:, i - 1] * 3 + tokens[:, i - 2]) % VOCABULARY
+    x, y, labels = tokens[:, :-1], tokens[:, 1:], torch.full((samples,), -1)
+    train, test = (TensorSplit(x[p], y[p], labels[p]) for p in (slice(9, None), slice(9)))
+    return Dataset(train, test, DataSpec((LENGTH,), VOCABULARY, "language"))
+
+
+def images(samples: int = 106) -> Dataset:
+    """Stripes, of which the class is the width."""
+    generator = torch.Generator().manual_seed(4)
+    y = torch.randint(3, (samples,), generator=generator)
+    columns = torch.arange(8)[None] // (y[:, None] + 1) % 2
+    x = columns[:, None, None, :] + 0.3 * torch.randn(samples, 1, 8, 8, generator=generator)
+    train, test = (TensorSplit(x[p], y[p], y[p]) for p in (slice(9, None), slice(9)))
+    return Dataset(train, test, DataSpec((1, 8, 8), 3, "classification"))
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {
+        "model": {"name": "mlp", "hidden": [8, 12, 8, 4], "activation": "tanh", "target": None},
+        "train": {"class_weights": "balanced"},
+    },
+    "transformer": {
+        "model": {"name": "transformer", "layers": 2, "width": 8, "heads": 4, "target": None},
+        "data": {"target": "tests.bodies.parallelism:language"},
+    },
+    "untied": {
+        "model": {"name": "transformer", "layers": 3, "width": 8, "heads": 4, "tie": False, "target": None},
+        "data": {"target": "tests.bodies.parallelism:language"},
+    },
+}
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "resnet": {
+        "model": {"name": "resnet", "depth": 8, "width": 4, "target": None},
+        "data": {"target": "tests.bodies.parallelism:images"},
+    },
+    "cnn": {
+        "model": {"name": "cnn", "channels": [4, 8], "target": None},
+        "data": {"target": "tests.bodies.parallelism:images"},
+    },
+}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": {"name": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}},
+    "adamw": {"optimizer": {"name": "AdamW", "lr": 0.01, "momentum": None, "weight_decay": 0.1}},
+    "clipped": {"train": {"clip_norm": 0.05}},
+}
+
+
+def configuration(model: str, optimizer: str, batch: int, accumulate: int, /, **sections: dict[str, Any]) -> Config:
+    merged: dict[str, dict[str, Any]] = {
+        "train": {"epochs": 1, "accumulate": accumulate},
+        "data": {"batch_size": batch},
+    }
+    for part in ({**MODELS, **CONVOLUTIONS}[model], OPTIMIZERS[optimizer], sections):
+        for section, fields in part.items():
+            merged[section] = {**merged.get(section, {}), **fields}
+    return body.configuration(**merged)
+
+
+def whole(job: Trainer) -> dict[str, Tensor]:
+    """All parameters and buffers, on every rank; collective."""
+    state = job.snapshot().model
+    names = broadcast_json(
+        job.comm, {n: [list(t.shape), str(t.dtype).removeprefix("torch.")] for n, t in state.items()}
+    )
+    for name, (shape, dtype) in names.items():
+        state.setdefault(name, torch.empty(shape, dtype=getattr(torch, dtype)))
+        job.comm.broadcast_(state[name])
+    return state
+
+
+GLOBAL_BATCH = 48
+"""Of 97 sequences the last step has one, which one copy of the model computes; of 203 rows it has 11."""
+
+Case = tuple[str, str, int, int, str, int]
+"""Model, optimizer, stages, shares, schedule, micro-batches."""
+
+
+def cases(size: int) -> list[Case]:
+    """Every way to lay out `size` ranks, with each model; schedules, optimizers and micro-batches in turn."""
+    layouts = [(p, t) for p, t in product((1, 2, 4), repeat=2) if p * t > 1 and size % (p * t) == 0]
+    chosen = []
+    for number, ((p, t), model) in enumerate(product(layouts, MODELS)):
+        schedule = ("1f1b", "gpipe")[number % 2]
+        optimizer = list(OPTIMIZERS)[(number + number // 3) % 3]
+        chosen.append((model, optimizer, p, t, schedule, (1, 2, 3, 4)[number % 4]))
+    return chosen
+
+
+def few(size: int) -> list[Case]:
+    """One model for each layout."""
+    every = cases(size)
+    return [every[i + i // 3 % 3] for i in range(0, len(every), 3)]
+
+
+def alone(model: str, optimizer: str) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Parameters and metrics of one process, which is asked for once."""
+    with body.ALONE:
+        if (model, optimizer) not in _ALONE:
+            job = body.trainer(SingleCommunicator(), configuration(model, optimizer, GLOBAL_BATCH, 1))
+            job.run()
+            _ALONE[model, optimizer] = job.snapshot().model, job.metrics
+        return _ALONE[model, optimizer]
+
+
+_ALONE: dict[tuple[str, str], tuple[dict[str, Tensor], dict[str, float]]] = {}
+
+
+def equals_one_process(comm: Communicator, chosen: list[Case] | None = None) -> None:
+    """The same parameters to 1e-6 in float64, and the same metrics."""
+    for case in chosen or few(comm.size):
+        model, optimizer, p, t, schedule, accumulate = case
+        if p > 1 and not comm.outlives_ranks:
+            continue
+        copies = comm.size // (p * t)
+        batch = GLOBAL_BATCH // (copies * accumulate)
+        parallel = {"pipeline": p, "tensor": t, "schedule": schedule}
+        expected, metrics = alone(model, optimizer)
+        job = body.trainer(comm, configuration(model, optimizer, batch, accumulate, parallel=parallel))
+        job.run()
+        try:
+            body.assert_close(whole(job), expected)
+            assert job.metrics == pytest.approx(metrics, rel=1e-6), (job.metrics, metrics)
+        except AssertionError as error:
+            raise AssertionError(f"{case}: {error}") from None
+
+
+def convolutions_equal_one_process(comm: Communicator) -> None:
+    """Of two stages, with running statistics in checkpoints; and one linear layer of two ranks after convolutions of all."""
+    equals_one_process(comm, [("resnet", "sgd", 2, 1, "1f1b", 1), ("cnn", "sgd", 2, 1, "gpipe", 2)])
+    equals_one_process(comm, [("cnn", "adamw", 1, 2, "1f1b", 1)])
+
+
+def local_sgd_of_parts_is_that_of_the_whole(comm: Communicator) -> None:
+    """Two copies in two stages each are two ranks, which go apart between the means."""
+    sync = {"strategy": "local_sgd", "period": 2, "fusion_mb": None}
+    config = configuration("transformer", "clipped", GLOBAL_BATCH // 2, 1, sync=sync)
+    pair = comm.split(comm.rank // 2, comm.rank)
+    with body.ONE_AT_A_TIME:
+        parts = build(config, pair)
+    # Of all ranks, not of the pair: the other one may still be drawing its parameters from the generator of this process.
+    comm.barrier()
+    expected = assemble(config, pair, parts, [], None, StopRequest())
+    expected.run()
+    parallel = {"pipeline": 2, "tensor": comm.size // 4}
+    job = body.trainer(
+        comm, configuration("transformer", "clipped", GLOBAL_BATCH // 4, 2, sync=sync, parallel=parallel)
+    )
+    job.run()
+    body.assert_close(whole(job), body.parameters(expected))
+
+
+def parameters_are_divided(comm: Communicator) -> None:
+    """But for what is whole on all ranks of a stage: biases after sums, normalisation, embeddings."""
+    wide = {"model": {"name": "mlp", "hidden": [64] * 7, "target": None}, "train": {"steps": 1, "epochs": None}}
+    for p, t in product((1, 2, 4), repeat=2):
+        if comm.size == p * t > 1:
+            job = body.trainer(comm, body.configuration(**wide, parallel={"pipeline": p, "tensor": t}))
+            job.run()
+            total = sum(w.numel() for w in whole(job).values())
+            mine = sum(w.numel() for w in job.model.parameters())
+            state = sum(s["momentum_buffer"].numel() for s in job.optimizer.torch.state.values())
+            assert mine == state
+            assert mine < 1.4 * total / (p * t), (p, t, mine, total)
+            together = torch.tensor(mine)
+            comm.all_reduce_(together, "sum")
+            assert total <= together <= 1.1 * total, (p, t, together, total)
+
+
+def both(comm: Communicator) -> dict[str, int]:
+    """All ranks in two stages, where the engine can have any."""
+    stages = 2 if comm.outlives_ranks else 1
+    return {"pipeline": stages, "tensor": comm.size // stages}
+
+
+def stages_are_refused_where_ranks_send_nothing_to_one_another(comm: Communicator) -> None:
+    if not comm.outlives_ranks:
+        with pytest.raises(UserError, match=r"parallel.pipeline.*--engine mpi"):
+            body.trainer(comm, configuration("mlp", "sgd", 8, 1, parallel={"pipeline": comm.size}))
+
+
+def half_precision_stays_close(comm: Communicator) -> None:
+    """Under autocast, with loss scaling where that is used, the result is that of one process but for rounding."""
+    for precision, tolerance in (("fp16", 0.01), ("bf16", 0.05)):
+        sections = {"train": {"precision": precision, "steps": 4, "epochs": None}}
+        with body.ALONE:
+            one = body.trainer(SingleCommunicator(), configuration("transformer", "sgd", GLOBAL_BATCH, 1, **sections))
+            one.run()
+        parallel = both(comm)
+        job = body.trainer(
+            comm, configuration("transformer", "sgd", GLOBAL_BATCH // 2, 2, **sections, parallel=parallel)
+        )
+        job.run()
+        for name, value in whole(job).items():
+            assert (value - one.snapshot().model[name]).abs().max() < tolerance, (precision, name)
+
+
+def an_overflow_anywhere_skips_the_step_everywhere(comm: Communicator) -> None:
+    """On one rank alone; the others, whose gradients are fine, must not go ahead."""
+    sections = {"train": {"precision": "fp16", "steps": 1, "epochs": None}}
+    job = body.trainer(comm, configuration("transformer", "sgd", GLOBAL_BATCH, 1, **sections, parallel=both(comm)))
+    if comm.rank == comm.size - 1:
+        next(job.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    before = body.parameters(job)
+    job.run()
+    assert all(torch.equal(before[name], p) for name, p in body.parameters(job).items())
+    assert job.precision.scaler.get_scale() == 2.0**15
+
+
+def resumes_in_any_layout(comm: Communicator, folder: Path) -> None:
+    """One step in each of several layouts, first and last alone, are as many by one process: momenta, norm and all."""
+    alone = SingleCommunicator()
+    layouts = [(2, 1), (1, 2), (comm.size // 2, 2), (1, 1), (comm.size, 1)]
+    worlds = [(alone, 1, 1), *((comm, p, t) for p, t in layouts if p == 1 or comm.outlives_ranks), (alone, 1, 1)]
+    for step, (world, p, t) in enumerate(worlds, 1):
+        if world is comm or comm.rank == 0:
+            config = saving(step, GLOBAL_BATCH * p * t // world.size, parallel={"pipeline": p, "tensor": t})
+            job = body.trainer(world, config, checkpoints=folder / "checkpoints")
+            if step > 1:
+                job.restore(checkpoint.load(folder, world, print))
+            job.run()
+            assert job.progress.step == step
+        comm.barrier()
+    if comm.rank == 0:
+        through = body.trainer(alone, saving(len(worlds), GLOBAL_BATCH))
+        through.run()
+        body.assert_close(body.parameters(job), body.parameters(through))
+
+
+def saving(steps: int, batch: int, **sections: dict[str, Any]) -> Config:
+    """A tied transformer that takes `steps` steps in all and saves each."""
+    fields = {"train": {"steps": steps, "epochs": None}, "checkpoint": {"every": 1}, **sections}
+    return configuration("transformer", "adamw", batch, 1, **fields)
+
+
+def noisy(steps: int, parallel: dict[str, int]) -> Config:
+    model = {"dropout": 0.3}
+    length = {"steps": steps, "epochs": None, "precision": "fp32"}
+    return configuration(
+        "transformer", "adamw", 8, 2, model=model, train=length, parallel=parallel, checkpoint={"every": 3}
+    )
+
+
+def resumes_to_the_bit(comm: Communicator, folder: Path) -> None:
+    """Stopped after step 3 and gone on with, in noise, against never stopped."""
+    parallel = both(comm)
+    through = body.trainer(comm, noisy(5, parallel))
+    through.run()
+    body.trainer(comm, noisy(3, parallel), checkpoints=folder / "checkpoints").run()
+    second = body.trainer(comm, noisy(5, parallel))
+    second.restore(checkpoint.load(folder, comm, print))
+    second.run()
+    for name, value in body.parameters(through).items():
+        assert torch.equal(value, body.parameters(second)[name]), name
+
+
+def what_is_whole_drops_out_alike(comm: Communicator) -> None:
+    """On the ranks of a stage the parameters that all of them have stay equal to the bit, and outputs too."""
+    job = body.trainer(comm, noisy(4, {"tensor": comm.size}))
+    job.run()
+    for name, p in job.model.named_parameters():
+        others = comm.all_gather(p.detach()[None])
+        same = all(torch.equal(p[None], other) for other in others)
+        shared = any(word in name for word in ("project", "merge.weight", "feed.1.0", "feed.1.2.weight"))
+        assert same != shared, name
+
+
+BODIES = [
+    equals_one_process,
+    half_precision_stays_close,
+    an_overflow_anywhere_skips_the_step_everywhere,
+    stages_are_refused_where_ranks_send_nothing_to_one_another,
+]
+RESUMING = [resumes_in_any_layout]
+NOISY = [what_is_whole_drops_out_alike]
+"""Not for threads, which share generators."""

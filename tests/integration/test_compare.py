@@ -1,0 +1,109 @@
+"""`ddl compare` as a user types it: real runs, one after another."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.ddl import SMALL, alive, ddl, ranks, start, summary, wait_for
+from tests.integration.parts import needs
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    file = tmp_path / "model.yaml"
+    file.write_text(SMALL)
+    return file
+
+
+def test_strategies_are_compared_and_one_that_fails_is_a_row(model: Path, tmp_path: Path) -> None:
+    """Eight steps of two ranks that are 20 ms apart; rank 0 takes twenty times as long to compute."""
+    needs("mpirun")
+    done = ddl(
+        "compare", model, "train.eval_every=2", "--np", "2", "--budget", "8steps", "--target", "loss=100",
+        "--strategies", "allreduce,allreduce:optimizer.lr=1e300,local_sgd:period=4",
+        "--latency-ms", "20", "--straggler", "0:20", "--output", "out", cwd=tmp_path, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())
+    allreduce, diverged, local = found["rows"]
+    assert [row["steps"] for row in found["rows"]] == [8, None, 8]
+    assert diverged["ended"].startswith("failed: the loss became")
+    assert allreduce["seconds"] >= 8 * 2 * 0.02
+    assert local["seconds"] >= 2 * 2 * 0.02
+    assert local["bytes over first"] == pytest.approx(1 / 4, rel=0.05)
+    phases = summary(tmp_path / "out" / "03-local_sgd-period=4")["seconds"]
+    assert phases["backward"] >= 19 * (phases["data"] + phases["forward"]), "there it makes up for what it is ahead"
+    assert allreduce["s to loss 100"] == found["runs"][0]["evaluations"][0]["seconds"]
+    steps, sent, _ = zip(
+        *((e["step"], e["bytes_sent"], e["seconds"]) for e in found["runs"][0]["evaluations"]), strict=True
+    )
+    assert steps == (2, 4, 6, 8)
+    assert sent == tuple(sent[0] * n for n in (1, 2, 3, 4))
+    folders = ["01-allreduce", "02-allreduce-optimizer.lr=1e300", "03-local_sgd-period=4"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*folders, "compare.json", "compare.png"]
+    assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+    seeds = {json.loads((tmp_path / "out" / f / "config.json").read_text())["seed"] for f in folders}
+    assert seeds == {0}
+    table = done.stdout.splitlines()
+    assert [line.split("  ")[0] for line in table] == [
+        "strategy",
+        "allreduce",
+        "allreduce optimizer.lr=1e300",
+        "local_sgd period=4",
+    ]
+    assert "3/3 local_sgd period=4" in done.stderr
+
+
+def test_a_signal_ends_the_series(model: Path, tmp_path: Path) -> None:
+    needs("mpirun")
+    process = start(
+        "compare", model, "--strategies", "local_sgd,allreduce", "--budget", "1000s", "--output", "out", cwd=tmp_path
+    )
+    try:
+        wait_for(tmp_path, "out/01-local_sgd/metrics.jsonl")
+        started = ranks(process.pid)
+        assert len(started) == 2
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 75, errors
+    assert "2/2" not in errors
+    deadline = time.monotonic() + 10
+    while alive(started) and time.monotonic() < deadline:
+        psutil.wait_procs(started, timeout=0.2)
+    assert not alive(started)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strategies", "allreduce,locl_sgd"], "no 'locl_sgd' here; did you mean 'local_sgd'?"),
+        (["--np", "0"], "--np: expected at least 1 rank, got 0"),
+        (["--output", "."], "--output: . exists; give another folder"),
+    ],
+)
+def test_mistakes_leave_nothing(arguments: list[str], message: str, model: Path, tmp_path: Path) -> None:
+    done = ddl("compare", model, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_emulation_is_for_yaml_files(tmp_path: Path) -> None:
+    done = ddl("run", "--straggler", "0:5", "script.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--straggler are for YAML files" in done.stderr
+
+
+def test_a_run_is_told_what_to_emulate(model: Path, tmp_path: Path) -> None:
+    done = ddl(
+        "run", "--np", "2", "--gbps", "1", "--latency-ms", "5", "--straggler", "1:5", "--dry-run", model, cwd=tmp_path
+    )
+    assert '"emulate":{"latency_ms":5.0,"gbps":1.0,"straggler":1,"factor":5.0}' in done.stdout

@@ -1,0 +1,15 @@
+"""Workers of unequal speed under mpirun, on the engine and number of ranks of this session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hvd_train.comm.base import Communicator
+from tests.bodies import heterogeneous
+
+
+@pytest.mark.parametrize("check", heterogeneous.BODIES, ids=lambda f: f.__name__)
+def test_bodies(check: Any, comm: Communicator) -> None:
+    check(comm)

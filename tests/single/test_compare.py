@@ -1,0 +1,277 @@
+"""`ddl compare`: what it is asked for, and what it makes of recorded runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+
+from cli import emulation
+from cli.compare import entries, outcome
+from cli.compare.entries import Entry, budget
+from cli.compare.outcome import Outcome
+from cli.compare.plot import picture
+from cli.compare.report import Report
+from cli.compare.series import Series
+from hvd_train.comm import threads
+from hvd_train.comm.base import Communicator
+from hvd_train.errors import UserError
+from tests.bodies import training
+
+MODEL = "model: mlp\ndata: digits\n"
+
+
+def model(folder: Path, text: str = "") -> Path:
+    file = folder / "model.yaml"
+    file.write_text(MODEL + text)
+    return file
+
+
+def series(file: Path, strategies: str, *overrides: str, budget: str | None = None) -> Series:
+    launch = {"world_size": 2, "engine": "mpi", "emulate": None}
+    return Series(file, overrides, entries.entries(strategies), budget, file.parent / "out", launch)
+
+
+def test_strategies_with_their_options() -> None:
+    found = entries.entries("allreduce,local_sgd:period=8,diloco:period=50:outer_lr=0.7,x:a=[1,2]:b={c: 1}")
+    assert [(e.name, e.options) for e in found] == [
+        ("allreduce", ()),
+        ("local_sgd", ("period=8",)),
+        ("diloco", ("period=50", "outer_lr=0.7")),
+        ("x", ("a=[1,2]", "b={c: 1}")),
+    ]
+    assert [e.title for e in found[:2]] == ["allreduce", "local_sgd period=8"]
+    assert [e.folder for e in found] == [
+        "allreduce",
+        "local_sgd-period=8",
+        "diloco-period=50-outer_lr=0.7",
+        "x-a=-1-2-b=-c-1",
+    ]
+
+
+def test_overrides_of_a_strategy_keep_what_all_have_in_common() -> None:
+    of_file = {"strategy": "local_sgd", "period": 4, "compression": "fp16", "fusion_mb": 1}
+    entry = Entry("", "diloco", ("period=50", "optimizer.lr=0.1", "data.partition=dirichlet", "seed=3"))
+    whole, *others = entry.overrides(of_file)
+    assert json.loads(whole.removeprefix("sync=")) == {"compression": "fp16", "fusion_mb": 1, "strategy": "diloco"}
+    assert others == ["sync.period=50", "optimizer.lr=0.1", "data.partition=dirichlet", "seed=3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10epochs", ["train.steps=null", "train.epochs=10"]),
+        ("1 epoch", ["train.steps=null", "train.epochs=1"]),
+        ("500steps", ["train.epochs=null", "train.steps=500"]),
+        ("1.5s", ["train.steps=null", "train.epochs=1000000000", "train.max_seconds=1.5"]),
+        ("2GB", ["train.steps=null", "train.epochs=1000000000", "train.max_bytes=2000000000"]),
+        ("0.5MB", ["train.steps=null", "train.epochs=1000000000", "train.max_bytes=500000"]),
+    ],
+)
+def test_budgets(text: str, expected: list[str]) -> None:
+    assert budget(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: budget("10"), "--budget: '10' is none; expected epochs, steps, seconds or bytes"),
+        (lambda: budget("0s"), "--budget: '0s' is none"),
+        (lambda: budget("1.5epochs"), "--budget: '1.5epochs' has a fraction"),
+        (lambda: entries.target("accuracy"), "--target: 'accuracy' is none; expected METRIC=VALUE"),
+        (lambda: entries.target("accuracy=high"), "--target: 'accuracy=high' is none"),
+        (lambda: entries.entries("a,,b"), "--strategies: 'a,,b': expected NAME or NAME:OPTION=VALUE"),
+        (lambda: entries.entries("a:period"), "--strategies: 'a:period': expected NAME or NAME:OPTION=VALUE"),
+        (lambda: entries.entries("a:=3"), "--strategies: 'a:=3': expected NAME"),
+        (lambda: entries.entries("a,b:c=1,a"), "--strategies: 'a' stands there twice"),
+        (lambda: emulation.section(-1, None, None, 2), "--latency-ms: expected milliseconds, got -1"),
+        (lambda: emulation.section(0, 0, None, 2), "--gbps: expected Gbit/s above 0, got 0"),
+        (lambda: emulation.section(0, None, "1", 2), "--straggler: '1' is none; expected RANK:FACTOR"),
+        (lambda: emulation.section(0, None, "1:0.5", 2), "--straggler: '1:0.5' is none"),
+        (lambda: emulation.section(0, None, "2:5", 2), "--straggler: no rank 2 among 2; expected 0 to 1"),
+    ],
+)
+def test_what_cannot_be_read_is_said(ask: Any, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        ask()
+
+
+def test_emulation_is_what_was_written() -> None:
+    assert emulation.section(0.0, None, None, 4) is None
+    expected = {"latency_ms": 5.0, "gbps": 1.0, "straggler": 3, "factor": 5.0}
+    assert emulation.section(5.0, 1.0, "3:5", 4) == expected
+
+
+def test_a_strategy_replaces_that_of_the_file(tmp_path: Path) -> None:
+    file = model(tmp_path, "sync: {strategy: local_sgd, period: 4, compression: fp16}\n")
+    series(file, "allreduce,local_sgd:period=2").check()
+    series(file, "allreduce", "sync.period=2").check()
+
+
+@pytest.mark.parametrize(
+    ("strategies", "budget", "message"),
+    [
+        ("allreduce,localsgd", None, "no 'localsgd' here; did you mean 'local_sgd'?"),
+        ("allreduce,local_sgd:perod=2", None, "sync.perod: unknown key; did you mean 'period'?"),
+        ("allreduce", "60s", "the schedule 'cosine' falls over the length of a run, which '60s' does not tell"),
+    ],
+)
+def test_mistakes_are_told_before_the_first_run(
+    strategies: str, budget: str | None, message: str, tmp_path: Path
+) -> None:
+    file = model(tmp_path, "schedule: {name: cosine}\n")
+    with pytest.raises(UserError, match=re.escape(message)):
+        series(file, strategies, budget=budget).check()
+    series(file, "allreduce", budget="5epochs").check()
+
+
+def recorded(folder: Path, bytes_of_ranks: list[int | None], sent: list[int], **summary: Any) -> Path:
+    """A run with an evaluation every ten steps and two seconds, of accuracies 0.5, 0.7, ..."""
+    folder.mkdir()
+    evaluations = [
+        {"kind": "eval", "step": 10 * n, "seconds": 2.0 * n, "bytes_sent": b, "accuracy": 0.3 + 0.2 * n, "loss": 1 / n}
+        for n, b in enumerate(sent, 1)
+    ]
+    lines = [{"kind": "train", "step": 5, "loss": 3}, *evaluations]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    last = evaluations[-1]
+    found = {
+        "eval": {"loss": last["loss"], "accuracy": last["accuracy"]},
+        "ended": "length",
+        "steps_per_second": 5.0,
+        "bytes_of_ranks": bytes_of_ranks,
+        **summary,
+    }
+    (folder / "summary.json").write_text(json.dumps(found))
+    return folder
+
+
+@pytest.fixture
+def outcomes(tmp_path: Path) -> list[Outcome]:
+    first = recorded(tmp_path / "1", [4_000_000, 4_000_000], [2_000_000, 5_000_000, 8_000_000])
+    gap = {"staleness": {"mean": 1.5, "max": 4, "histogram": {"0": 1}}, "largest_gap": 3}
+    alone = recorded(tmp_path / "2", [1_000_000, 3_000_000, None], [500_000, 1_000_000], **gap)
+    return [
+        outcome.read("allreduce", first, None),
+        outcome.read("ssp staleness=3", alone, None),
+        outcome.read("broken", tmp_path / "3", "no such thing"),
+    ]
+
+
+def test_bytes_of_a_rank_that_went_alone_are_corrected_at_the_end(outcomes: list[Outcome]) -> None:
+    assert [e["bytes_sent"] for e in outcomes[0].evaluations] == [2_000_000, 5_000_000, 8_000_000]
+    assert [e["bytes_sent"] for e in outcomes[1].evaluations] == [2_000_000, 4_000_000]
+
+
+def test_a_run_without_evaluations_has_nothing_to_compare(tmp_path: Path) -> None:
+    recorded(tmp_path / "1", [0], [0]).joinpath("metrics.jsonl").unlink()
+    assert "no held-out samples" in str(outcome.read("allreduce", tmp_path / "1", None).failure)
+
+
+def test_rows(outcomes: list[Outcome]) -> None:
+    first, second, third = outcome.rows(outcomes, ("accuracy", 0.7))
+    assert first == {
+        "strategy": "allreduce",
+        "loss": pytest.approx(1 / 3),
+        "accuracy": pytest.approx(0.9),
+        "steps": 30,
+        "seconds": 6.0,
+        "over first": 1.0,
+        "steps/s": 5.0,
+        "MB sent": 8.0,
+        "bytes over first": 1.0,
+        "s to accuracy 0.7": 4.0,
+        "MB to accuracy 0.7": 5.0,
+        "staleness mean": None,
+        "staleness max": None,
+        "largest_gap": None,
+        "ended": "length",
+    }
+    assert (second["over first"], second["bytes over first"]) == (pytest.approx(2 / 3), 0.5)
+    assert (second["staleness mean"], second["staleness max"], second["largest_gap"]) == (1.5, 4, 3)
+    assert third == {**dict.fromkeys(first), "strategy": "broken", "ended": "failed: no such thing"}
+
+
+def test_what_no_run_reaches_is_an_empty_column(outcomes: list[Outcome]) -> None:
+    assert [row["s to loss 0.01"] for row in outcome.rows(outcomes, ("loss", 0.01))] == [None] * 3
+    assert outcomes[0].first("loss", 0.6) == outcomes[0].evaluations[1], "a loss falls"
+
+
+def test_the_first_that_succeeds_is_what_others_are_compared_with(outcomes: list[Outcome]) -> None:
+    rows = outcome.rows([outcomes[2], outcomes[1], outcomes[0]], None)
+    assert [row.get("bytes over first") for row in rows] == [None, 1.0, 2.0]
+    assert [list(row) for row in outcome.rows(outcomes[2:], None)] == [["strategy", "ended"]]
+
+
+def lines(axes: Axes) -> dict[str, list[tuple[float, float]]]:
+    return {str(line.get_label()): list(zip(*line.get_data(), strict=True)) for line in axes.get_lines()}  # type: ignore[arg-type]
+
+
+def test_picture(outcomes: list[Outcome]) -> None:
+    figure = picture(outcomes, "accuracy", "title", 0.7)
+    seconds, sent, steps = (lines(axes) for axes in figure.axes)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["seconds of training", "MB sent by all ranks", "steps"]
+    assert [axes.get_xscale() for axes in figure.axes] == ["linear", "log", "linear"]
+    assert seconds["allreduce"] == [(2, 0.5), (4, 0.7), (6, pytest.approx(0.9))]
+    assert sent["allreduce"] == [(2, 0.5), (5, 0.7), (8, pytest.approx(0.9))]
+    assert steps["ssp staleness=3"] == [(10, 0.5), (20, 0.7)]
+    assert {str(text.get_text()) for text in figure.legends[0].get_texts()} == {"allreduce", "ssp staleness=3"}
+
+
+def test_every_strategy_has_a_line_of_its_own_and_one_without_bytes_is_drawn() -> None:
+    evaluations = [{"step": n, "seconds": n, "bytes_sent": 0, "loss": 1 / n} for n in (1, 2)]
+    many = [Outcome(f"s{n}", "", evaluations, {}) for n in range(20)]
+    seconds, sent, _ = picture(many, "loss", "", None).axes
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in seconds.get_lines()}
+    assert len(looks) == 20
+    assert sent.get_xscale() == "linear", "an axis of powers has no zero"
+
+
+def test_a_report_in_three_forms(outcomes: list[Outcome], tmp_path: Path) -> None:
+    launch = {
+        "world_size": 2,
+        "engine": "mpi",
+        "emulate": {"gbps": 1.0, "latency_ms": 5.0, "straggler": 1, "factor": 5.0},
+    }
+    report = Report("a/model.yaml", "10epochs", ("accuracy", 0.7), launch, outcomes)
+    assert report.title == ("model.yaml, np=2, 10 epochs, links of 1 Gbit/s, 5 ms latency, rank 1 5 times slower")
+    report.save(tmp_path / "out")
+    assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+    saved = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert saved["rows"] == outcome.rows(outcomes, ("accuracy", 0.7))
+    assert [len(run["evaluations"]) for run in saved["runs"]] == [3, 2, 0]
+    head, *rows = report.text().splitlines()
+    assert head.split()[:3] == ["strategy", "loss", "accuracy"]
+    assert rows[0].split()[:4] == ["allreduce", "0.3333", "0.9", "30"]
+    assert rows[2].endswith("failed: no such thing")
+
+
+def test_a_report_of_nothing(tmp_path: Path) -> None:
+    launch = {"world_size": 2, "engine": "mpi", "emulate": None}
+    report = Report("model.yaml", None, None, launch, [])
+    report.save(tmp_path / "out")
+    assert report.text() == ""
+
+
+@pytest.mark.parametrize(
+    ("limit", "evaluations", "reason"),
+    [({"max_bytes": 3000}, 2, "bytes_sent used up"), ({"max_seconds": 1e-9}, 1, "seconds used up")],
+)
+def test_a_budget_ends_a_run_at_the_first_evaluation_after_it(
+    limit: dict[str, Any], evaluations: int, reason: str
+) -> None:
+    """In a step each of two ranks sends 84 numbers of float64: together 1,344 bytes."""
+    train = {"epochs": 100, "eval_every": 2, **limit}
+
+    def ended(comm: Communicator) -> tuple[str, int, int]:
+        job = training.trainer(comm, training.configuration(train=train, sync={"fusion_mb": 1.0}))
+        return job.run(), job.progress.step, job.bytes_sent
+
+    (first, steps, sent), second = threads.run(2, ended)
+    assert second == (first, steps, sent)
+    assert (first, steps) == (reason, 2 * evaluations)
+    assert sent == steps * 8 * 84

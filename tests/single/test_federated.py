@@ -1,0 +1,157 @@
+"""Federated rounds of threads; `tests/parallel/test_federated.py` runs the same bodies under mpirun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hvd_train.checkpoint import Snapshot
+from hvd_train.comm import threads
+from hvd_train.comm.base import Communicator
+from hvd_train.errors import UserError
+from hvd_train.sync._clients import Sample
+from tests.bodies import federated as body
+from tests.bodies import training
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("check", body.BODIES, ids=lambda f: f.__name__)
+def test_bodies_on_threads(check: Any, size: int) -> None:
+    threads.run(size, check)
+
+
+@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("check", body.MASKED, ids=lambda f: f.__name__)
+def test_masked_bodies_on_threads(check: Any, size: int) -> None:
+    threads.run(size, check)
+
+
+def test_every_evaluation_tells_epsilon() -> None:
+    threads.run(3, body.every_evaluation_tells_epsilon)
+
+
+@pytest.mark.parametrize("check", body.ON_DISK, ids=lambda f: f.__name__)
+def test_on_disk_on_threads(check: Any, tmp_path: Path) -> None:
+    threads.run(3, lambda comm: check(comm, tmp_path))
+
+
+REFUSED = {
+    "krum on too few clients": ({"aggregate": "krum", "byzantine": 1}, "krum withstands 1 Byzantine.*there are 3"),
+    "a sample that is too small": ({"aggregate": "median", "byzantine": 1, "fraction": 0.6}, "median.*there are 2"),
+    "a mean that withstands": ({"byzantine": 1}, "sync.byzantine: mean withstands no.*krum, median or trimmed_mean"),
+    "noise without a norm": ({"noise": 1.0}, "sync.noise needs sync.clip"),
+    "noise in a median": (
+        {"noise": 1.0, "clip": 1.0, "aggregate": "median"},
+        "sync.noise.*'median' takes none: choose aggregate: mean, or noise: 0",
+    ),
+    "a delta that means nothing": ({"noise": 1.0, "clip": 1.0, "delta": 0.5}, "sync.delta: with 3 clients.*got 0.5"),
+    "masks and single updates": (
+        {"secure": True, "aggregate": "krum"},
+        "'krum' needs single updates; choose aggregate: mean or secure: false",
+    ),
+    "a threshold of nothing": ({"threshold": 2}, "sync.threshold is that of secure aggregation: add secure: true"),
+    "a threshold out of range": ({"secure": True, "threshold": 4}, "sync.threshold: expected 2 to 3, .* got 4"),
+    "a threshold over the sample": (
+        {"secure": True, "threshold": 3, "fraction": 0.7},
+        "sync.threshold: expected 2 to 2, .* got 3",
+    ),
+    "one alone": ({"secure": True, "fraction": 0.3}, "a round of one client has nobody to hide among"),
+    "compression": ({"compression": "topk"}, "sync.compression: federated sends whole parameters"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_work_is_refused_at_the_start(name: str) -> None:
+    options, text = REFUSED[name]
+    with pytest.raises(UserError, match=text):
+        threads.run(3, lambda comm: training.trainer(comm, body.configuration(1, **options)))
+
+
+@pytest.mark.parametrize("options", [{"secure": True}, {"noise": 1.0, "clip": 1.0}])
+def test_running_statistics_are_refused_where_they_would_tell_on_a_client(options: dict[str, Any]) -> None:
+    config = training.configuration(
+        model={"target": "tests.bodies.federated:normed_model"},
+        data={"partition": "contiguous"},
+        sync={"fusion_mb": None, "strategy": "federated", **options},
+    )
+    with pytest.raises(UserError, match=r"sync: '1' keeps running statistics.*group or layer normalisation"):
+        threads.run(2, lambda comm: training.trainer(comm, config))
+
+
+def test_noise_for_clients_whose_samples_change_is_refused() -> None:
+    config = training.configuration(sync={"fusion_mb": None, "strategy": "federated", "noise": 1.0, "clip": 1.0})
+    with pytest.raises(UserError, match=r"data.partition: 'random' deals samples to other clients.*take contiguous"):
+        threads.run(2, lambda comm: training.trainer(comm, config))
+
+
+def test_a_checkpoint_for_which_no_epsilon_holds_is_refused() -> None:
+    """Of a run without noise, or of other clients; one of the same is gone on with, and counted on."""
+    private = body.configuration(2, noise=1.0, clip=1.0)
+    plain = threads.run(3, lambda comm: snapshot(comm, body.configuration(1)))
+    noised = threads.run(3, lambda comm: snapshot(comm, body.configuration(1, noise=2.0, clip=1.0)))
+
+    def resumed(comm: Communicator, snapshots: list[Snapshot]) -> Any:
+        job = training.trainer(comm, private)
+        job.restore(snapshots[comm.rank])
+        job.run()
+        return job.strategy.state_dict()["spent"]
+
+    for size, snapshots in ((3, plain), (2, noised)):
+        with pytest.raises(UserError, match="--resume: no epsilon holds"):
+            threads.run(size, lambda comm: resumed(comm, snapshots))  # noqa: B023
+    assert threads.run(3, lambda comm: resumed(comm, noised))[0] == [[2.0, 1.0, 1], [1.0, 1.0, 1]]
+
+
+def snapshot(comm: Communicator, config: Any) -> Snapshot:
+    job = training.trainer(comm, config)
+    job.run()
+    return job.snapshot()
+
+
+def test_a_round_without_clients_changes_nothing_but_by_noise() -> None:
+    """A Poisson sample may be empty: rank 0 takes steps then, which do not count."""
+
+    def run(comm: Communicator) -> float:
+        job = training.trainer(comm, body.configuration(1, noise=1e-9, clip=1.0))
+        job.strategy._sample = Sample(comm.size, 1e-12, 0, poisson=True)  # type: ignore[attr-defined]
+        before = body.flat(job)
+        comm.broadcast_(before)
+        assert job.strategy.share(0) == ((0, 2) if comm.rank == 0 else None)
+        job.run()
+        assert job.progress.step > 0
+        return float((body.flat(job) - before).abs().max())
+
+    assert 0 < max(threads.run(2, run)) < 1e-7
+
+
+def test_the_first_line_says_who_takes_part() -> None:
+    def roles(comm: Communicator, **options: Any) -> str:
+        return training.trainer(comm, body.configuration(1, **options)).strategy.roles()
+
+    assert threads.run(4, lambda comm: roles(comm, fraction=0.5)) == ["4 clients, 2 of them in a round"] * 4
+    poisson = {"fraction": 0.5, "noise": 1.0, "clip": 1.0}
+    assert "each of them in a round with probability 0.5" in threads.run(4, lambda comm: roles(comm, **poisson))[0]
+
+
+@pytest.mark.parametrize("partition", ["contiguous", "dirichlet"])
+def test_digits_are_learned_nearly_as_well_as_with_allreduce(partition: str) -> None:
+    """Four clients, ten epochs: within 2 points where clients are alike, within 5 where a Dirichlet draw made them unlike."""
+
+    def accuracy(comm: Communicator, strategy: str) -> float:
+        config = training.configuration(
+            model={"name": "mlp", "hidden": [64], "target": None},
+            data={"name": "digits", "target": None, "batch_size": 32, "partition": partition},
+            optimizer={"weight_decay": None},
+            train={"epochs": 10, "precision": "fp32", "eval_every": 1000},
+            checkpoint={"every": 1000},
+            sync={"fusion_mb": None, "strategy": strategy},
+        )
+        job = training.trainer(comm, config)
+        job.run()
+        return job.metrics["accuracy"]
+
+    ours, theirs = (threads.run(4, lambda comm: accuracy(comm, s))[0] for s in ("federated", "allreduce"))  # noqa: B023
+    assert ours > theirs - (0.02 if partition == "contiguous" else 0.05)
+    assert ours > 0.9

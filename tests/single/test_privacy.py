@@ -1,0 +1,240 @@
+"""Differential privacy and secure aggregation, without ranks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import sys
+from statistics import NormalDist
+
+import pytest
+import torch
+from torch import Tensor
+
+from hvd_train.comm.single import SingleCommunicator
+from hvd_train.errors import UserError
+from hvd_train.privacy import gaussian, secure
+from hvd_train.privacy.accountant import Accountant
+from hvd_train.sync._clients import PlainSum, PrivateMean, Sample
+from tests.bodies.federated import uniform
+
+
+def spent(*rounds: tuple[float, float, int]) -> Accountant:
+    accountant = Accountant()
+    for noise, fraction, count in rounds:
+        for _ in range(count):
+            accountant.add(noise, fraction)
+    return accountant
+
+
+def exact_delta(epsilon: float, noise: float) -> float:
+    """Of one Gaussian mechanism, in closed form (Balle and Wang, arXiv 1805.06530, theorem 8)."""
+    phi = NormalDist().cdf
+    half, tilt = 1 / (2 * noise), epsilon * noise
+    return phi(half - tilt) - math.exp(epsilon) * phi(-half - tilt)
+
+
+def renyi(alpha: int, fraction: float, noise: float) -> float:
+    """Of one sampled Gaussian at an integer order, term by term (arXiv 1908.10530, section 3.3)."""
+    logs = [
+        math.log(math.comb(alpha, k) * (1 - fraction) ** (alpha - k) * fraction**k) + (k * k - k) / (2 * noise**2)
+        for k in range(alpha + 1)
+    ]
+    return (max(logs) + math.log(math.fsum(math.exp(x - max(logs)) for x in logs))) / (alpha - 1)
+
+
+@pytest.mark.parametrize(("noise", "rounds"), [(1.0, 1), (2.0, 10), (5.0, 100), (0.5, 3)])
+def test_epsilon_of_all_clients_is_that_of_one_gaussian(noise: float, rounds: int) -> None:
+    """Noise s in T rounds is s / sqrt(T) in one: never less than the exact epsilon, and not a seventh more."""
+    together, delta = noise / math.sqrt(rounds), 1e-5
+    epsilon = spent((noise, 1.0, rounds)).epsilon(delta)
+    assert exact_delta(epsilon, together) <= delta
+    assert exact_delta(epsilon / 1.15, together) > delta
+
+
+@pytest.mark.parametrize(("noise", "fraction", "rounds"), [(1.0, 0.1, 50), (1.5, 0.5, 20), (4.0, 0.01, 1000)])
+def test_epsilon_of_a_sample_is_that_of_the_formula(noise: float, fraction: float, rounds: int) -> None:
+    """Integer orders alone give almost the same; other orders only make it smaller."""
+    delta = 1e-5
+    by_order = [
+        rounds * renyi(a, fraction, noise) - math.log(delta * a) / (a - 1) + math.log(1 - 1 / a) for a in range(2, 60)
+    ]
+    epsilon = spent((noise, fraction, rounds)).epsilon(delta)
+    assert 0.97 * min(by_order) < epsilon <= min(by_order) * (1 + 1e-9)
+
+
+def test_epsilon_against_published_figures() -> None:
+    """256 of 60000 samples, noise 1.3, 20 epochs, delta 1e-5: the moments accountant of 2016 said 1.34 (arXiv 1911.11607)."""
+    epsilon = spent((1.3, 256 / 60000, 4688)).epsilon(1e-5)
+    assert 0.8 * 1.34 < epsilon < 1.34
+
+
+def test_epsilon_against_another_accountant() -> None:
+    """Composition of privacy loss distributions is tight; ours may only be somewhat larger."""
+    from opacus.accountants import PRVAccountant
+
+    other = PRVAccountant()
+    other.history = [(1.1, 0.25, 40)]
+    tight = other.get_epsilon(1e-5, eps_error=0.01, delta_error=1e-8)
+    assert tight - 0.01 <= spent((1.1, 0.25, 40)).epsilon(1e-5) < 1.15 * tight
+
+
+def test_rounds_of_other_noise_add_up() -> None:
+    mixed = spent((1.0, 0.5, 3), (2.0, 0.5, 4), (1.0, 0.5, 1))
+    assert mixed.spent == [(1.0, 0.5, 3), (2.0, 0.5, 4), (1.0, 0.5, 1)]
+    assert mixed.rounds == 8
+    assert spent((1.0, 0.5, 4)).epsilon(1e-5) < mixed.epsilon(1e-5) < spent((1.0, 0.5, 8)).epsilon(1e-5)
+    assert spent().epsilon(1e-5) == 0
+
+
+def test_a_missing_accountant_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    with pytest.raises(UserError, match=r"needs opacus.*pip install 'ddl\[privacy\]'"):
+        Accountant()
+
+
+def test_a_missing_cryptography_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "Crypto.Cipher", None)
+    monkeypatch.delitem(sys.modules, "hvd_train.privacy.secure")
+    with pytest.raises(UserError, match=r"needs pycryptodome: pip install 'ddl\[privacy\]'"):
+        import hvd_train.privacy.secure  # noqa: F401
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_clipping_bounds_what_one_client_changes(dtype: torch.dtype) -> None:
+    """Whatever the update is: the mean with and without it differs by clip / expected at most; short ones stay."""
+    for length in (0.0, 1e-30, 0.5, 1.0, 3.0, 1e30):
+        update = torch.randn(1000, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        update *= length / update.norm()
+        clipped = update.clone()
+        gaussian.clip_(clipped, 1.0)
+        merge = PrivateMean(PlainSum(SingleCommunicator()), 1, 0.0, expected=4.0)
+        change = merge(clipped, 1, [0]) - merge(clipped, 0, [0])
+        assert float(change.double().norm()) <= 1 / 4 * (1 + 1e-6)
+        if length < 1:
+            assert torch.equal(clipped, update)
+
+
+@pytest.mark.parametrize("numel", [0, 1, 2, 100_001])
+def test_noise_is_normal(numel: int) -> None:
+    from scipy.stats import kstest
+
+    noise = gaussian.gaussian(numel, 2.0)
+    assert noise.shape == (numel,)
+    if numel > 2:
+        assert kstest(noise.numpy(), "norm", args=(0, 2.0)).pvalue > 1e-7
+        halves = noise[: numel // 2], noise[numel // 2 : numel - 1]
+        assert abs(float(torch.corrcoef(torch.stack(halves))[0, 1])) < 6 / math.sqrt(numel / 2)
+
+
+def test_samples_are_what_the_accountant_assumes() -> None:
+    """Poisson: each client with probability q, independently, in about q (1 - q) K of variance; fixed size otherwise."""
+    poisson, fixed = (Sample(10, 0.3, 7, poisson=p) for p in (True, False))
+    drawn = torch.zeros(4000, 10)
+    for number in range(len(drawn)):
+        drawn[number, poisson.of(number)] = 1
+    assert float((drawn.mean(0) - 0.3).abs().max()) < 6 * math.sqrt(0.21 / 4000)
+    assert float(drawn.sum(1).var()) == pytest.approx(2.1, rel=0.15)
+    assert float((drawn.T.corrcoef() - torch.eye(10)).abs().max()) < 6 / math.sqrt(4000)
+    assert {len(fixed.of(number)) for number in range(100)} == {3}
+    assert len({tuple(fixed.of(number)) for number in range(100)}) > 50
+    assert fixed.of(5) == Sample(10, 0.3, 7).of(5) != Sample(10, 0.3, 8).of(5)
+    assert [Sample(10, q, 0).size for q in (0.01, 0.25, 1.0)] == [1, 2, 10]
+
+
+Round = tuple[dict[int, secure.Secrets], dict[int, bytes], dict[int, dict[int, bytes]]]
+"""Of every client: its secrets, what it advertised, and what was sealed for it."""
+
+
+def shared(clients: list[int], threshold: int) -> Round:
+    mine = {c: secure.draw() for c in clients}
+    keys = {c: secure.advertise(mine[c]) for c in clients}
+    sent = {c: secure.share(mine[c], c, keys, threshold) for c in clients}
+    return mine, keys, {c: {other: sent[other][c] for other in clients} for c in clients}
+
+
+def vectors(clients: list[int]) -> dict[int, Tensor]:
+    made = {c: torch.randn(100, dtype=torch.float64, generator=torch.Generator().manual_seed(c)) for c in clients}
+    return {c: secure.encode(v) for c, v in made.items()}
+
+
+def total(xs: list[Tensor]) -> Tensor:
+    return torch.stack(xs).sum(0)
+
+
+@pytest.mark.parametrize("clients", [[0, 1], [0, 1, 2, 3], [2, 5, 11, 3, 7]])
+def test_whoever_drops_out_the_sum_is_that_of_the_others(clients: list[int]) -> None:
+    """Every subset that delivers, every number of those who answer: exact from the threshold on, refused below."""
+    threshold = len(clients) // 2 + 1
+    mine, keys, sealed = shared(clients, threshold)
+    plain = vectors(clients)
+    masked = {c: secure.mask(plain[c], mine[c], c, keys) for c in clients}
+    for count in range(1, len(clients) + 1):
+        for delivered in itertools.combinations(clients, count):
+            answering = random.Random(count).sample(delivered, max(1, count - 1))
+            revealed = {c: secure.reveal(mine[c], c, keys, sealed[c], delivered) for c in answering}
+            left = total([masked[c] for c in delivered])
+            if len(answering) < threshold:
+                with pytest.raises(UserError, match=f"{len(answering)} of {len(clients)} clients .* {threshold} must"):
+                    secure.unmask(left, keys, delivered, revealed, threshold)
+            else:
+                assert torch.equal(
+                    secure.unmask(left, keys, delivered, revealed, threshold), total([plain[c] for c in delivered])
+                )
+
+
+def test_a_single_masked_vector_is_uniform_and_an_unmasked_one_is_not() -> None:
+    """Also one of zeros, and when the server knows the client's own mask; in several rounds."""
+    mine, keys, _ = shared([0, 1, 2], 2)
+    for _ in range(5):
+        mine, keys, _ = shared([0, 1, 2], 2)
+        for vector in (torch.zeros(20_000, dtype=torch.int64), secure.encode(torch.randn(20_000))):
+            masked = secure.mask(vector, mine[0], 0, keys)
+            assert uniform(masked)
+            assert uniform(masked - secure._stream(mine[0].own, 20_000))
+            assert not uniform(vector)
+
+
+def test_fewer_shares_than_the_threshold_tell_nothing() -> None:
+    """Over many rounds, what two of three needed shares combine to is uniform and never the secret."""
+    found = []
+    for _ in range(200):
+        secret = b"sixteen letters."
+        shares = secure.Shamir.split(3, 4, secret)
+        found.append(secure.Shamir.combine(shares[:2]))
+        assert secure.Shamir.combine(shares[1:]) == secret
+    assert b"sixteen letters." not in found
+    assert uniform(torch.frombuffer(bytearray(b"".join(found)), dtype=torch.uint8))
+
+
+def test_nobody_reveals_both_shares_of_a_client_and_only_the_receiver_can_open_them() -> None:
+    mine, keys, sealed = shared([0, 1, 2], 2)
+    delivered = [0, 2]
+    text = secure.reveal(mine[2], 2, keys, sealed[2], delivered)
+    assert len(text) == 3 * secure.SECRET
+    parts = {c: secure._open(secure._channel(mine[2], keys[c]), c, 2, sealed[2][c]) for c in keys}
+    for place, client in enumerate(keys):
+        pairs, own = parts[client][: secure.SECRET], parts[client][secure.SECRET :]
+        assert text[place * secure.SECRET :][: secure.SECRET] == (own if client in delivered else pairs)
+    with pytest.raises(ValueError, match="MAC"):
+        secure.reveal(mine[1], 1, keys, sealed[2], delivered)
+    damaged = {**sealed[2], 0: bytes([sealed[2][0][0] ^ 1]) + sealed[2][0][1:]}
+    with pytest.raises(ValueError, match="MAC"):
+        secure.reveal(mine[2], 2, keys, damaged, delivered)
+
+
+def test_two_directions_of_a_channel_never_share_a_nonce() -> None:
+    assert len({secure._nonce(a, b) for a in range(5) for b in range(5)}) == 25
+
+
+def test_fixed_point_is_exact_to_its_last_digit_and_knows_its_range() -> None:
+    x = torch.tensor([0.0, 1.0, -1.0, 2.0**-24, 3.25, -(2.0**30)], dtype=torch.float64)
+    assert torch.equal(secure.decode(secure.encode(x)), x)
+    y = torch.randn(1000, dtype=torch.float64)
+    assert float((secure.decode(secure.encode(y)) - y).abs().max()) <= 2.0**-25
+    edge = torch.tensor([2.0**62 / secure.SCALE / 4])
+    assert not secure.fits(edge, 4)
+    assert secure.fits(edge * 0.999, 4)
+    assert not secure.fits(torch.tensor([math.nan]), 1)
+    assert not secure.fits(torch.tensor([math.inf]), 1)
