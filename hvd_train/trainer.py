@@ -497,8 +497,8 @@ class Trainer:
         self.optimizer.load_state(checkpoint.unpack(snapshot.state["optimizer"], snapshot.optimizer))
         self.precision.scaler.load_state_dict(checkpoint.unpack(snapshot.state["scaler"], snapshot.optimizer))
         same = snapshot.state["strategy_name"] == self.config.sync.strategy
-        if same:
-            self.strategy.load_state_dict(checkpoint.unpack(snapshot.state["strategy"], snapshot.optimizer))
+        agreed = checkpoint.unpack(snapshot.state["strategy"], snapshot.optimizer) if same else {}
+        self.strategy.load_state_dict(agreed)
         if snapshot.state["layout"] == self._layout and snapshot.mine:
             self._own_buffers = _with_prefix(BUFFER, snapshot.mine)
             _set_generators(snapshot.mine)

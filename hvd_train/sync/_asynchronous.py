@@ -72,9 +72,10 @@ class Asynchronous(SyncStrategy):
     def ended(self) -> str | None:
         return self.members.reason
 
-    def finish(self) -> None:
+    def finish(self) -> bool | None:
         self._tell(FINISHED)
         self._wait(lambda: not self.members.working)
+        return None
 
     def gather(self, value: Any) -> list[Any]:
         if self.comm.rank:

@@ -152,11 +152,12 @@ class Served(Asynchronous):
                 values[server] = values[server] if self._who.works(server) else report["bytes_sent"]
         return values
 
-    def finish(self) -> None:
+    def finish(self) -> bool:
         self._ask(FINISHED)
         super().finish()
         self._ask(PULL)
         self._update()
+        return True
 
     def leave(self) -> None:
         if self.comm.rank == 0:

@@ -127,12 +127,13 @@ class AsyncGossip(Asynchronous):
             copy_(self.flat.tensors, own)
 
     @torch.no_grad()
-    def finish(self) -> None:
+    def finish(self) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._partner is None)
         self._tell(FINISHED)
         copy_(self.flat.tensors, self._told() if self.comm.rank else self._merge())
         self._merged = True
+        return True
 
     def summary(self) -> dict[str, Any]:
         mean = sum(self._drifts) / max(1, len(self._drifts))

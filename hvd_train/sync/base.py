@@ -182,7 +182,7 @@ class SyncStrategy:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse of `state_dict`, before `start`."""
+        """The reverse of `state_dict`, before `start`; of nothing, where the checkpoint is of another strategy."""
 
     def rank_state(self) -> dict[str, Tensor]:
         """What resuming needs and is this rank's own."""

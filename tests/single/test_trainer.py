@@ -251,6 +251,52 @@ def test_buffers_are_averaged_for_evaluation_and_kept_apart_in_training() -> Non
     assert torch.equal(mean0, mean1)
 
 
+def test_a_resumed_rank_keeps_its_own_buffers(tmp_path: Path) -> None:
+    """Running statistics, which a start makes equal to those of rank 0."""
+
+    def config(steps: int) -> Any:
+        return body.configuration(
+            model={"name": "resnet", "depth": 8, "width": 2, "target": None},
+            data={"name": "digits", "batch_size": 16, "target": None},
+            train={"steps": steps, "epochs": None, "eval_every": 100},
+        )
+
+    def run(comm: Communicator) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        through = body.trainer(comm, config(6))
+        through.run()
+        body.trainer(comm, config(3), checkpoints=tmp_path / "checkpoints").run()
+        resumed = body.trainer(comm, config(6))
+        resumed.restore(checkpoint.load(tmp_path, comm, print))
+        resumed.run()
+        return dict(through.model.named_buffers()), dict(resumed.model.named_buffers())
+
+    (_, first), (expected, second) = threads.run(2, run)
+    assert all(torch.equal(value, second[name]) for name, value in expected.items())
+    assert not all(torch.equal(value, first[name]) for name, value in second.items())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("allreduce", "diloco"), ("diloco", "allreduce"), ("local_sgd", "federated")]
+)
+def test_another_strategy_goes_on_from_the_model(tmp_path: Path, before: str, after: str) -> None:
+    def config(strategy: str, steps: int) -> Any:
+        sync = {"strategy": strategy, "fusion_mb": None}
+        return body.configuration(sync=sync, train={"steps": steps, "epochs": None})
+
+    def run(comm: Communicator) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], int]:
+        first = body.trainer(comm, config(before, 5), checkpoints=tmp_path / "checkpoints")
+        first.run()
+        second = body.trainer(comm, config(after, 8))
+        second.restore(checkpoint.load(tmp_path, comm, print))
+        taken_over = body.parameters(second)
+        second.run()
+        return body.parameters(first), taken_over, second.progress.step
+
+    for left, taken_over, steps in threads.run(2, run):
+        body.assert_close(taken_over, left)
+        assert steps == 8
+
+
 def test_sparse_embedding_gradients_stay_sparse_and_are_averaged() -> None:
     def run(comm: Communicator) -> torch.Tensor:
         config = body.configuration(
