@@ -154,7 +154,8 @@ def a_slow_worker_slows_nobody(comm: Communicator) -> None:
         if sync["strategy"] != "parameter_server":
             assert job.progress.step == 5, sync
         elif comm.rank == last:
-            assert job.progress.step == 1, "the run was over when the others had ended"
+            # Not at once: servers may hear of its first step before they hear of the others' end.
+            assert job.progress.step < 5, "the run was over when the others had ended"
         signs.close()
 
 
