@@ -63,7 +63,7 @@ def launch(hosts: Hosts, *options: str | Path) -> Job:
         "cli",
         "run",
         "--hostfile",
-        hosts.hostfile(3),
+        hosts.hostfile(3, 1),
         "--output",
         out,
         *options[:-1],
