@@ -189,6 +189,9 @@ def averages_keep_the_mean(comm: Communicator) -> None:
     start = job.strategy.start
 
     def apart(model: Any) -> None:
+        # Others may average with what a replica has at the start: whole numbers too.
+        for p in model.parameters():
+            p.data.zero_()
         start(model)
         job.strategy.flat.tensors[0].fill_(float(2**comm.rank))  # type: ignore[attr-defined]
 
