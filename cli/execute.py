@@ -87,6 +87,7 @@ class Execution:
         )
         try:
             self._follow()
+            self._hear_guards()
         finally:
             self._reap()
             if self._folder:
@@ -118,6 +119,17 @@ class Execution:
                 self._process.terminate()
             if self._end_by and time.monotonic() > self._end_by:
                 return
+
+    def _hear_guards(self) -> None:
+        """A launcher that ended without a word may have done so before the guard of the host to blame could speak."""
+        if self._end_by or self._signals or self._failed() or not self._guards.posted:
+            return
+        now = time.monotonic()
+        deadline = now + TOGETHER
+        while now < deadline and self._watchdog.running() and not self._watchdog.gone(now):
+            for key, _ in self._selector.select(deadline - now):
+                self._read(self._selector, key)
+            now = time.monotonic()
 
     def _tick(self) -> None:
         """Once a second: look at the job, and let guards know that we are here."""
@@ -198,7 +210,8 @@ class Execution:
             self._on_end(sent.host, pid)
 
     def _on_end(self, host: str, pid: int) -> None:
-        if not self._end_by and not self._failed():
+        consequence = host == socket.gethostname() and self._process.poll() is not None
+        if not (self._end_by or consequence or self._failed()):
             self._watchdog.end(host, pid, time.monotonic())
 
     def _failed(self) -> bool:

@@ -111,7 +111,7 @@ class Watchdog:
 
     def end(self, host: str, pid: int, now: float) -> None:
         """Take note that a process on `host` ended, or with `pid` 0 the connection; of several, the first is the cause."""
-        ranks = [r for r in self._running() if r.host == host and pid in {0, r.pid, r.parent}]
+        ranks = [r for r in self.running() if r.host == host and pid in {0, r.pid, r.parent}]
         if ranks and (self._gone is None or now - self._gone.when > CONSEQUENCES):
             self._gone = Gone(host, pid, now, ranks)
 
@@ -127,6 +127,10 @@ class Watchdog:
         gone = self.gone(now)
         return gone is not None and gone.rank is not None and now - gone.when > seconds
 
+    def running(self) -> list[Rank]:
+        """Ranks that have been heard of and have neither come to their end nor been given up."""
+        return [r for n, r in sorted(self.ranks.items()) if n not in self.done | self.lost]
+
     def look(self, now: float) -> str | None:
         """Why the job stands still, if it has for too long."""
         if now - self._looked > PAUSE:
@@ -140,7 +144,7 @@ class Watchdog:
     def accuse(self, culprits: Sequence[Rank]) -> str:
         """A line for each of `culprits`, then where the others are."""
         lines = [f"{rank}: last at {rank.place}" for rank in culprits]
-        return "\n".join([*lines, *self._where(r for r in self._running() if r not in culprits)])
+        return "\n".join([*lines, *self._where(r for r in self.running() if r not in culprits)])
 
     def _absent(self, now: float) -> str | None:
         """Ranks that were never heard of, or wait for the engine: MPI and Horovod hang there on a wrong network."""
@@ -149,11 +153,11 @@ class Watchdog:
         if not missing or now - self.began <= patience:
             return None
         return "\n".join(
-            [f"{_named(missing)} did not start within {patience:g} seconds", *self._where(self._running())]
+            [f"{_named(missing)} did not start within {patience:g} seconds", *self._where(self.running())]
         )
 
     def _silent(self, now: float) -> str | None:
-        silent = [r for r in self._running() if now - r.heard > self.seconds]
+        silent = [r for r in self.running() if now - r.heard > self.seconds]
         if not silent:
             return None
         which = _named(r.number for r in silent)
@@ -161,7 +165,7 @@ class Watchdog:
 
     def _stuck(self, now: float) -> str | None:
         """Every rank speaks, and none has begun anything new."""
-        running = list(self._running())
+        running = self.running()
         if not running or any(r.turn is None or r.phase == _NOT_TIMED for r in running):
             return None
         patience = max(self.seconds, START) if any(r.phase == "start" for r in running) else self.seconds
@@ -171,9 +175,6 @@ class Watchdog:
         head = f"no rank has moved for {patience:g} seconds (--stall-timeout)"
         who = f"; the others wait for {_named(r.number for r in late)}" if 0 < len(late) < len(running) else ""
         return "\n".join([head + who, *self._where(running)])
-
-    def _running(self) -> Iterable[Rank]:
-        return (r for n, r in sorted(self.ranks.items()) if n not in self.done | self.lost)
 
     def _lose(self, number: int) -> None:
         self.lost.add(number)
