@@ -105,9 +105,8 @@ def one_worker_equals_one_process(comm: Communicator) -> None:
     }
     for name, optimizer in kinds.items():
         sections = {"optimizer": optimizer, "schedule": {"name": "cosine"}, "train": {"clip_norm": 0.5}}
-        with body.ALONE:
+        with body.alone(comm):
             alone = body.trained(SingleCommunicator(), configuration(9, {"strategy": "allreduce"}, **sections))
-        comm.barrier()
         served = body.trainer(comm, configuration(9, sync, **sections))
         served.run()
         if comm.rank == 0:

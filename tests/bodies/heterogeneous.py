@@ -34,9 +34,8 @@ def weighted(weights: Any) -> dict[str, Any]:
 def weighted_shares_equal_one_process(comm: Communicator) -> None:
     """Workers with batches as 1 : 2 : ... take the steps of one process with the batches of `random`, in float64."""
     weights = [float(r + 1) for r in range(comm.size)]
-    with body.ALONE:
+    with body.alone(comm):
         alone = body.trained(SingleCommunicator(), configuration(1, "random", accumulate=2, epochs=2))
-    comm.barrier()
     job = body.trainer(comm, configuration(comm.size, weighted(weights), accumulate=2, epochs=2))
     job.run()
     body.assert_close(body.parameters(job), alone)
@@ -72,9 +71,8 @@ def _dawdles(job: Trainer, seconds: float) -> None:
 
 def shares_settle_where_all_take_equally_long(comm: Communicator) -> None:
     """One rank is several times slower: it gets so much less, nobody waits for it, and the result is the same as ever."""
-    with body.ALONE:
+    with body.alone(comm):
         alone = body.trained(SingleCommunicator(), configuration(1, "random", epochs=4))
-    comm.barrier()
     job = body.trainer(comm, configuration(comm.size, weighted("auto"), epochs=4))
     plans = Plans(job)
     slow = comm.rank == comm.size - 1

@@ -124,9 +124,9 @@ def few(size: int) -> list[Case]:
     return [every[i + i // 3 % 3] for i in range(0, len(every), 3)]
 
 
-def alone(model: str, optimizer: str) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Parameters and metrics of one process, which is asked for once."""
-    with body.ALONE:
+def alone(comm: Communicator, model: str, optimizer: str) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Parameters and metrics of one process, which is asked for once; collective."""
+    with body.alone(comm):
         if (model, optimizer) not in _ALONE:
             job = body.trainer(SingleCommunicator(), configuration(model, optimizer, GLOBAL_BATCH, 1))
             job.run()
@@ -146,7 +146,7 @@ def equals_one_process(comm: Communicator, chosen: list[Case] | None = None) -> 
         copies = comm.size // (p * t)
         batch = GLOBAL_BATCH // (copies * accumulate)
         parallel = {"pipeline": p, "tensor": t, "schedule": schedule}
-        expected, metrics = alone(model, optimizer)
+        expected, metrics = alone(comm, model, optimizer)
         job = body.trainer(comm, configuration(model, optimizer, batch, accumulate, parallel=parallel))
         job.run()
         try:
@@ -214,7 +214,7 @@ def half_precision_stays_close(comm: Communicator) -> None:
     """Under autocast, with loss scaling where that is used, the result is that of one process but for rounding."""
     for precision, tolerance in (("fp16", 0.01), ("bf16", 0.05)):
         sections = {"train": {"precision": precision, "steps": 4, "epochs": None}}
-        with body.ALONE:
+        with body.alone(comm):
             one = body.trainer(SingleCommunicator(), configuration("transformer", "sgd", GLOBAL_BATCH, 1, **sections))
             one.run()
         parallel = both(comm)

@@ -69,9 +69,9 @@ def variant(name: str, workers: int, batch: int, **sync: Any) -> Config:
     return body.configuration(**sections)
 
 
-def alone_on(name: str, batch: int) -> dict[str, Tensor]:
-    """What one process makes of the variant, trained once."""
-    with body.ALONE:
+def alone_on(comm: Communicator, name: str, batch: int) -> dict[str, Tensor]:
+    """What one process makes of the variant, trained once; collective."""
+    with body.alone(comm):
         return _alone_on(name, batch)
 
 
@@ -87,8 +87,7 @@ def gradients_equal_one_process(comm: Communicator) -> None:
             continue
         workers = workers_of(comm, servers, placement)
         batch = GLOBAL_BATCH if name != "one runs out of samples" else body.SAMPLES // workers * workers
-        alone = alone_on(name, batch)
-        comm.barrier()
+        alone = alone_on(comm, name, batch)
         served = {"strategy": "parameter_server", "servers": servers, "placement": placement}
         try:
             body.assert_close(body.trained(comm, variant(name, workers, batch, **served)), alone)
@@ -98,8 +97,7 @@ def gradients_equal_one_process(comm: Communicator) -> None:
 
 def parameters_weighted_by_samples_equal_one_process(comm: Communicator) -> None:
     """Without momentum, steps on the workers' mean gradients and a merge weighted by samples are one step on all samples."""
-    alone = alone_on("plain", GLOBAL_BATCH)
-    comm.barrier()
+    alone = alone_on(comm, "plain", GLOBAL_BATCH)
     for servers, placement in [(1, "colocated"), (2, "dedicated")]:
         if not fits(comm, servers, placement):
             continue

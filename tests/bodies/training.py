@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,16 @@ SAMPLES = 203
 """No multiple of any batch used here: the last steps of an epoch are unequal, and some ranks run out of samples."""
 
 
-ONE_AT_A_TIME, ALONE = threading.Lock(), threading.Lock()
+ONE_AT_A_TIME, _ALONE = threading.Lock(), threading.Lock()
 """Ranks that are threads share torch's generator, and ast.parse of Python 3.11 is not safe in threads."""
+
+
+@contextmanager
+def alone(comm: Communicator) -> Iterator[None]:
+    """Each rank does what follows while no other rank does anything; collective."""
+    with _ALONE:
+        yield
+    comm.barrier()
 
 
 def classification(samples: int = SAMPLES) -> Dataset:
@@ -126,15 +136,12 @@ def equals_one_process(comm: Communicator) -> None:
     """np=1 with batch 64, np=2 with 32, np=4 with 16: the same parameters to 1e-6 in float64, in every variant."""
     from hvd_train.comm.single import SingleCommunicator
 
-    alone = {}
-    for name in VARIANTS:
-        with ALONE:
-            alone[name] = trained(SingleCommunicator(), variant(name, 1))
-    comm.barrier()
+    with alone(comm):
+        expected = {name: trained(SingleCommunicator(), variant(name, 1)) for name in VARIANTS}
     for name in VARIANTS:
         together = trained(comm, variant(name, comm.size))
         try:
-            assert_close(together, alone[name])
+            assert_close(together, expected[name])
         except AssertionError as error:
             raise AssertionError(f"variant '{name}': {error}") from None
 
