@@ -61,6 +61,19 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     return {k: unpack(v, tensors) for k, v in value["dict"]} if isinstance(value, dict) else value
 
 
+def to_tensors(value: dict[str, Any], name: str) -> dict[str, Tensor]:
+    """`value` as tensors alone: those in it, and under `name` the rest as bytes of JSON."""
+    tensors: dict[str, Tensor] = {}
+    structure = json.dumps(pack(value, name, tensors)).encode()
+    return {**tensors, name: torch.frombuffer(bytearray(structure), dtype=torch.uint8)}
+
+
+def from_tensors(tensors: dict[str, Tensor], name: str) -> dict[str, Any]:
+    """The reverse of `to_tensors`; other tensors are passed over."""
+    value: dict[str, Any] = unpack(json.loads(tensors[name].numpy().tobytes()), tensors)
+    return value
+
+
 def folders(parent: Path) -> list[Path]:
     """Checkpoint folders of a run, newest first."""
     return sorted(parent.glob("step-*[0-9]"), reverse=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -11,6 +13,26 @@ from torch import Tensor, nn
 Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 State = dict[str, dict[str, Any]]
 """By parameter name, what the optimizer remembers of the whole parameter."""
+
+
+def without_compiler(build: Callable[[], torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    """The optimizer of `build`, which does not import torch's compiler to be left out of graphs.
+
+    That would be a second of every rank's start. Nothing here calls it from a graph; its step runs no hooks.
+    """
+    for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+        method = inspect.unwrap(getattr(torch.optim.Optimizer, name))
+        setattr(method, "__dynamo_disable", method)
+    optimizer = build()
+    if not optimizer.defaults.get("differentiable"):
+        step = torch.no_grad()(inspect.unwrap(type(optimizer).step))
+        optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
+    return optimizer
+
+
+def kind(model: nn.Module, build: Build) -> str:
+    """The name of the torch optimizer that `build` makes for `model`."""
+    return type(build([p for p in model.parameters() if p.requires_grad])).__name__
 
 
 class ModelOptimizer:

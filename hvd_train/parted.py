@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -59,7 +59,7 @@ class PartedOptimizer(ModelOptimizer):
     def _numbered(self, state: State) -> dict[int, dict[str, Any]]:
         numbered = enumerate(self.parts, 1)
         named = ((i, part, self.names[part.parameter]) for i, part in numbered)
-        return {i: _of_part(state[name], part) for i, part, name in named if name in state}
+        return {i: of_part(state[name], part.parameter.shape, part.of) for i, part, name in named if name in state}
 
     def _gathered(self, fields: dict[str, list[Any]], held: dict[str, Any] | None, name: str) -> dict[str, Any]:
         """The state of a whole parameter from that of its parts; numbers are the same in each."""
@@ -83,7 +83,6 @@ def _shapes(values: dict[str, Any]) -> dict[str, list[Any]]:
     }
 
 
-def _of_part(state: dict[str, Any], part: Part) -> dict[str, Any]:
-    """What of a whole parameter's state belongs to a part of it."""
-    shape = part.parameter.shape
-    return {key: part.of(v) if isinstance(v, Tensor) and v.shape == shape else v for key, v in state.items()}
+def of_part(state: dict[str, Any], shape: torch.Size, of: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """What of the state of a whole parameter of `shape` belongs to the part of it that `of` cuts out."""
+    return {key: of(v) if isinstance(v, Tensor) and v.shape == shape else v for key, v in state.items()}

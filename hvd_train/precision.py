@@ -42,7 +42,8 @@ class Precision:
 
     def begin(self) -> None:
         """Before the gradients of a step: a rank that sees no loss needs the scale of all too, which the first loss makes."""
-        self.scaler.scale(torch.zeros((), device=self.device))
+        if self.scaler.is_enabled():
+            self.scaler.scale(torch.zeros((), device=self.device))
 
     def forward(self) -> AbstractContextManager[object]:
         """What the forward pass runs under."""

@@ -91,8 +91,8 @@ class Trainer:
     def run(self) -> str:
         """Train to the end and return why it came: 'length', 'early stop' or 'converged'; Stopped on a signal."""
         self.strategy.start(self.model)
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(self._own_buffers.get(name, buffer))
+        for name, own in self._own_buffers.items():
+            self.model.get_buffer(name).copy_(own)
         self.clock.enter("serve")
         if self.strategy.serve():
             return "served"

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hvd_train.heartbeat import Heartbeat
 from hvd_train.logs import Output
 from hvd_train.monitor import jsonl, tensorboard, terminal
 from hvd_train.monitor.base import Sink
-from hvd_train.optimizer import Build
+from hvd_train.optimizer import Build, without_compiler
 from hvd_train.parallel.division import divide
 from hvd_train.parallel.layout import Mesh, layout
 from hvd_train.precision import Precision
@@ -331,9 +332,8 @@ def _optimizer(config: Config) -> Build:
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         try:
-            optimizer: torch.optim.Optimizer = getattr(torch.optim, section.name)(parameters, **options)
+            return without_compiler(partial(getattr(torch.optim, section.name), parameters, **options))
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"optimizer: {section.name} refuses this model or these options: {error}") from None
-        return optimizer
 
     return build

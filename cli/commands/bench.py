@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import pictures
 from hvd_train import plugins
 from hvd_train.errors import UserError, nearest
 
@@ -52,8 +53,7 @@ def command(
     folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists():
         raise UserError(f"--output: {folder} exists; give another folder")
-    if find_spec("matplotlib") is None:
-        raise UserError("bench draws with matplotlib, which is not installed: pip install 'ddl[bench]'")
+    pictures.check("bench")
     from hvd_train.bench.request import Request
 
     names, cases = _names(what, variants), _cases(what, sizes, workloads)

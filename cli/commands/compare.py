@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli import emulation
+from cli import emulation, pictures
 from hvd_train.errors import UserError
 
 
@@ -48,8 +47,7 @@ def command(
     folder = output or Path(f"compare-{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists():
         raise UserError(f"--output: {folder} exists; give another folder")
-    if find_spec("matplotlib") is None:
-        raise UserError("compare draws with matplotlib, which is not installed: pip install 'ddl[bench]'")
+    pictures.check("compare")
     launch = {"world_size": np, "engine": choose(engine, np, alone=True), "emulate": emulated}
     series = Series(file, tuple(overrides or ()), entries(strategies), budget, folder.absolute(), launch)
     series.check()

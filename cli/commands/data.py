@@ -6,12 +6,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import pictures
 from hvd_train.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def command(
         raise UserError(
             f"--output: '{picture}' cannot be written; expected a name such as data.png in a folder that exists"
         )
-    if find_spec("matplotlib") is None:
-        raise UserError("data show draws with matplotlib, which is not installed: pip install 'ddl[bench]'")
+    pictures.check("data show")
     from cli.configuration import load
 
     config = load(file, overrides or [])

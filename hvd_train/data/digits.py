@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hvd_train.data._source import extra, hold_out, tensors
+import numpy as np
+
+from hvd_train.data._source import hold_out, shipped, tensors
 from hvd_train.data.base import Dataset
 from hvd_train.options import Annotated, Fraction, NonNegativeInt
 
@@ -13,6 +15,6 @@ def create(
     seed: Annotated[NonNegativeInt, "chooses the samples held out"] = 0,
 ) -> Dataset:
     """Inputs of shape (1, 8, 8). UserError without scikit-learn."""
-    digits = extra("sklearn.datasets").load_digits()
-    x, y = tensors(digits.images[:, None] / 16, digits.target, "digits")
+    rows = np.loadtxt(shipped("sklearn", "datasets/data/digits.csv.gz"), delimiter=",")
+    x, y = tensors(rows[:, :-1].reshape(-1, 1, 8, 8) / 16, rows[:, -1].astype(np.int64), "digits")
     return hold_out(x, y, test_fraction, seed, "digits")

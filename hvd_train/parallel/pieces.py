@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,11 +9,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hvd_train.checkpoint import pack, unpack
+from hvd_train.checkpoint import from_tensors, to_tensors
 from hvd_train.parallel.layout import Mesh
 from hvd_train.parallel.tensor import Cut
 
-_STRUCTURE = "structure"
+_MINE = "mine"
 
 
 class Pieces:
@@ -33,15 +32,12 @@ class Pieces:
         """By name, the whole of what ranks have, on rank 0; of tensors, or of dicts that hold some. Collective."""
         if self._mesh.place.data:
             return {}
-        tensors: dict[str, Tensor] = {}
-        structure = json.dumps(pack(dict(mine), _STRUCTURE, tensors)).encode()
-        tensors = {name: t.cpu().clone() for name, t in tensors.items()}
-        tensors[_STRUCTURE] = torch.frombuffer(bytearray(structure), dtype=torch.uint8)
+        tensors = {name: t.cpu().clone() for name, t in to_tensors(dict(mine), _MINE).items()}
         sent = torch.frombuffer(bytearray(safetensors.torch.save(tensors)), dtype=torch.uint8)
         received = self._mesh.copy.all_to_all([sent, *[sent[:0]] * (self._mesh.copy.size - 1)])
         if self._mesh.copy.rank:
             return {}
-        of_ranks = [_decoded(part) for part in received]
+        of_ranks = [from_tensors(safetensors.torch.load(part.numpy().tobytes()), _MINE) for part in received]
         names = [name for name in self._shapes if any(name in of for of in of_ranks)]
         return {name: self._joined(name, [of[name] for of in of_ranks if name in of]) for name in names}
 
@@ -79,13 +75,6 @@ class Pieces:
         if cut is None or not isinstance(value, Tensor) or value.shape != self._shapes[name]:
             return value
         return cut.part(value, self._mesh.place.tensor, self._mesh.layout.tensor)
-
-
-def _decoded(part: Tensor) -> dict[str, Any]:
-    tensors = safetensors.torch.load(part.numpy().tobytes())
-    structure = tensors.pop(_STRUCTURE).numpy().tobytes()
-    value: dict[str, Any] = unpack(json.loads(structure), tensors)
-    return value
 
 
 def _text(shape: torch.Size | None) -> str:

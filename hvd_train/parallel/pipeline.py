@@ -18,6 +18,7 @@ from hvd_train.parallel.optimizer import PartOptimizer
 from hvd_train.parallel.pieces import Pieces
 from hvd_train.parallel.schedules import Schedule, bubble, one_forward_one_backward
 from hvd_train.parallel.wire import Wire
+from hvd_train.sync.base import named
 
 
 @dataclass
@@ -161,11 +162,7 @@ class Stage(Execution):
 def roles(layout: Layout, micro_batches: int) -> str:
     """Which ranks do what, and how much of a step stages are idle."""
     ranks = layout.pipeline * layout.tensor * layout.data
-    stages = [f"stage {s + 1} on {_ranks(layout.ranks(0, s))}" for s in range(layout.pipeline)]
+    stages = [f"stage {s + 1} on {named(layout.ranks(0, s))}" for s in range(layout.pipeline)]
     copies = f"{layout.data} copies of the model; in the first, " if layout.data > 1 else ""
     idle = f"; stages idle for {bubble(layout.pipeline, micro_batches):.0%} of a step" if layout.pipeline > 1 else ""
     return f"{ranks} ranks: {copies}{', '.join(stages)}{idle}"
-
-
-def _ranks(ranks: range) -> str:
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"

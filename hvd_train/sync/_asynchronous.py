@@ -15,7 +15,7 @@ from hvd_train.comm.single import SingleCommunicator
 from hvd_train.errors import UserError
 from hvd_train.optimizer import ModelOptimizer
 from hvd_train.sync._members import ENDED, FINISHED, LEFT, VALUE, Members
-from hvd_train.sync.base import Context, Share, SyncStrategy
+from hvd_train.sync.base import Context, OwnGradient, Share
 
 FAILED = "failed"
 """A thread of this rank has, and tells the main one."""
@@ -32,7 +32,7 @@ class Fixed(ModelOptimizer):
             )
 
 
-class Asynchronous(SyncStrategy):
+class Asynchronous(OwnGradient):
     """Each rank trains in a world of its own; rank 0 alone evaluates and saves, and is always a worker.
 
     A worker that has finished waits until all have finished or died, and all leave after rank 0: until then nobody uses a
@@ -59,12 +59,6 @@ class Asynchronous(SyncStrategy):
     def share(self, epoch: int) -> Share | None:
         living = self.members.living
         return Share(living.index(self.comm.rank), len(living)) if self.comm.rank in living else None
-
-    def divisor(self, own: int, total: int) -> int:
-        return max(own, 1)
-
-    def objective(self, part: float) -> float:
-        return part
 
     def end(self, reason: str) -> None:
         self._tell(ENDED, reason=reason)

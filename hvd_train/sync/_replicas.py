@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -10,13 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hvd_train.checkpoint import pack, unpack
+from hvd_train.checkpoint import from_tensors, to_tensors
 from hvd_train.errors import UserError
 from hvd_train.optimizer import Build, ModelOptimizer
 from hvd_train.sync._flat import FlatParameters, copy_
-from hvd_train.sync.base import Context, SyncStrategy
+from hvd_train.sync.base import Context, OwnGradient
 
-_PARAMETER, _STRUCTURE, _DRIFTS = "parameter.", "optimizer.json", "drifts"
+_PARAMETER, _OPTIMIZER, _DRIFTS = "parameter.", "optimizer", "drifts"
 
 
 def drift(own: Sequence[Tensor], mean: Sequence[Tensor]) -> Tensor:
@@ -25,7 +24,15 @@ def drift(own: Sequence[Tensor], mean: Sequence[Tensor]) -> Tensor:
     return (apart / _norm(mean)).nan_to_num(0.0, 0.0, 0.0)
 
 
-class Replicas(SyncStrategy):
+def incompressible(strategy: str) -> UserError:
+    """What `strategy`, which sends parameters, says to compression."""
+    return UserError(
+        f"sync.compression: {strategy} sends whole parameters, which do not survive it; leave it out, "
+        "or take local_sgd, diloco or adaptive, which send compressed changes"
+    )
+
+
+class Replicas(OwnGradient):
     """The base of strategies in which ranks step on their own and agree on parameters now and then.
 
     Evaluations and checkpoints see the mean of all replicas; a checkpoint keeps every rank's own beside it, with the state of
@@ -42,11 +49,7 @@ class Replicas(SyncStrategy):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         if context.compresses and not self.compressible:
-            name = type(self).__module__.rpartition(".")[2]
-            raise UserError(
-                f"sync.compression: {name} sends whole parameters, which do not survive it; leave it out, "
-                "or take local_sgd, diloco or adaptive, which send compressed changes"
-            )
+            raise incompressible(type(self).__module__.rpartition(".")[2])
         self.merges = 0
         self._apart, self._met = False, -1
         self._drifts = torch.zeros(2, dtype=torch.float64)
@@ -57,12 +60,6 @@ class Replicas(SyncStrategy):
     def due(self, step: int) -> bool:
         """Whether ranks merge after `step`; equal on all of them."""
         return False
-
-    def divisor(self, own: int, total: int) -> int:
-        return max(own, 1)
-
-    def objective(self, part: float) -> float:
-        return part
 
     def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
         self._optimizer = super().optimizer(model, build)
@@ -152,11 +149,8 @@ class Replicas(SyncStrategy):
         self.merges = state["merges"]
 
     def rank_state(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
-        structure = json.dumps(pack(self._optimizer.state(), "optimizer", tensors)).encode()
-        tensors[_STRUCTURE] = torch.frombuffer(bytearray(structure), dtype=torch.uint8)
-        tensors[_DRIFTS] = self._drifts.clone()
-        return {**tensors, **self.flat.by_name(self.flat.tensors, _PARAMETER)}
+        optimizer = to_tensors(self._optimizer.state(), _OPTIMIZER)
+        return {**optimizer, _DRIFTS: self._drifts.clone(), **self.flat.by_name(self.flat.tensors, _PARAMETER)}
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
         self._restored = state
@@ -169,8 +163,7 @@ class Replicas(SyncStrategy):
         for p, name in self._optimizer.names.items():
             if _PARAMETER + name in state:
                 p.copy_(state[_PARAMETER + name])
-        structure = json.loads(state[_STRUCTURE].numpy().tobytes())
-        self._optimizer.load_state(unpack(structure, state))
+        self._optimizer.load_state(from_tensors(state, _OPTIMIZER))
 
     def _drift(self) -> float:
         """The mean of those looked at, this rank's before `leave`."""

@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from hvd_train.checkpoint import unpack
+from hvd_train.checkpoint import from_tensors
 from hvd_train.comm._mailbox import Message
 from hvd_train.errors import Stopped, UserError
 from hvd_train.optimizer import Build, ModelOptimizer, State
-from hvd_train.sharding import ELEMENTWISE, WHOLE
 from hvd_train.sync._asynchronous import Asynchronous, Fixed
 from hvd_train.sync._flat import FlatParameters
 from hvd_train.sync._members import FINISHED, LEFT
 from hvd_train.sync._server import PULL, PUSH, REPORT, STATE, Server
-from hvd_train.sync._servers import Placement, roles
+from hvd_train.sync._servers import Placement, by_whole_tensors, roles
 from hvd_train.sync._shard import Run, Shard, deal, joined
 from hvd_train.sync.base import Context
 
@@ -88,15 +87,9 @@ class Served(Asynchronous):
         return super().divisor(own, total)
 
     def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
-        kind = type(build([p for p in model.parameters() if p.requires_grad])).__name__
-        if kind not in ELEMENTWISE | WHOLE:
-            raise UserError(
-                f"optimizer.name: {kind} looks at all parameters together, of which each server sees only a part; take "
-                "another one, or set sync.strategy: allreduce"
-            )
+        self._build, self._whole = build, by_whole_tensors(model, build, "sync.strategy: allreduce")
         self._connect()
         self._requests = self.comm.mailbox()
-        self._build, self._whole = build, kind in WHOLE
         self._optimizer = _Served(model, build, self._states)
         return self._optimizer
 
@@ -213,10 +206,8 @@ class Served(Asynchronous):
             self._over = message.values.get("over") or self._over
 
     def _states(self) -> list[State]:
-        return [
-            unpack(m.values["packed"], dict(zip(m.values["keys"], m.tensors, strict=True)))
-            for m in self._answers(STATE)
-        ]
+        answers = self._answers(STATE)
+        return [from_tensors(dict(zip(m.values["names"], m.tensors, strict=True)), STATE) for m in answers]
 
     def _ask(self, kind: str, **values: Any) -> None:
         for server in self._who.serving:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hvd_train.checkpoint import pack
+from hvd_train.checkpoint import to_tensors
 from hvd_train.comm._mailbox import LOST, Mailbox, Message
 from hvd_train.sync._members import Members
 from hvd_train.sync._shard import Shard
@@ -117,6 +117,5 @@ class Server(ABC):
                 self._lost(source)
 
     def _tell_state(self, worker: int) -> None:
-        tensors: dict[str, Tensor] = {}
-        packed = pack(self.shard.state(), "", tensors)
-        self._replies.send(worker, STATE, *tensors.values(), packed=packed, keys=list(tensors))
+        tensors = to_tensors(self.shard.state(), STATE)
+        self._replies.send(worker, STATE, *tensors.values(), names=list(tensors))

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from hvd_train.comm.base import Communicator, SharedMemory
 from hvd_train.errors import UserError
-from hvd_train.sync.base import Share
+from hvd_train.optimizer import Build, kind
+from hvd_train.sharding import ELEMENTWISE, WHOLE
+from hvd_train.sync.base import Share, SyncStrategy, named
 
 Placement = Literal["colocated", "dedicated"]
 
@@ -45,8 +47,8 @@ class Roles:
 
     def __str__(self) -> str:
         also = "serve" if self.dedicated else "also serve"
-        serving = _ranks(self.serving) + (f" {also}" if self.servers > 1 else f" {also}s")
-        return f"{_ranks(range(self.workers))} work{'s' * (self.workers == 1)}, {serving}"
+        serving = named(self.serving) + (f" {also}" if self.servers > 1 else f" {also}s")
+        return f"{named(range(self.workers))} work{'s' * (self.workers == 1)}, {serving}"
 
 
 def roles(size: int, servers: int, placement: Placement) -> Roles:
@@ -60,6 +62,54 @@ def roles(size: int, servers: int, placement: Placement) -> Roles:
             f"ranks, and there {'is' if size == 1 else 'are'} {size}: start more (--np), lower sync.servers{way_out}"
         )
     return Roles(size, servers, dedicated)
+
+
+def by_whole_tensors(model: nn.Module, build: Build, way_out: str) -> bool:
+    """Whether the optimizer takes whole tensors only; UserError with the `way_out` where it must have all parameters at once."""
+    name = kind(model, build)
+    if name not in ELEMENTWISE | WHOLE:
+        raise UserError(
+            f"optimizer.name: {name} looks at all parameters together, of which each server sees only a part; take "
+            f"another one, or set {way_out}"
+        )
+    return name in WHOLE
+
+
+class WithServers(SyncStrategy):
+    """The base, before any other, of strategies in which ranks serve as `_who` says and all take their steps together."""
+
+    _who: Roles
+
+    @property
+    def workers(self) -> int:
+        return self._who.workers
+
+    def share(self, epoch: int) -> Share | None:
+        return self._who.share(self.comm.rank)
+
+    def roles(self) -> str:
+        return str(self._who)
+
+    def start(self, model: nn.Module) -> None:
+        self._model = model
+        super().start(model)
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        with super().agreed():
+            self._buffers_of_workers_()
+            yield
+
+    def _buffers_of_workers_(self) -> None:
+        """Let the mean of all ranks' floating buffers be that of workers: a server that does not work has seen no sample."""
+        if not self._who.dedicated:
+            return
+        works = self._who.works(self.comm.rank)
+        for buffer in (b for b in self._model.buffers() if b.is_floating_point()):
+            total = buffer.clone() if works else torch.zeros_like(buffer)
+            self.comm.all_reduce_(total, "sum")
+            if not works:
+                buffer.copy_(total / self._who.workers)
 
 
 class Link(Protocol):
@@ -136,19 +186,3 @@ class _Shared:
         # A worker may change its copy from here on, and with it what a slower one would still read.
         self._memory.barrier()
         self._comm.bytes_sent += self.mine.nbytes * (self._comm.size - 1)
-
-
-@contextmanager
-def with_buffers_of_workers(model: nn.Module, comm: Communicator, who: Roles) -> Iterator[None]:
-    """The mean of all ranks' floating buffers is that of workers: those of a server that does not work have seen no sample."""
-    if who.dedicated:
-        for buffer in (b for b in model.buffers() if b.is_floating_point()):
-            total = buffer.clone() if who.works(comm.rank) else torch.zeros_like(buffer)
-            comm.all_reduce_(total, "sum")
-            if not who.works(comm.rank):
-                buffer.copy_(total / who.workers)
-    yield
-
-
-def _ranks(ranks: range) -> str:
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hvd_train.optimizer import Build, State
+from hvd_train.parted import of_part
 from hvd_train.sharding import Piece, cut
 from hvd_train.sync._flat import FlatParameters
 
@@ -82,13 +83,13 @@ class Shard:
 
     def _load(self, state: State) -> None:
         named = [(piece, self._names[piece.index]) for piece, _ in self._owned]
-        own = {i: self._part(piece, state[name]) for i, (piece, name) in enumerate(named, 1) if name in state}
+        own = {
+            i: of_part(state[name], self._parameters[piece.index].shape, piece.of)
+            for i, (piece, name) in enumerate(named, 1)
+            if name in state
+        }
         if own:
             self.torch.load_state_dict({**self.torch.state_dict(), "state": own})
-
-    def _part(self, piece: Piece, state: dict[str, Any]) -> dict[str, Any]:
-        shape = self._parameters[piece.index].shape
-        return {k: piece.of(v) if isinstance(v, Tensor) and v.shape == shape else v for k, v in state.items()}
 
     def _views(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Piece, Tensor]]:
         for run, values in zip(self._runs, tensors, strict=True):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hvd_train.errors import UserError
 from hvd_train.fusion import GradientBuckets, load_state_of, measured, state_of
-from hvd_train.optimizer import Build, ModelOptimizer
+from hvd_train.optimizer import Build, ModelOptimizer, kind
 from hvd_train.options import Annotated
 from hvd_train.sharding import ELEMENTWISE, WHOLE, ShardedOptimizer
 from hvd_train.sync._adasum import AdasumGradients
@@ -43,8 +43,8 @@ class AllReduce(SyncStrategy):
         return max(own, 1) * int(ranks)
 
     def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
-        kind = type(build([p for p in model.parameters() if p.requires_grad])).__name__
-        obstacle = self._obstacle(model, kind)
+        name = kind(model, build)
+        obstacle = self._obstacle(model, name)
         if self._shard is True and obstacle:
             raise UserError(f"sync.shard_optimizer: {obstacle}; set it to auto or false")
         if self._shard is False or obstacle:
@@ -53,7 +53,7 @@ class AllReduce(SyncStrategy):
             model,
             build,
             self.comm,
-            whole=kind in WHOLE or self._context.compressor.whole,
+            whole=name in WHOLE or self._context.compressor.whole,
             compressor=self._context.compressor,
             fusion_bytes=self._bucket_bytes(next(model.parameters()).device) if self.comm.cross_size > 1 else 0,
             seed=self._context.seed,
@@ -95,15 +95,15 @@ class AllReduce(SyncStrategy):
         fusion_bytes = self._bucket_bytes(next(model.parameters()).device)
         return GradientBuckets(parameters, self.comm, self._context.compressor, fusion_bytes, self._context.seed)
 
-    def _obstacle(self, model: nn.Module, kind: str) -> str | None:
+    def _obstacle(self, model: nn.Module, optimizer: str) -> str | None:
         """Why the optimizer cannot be sharded, if so."""
         trained = [p for p in model.parameters() if p.requires_grad]
         if self.comm.shared_memory is None or self.comm.size != self.comm.local_size * self.comm.cross_size:
             return "ranks share no memory: that takes --engine mpi and the same number of ranks, at least two, on each host"
         if self._context.split:
             return "each rank has a part of the model to itself, and those of different parts are clipped and tied together"
-        if kind not in ELEMENTWISE | WHOLE:
-            return f"{kind} looks at all parameters together"
+        if optimizer not in ELEMENTWISE | WHOLE:
+            return f"{optimizer} looks at all parameters together"
         if any(p.device.type != "cpu" for p in trained):
             return "parameters on a GPU are in no memory that ranks share"
         if sparse_weights(model):

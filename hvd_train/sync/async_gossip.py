@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from hvd_train.comm._mailbox import LOST, Message
-from hvd_train.errors import UserError
 from hvd_train.optimizer import Build, ModelOptimizer
 from hvd_train.sync._asynchronous import FAILED, Asynchronous, Fixed
 from hvd_train.sync._flat import FlatParameters, copy_
 from hvd_train.sync._members import FINISHED, LEFT
-from hvd_train.sync._replicas import drift
+from hvd_train.sync._replicas import drift, incompressible
 from hvd_train.sync.base import Context
 
 ASYNCHRONOUS = True
@@ -76,10 +75,7 @@ class AsyncGossip(Asynchronous):
     def __init__(self, context: Context) -> None:
         super().__init__(context, context.comm.size, {0: "evaluates and saves"})
         if context.compresses:
-            raise UserError(
-                "sync.compression: async_gossip sends whole parameters, which do not survive it; leave it out, "
-                "or take local_sgd, diloco or adaptive, which send compressed changes"
-            )
+            raise incompressible("async_gossip")
         self._random = random.Random(context.seed * 65537 + self.comm.rank)
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._changed = threading.Condition()

@@ -47,6 +47,11 @@ class Share(NamedTuple):
     workers: int
 
 
+def named(ranks: range) -> str:
+    """`ranks` in words, for `SyncStrategy.roles`."""
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
+
+
 class SyncStrategy:
     """Hooks around a step; every rank of `world` calls them in the same order.
 
@@ -190,3 +195,13 @@ class SyncStrategy:
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
         """The reverse of `rank_state`, before `start`; not called where the number of ranks has changed."""
+
+
+class OwnGradient(SyncStrategy):
+    """The base of strategies in which each rank goes by its own samples' gradient alone."""
+
+    def divisor(self, own: int, total: int) -> int:
+        return max(own, 1)
+
+    def objective(self, part: float) -> float:
+        return part

@@ -173,18 +173,14 @@ class Federated(Replicas):
     def rank_state(self) -> dict[str, Tensor]:
         if self._discreet:
             return {}
-        buffers = {
-            f"buffer.{i}": torch.stack(both)
-            for i, both in enumerate(zip(self._buffers, self._buffers_before, strict=True))
-        }
-        return {**super().rank_state(), **buffers, "samples": torch.tensor(self._samples)}
+        before = {f"buffer.{i}": b.clone() for i, b in enumerate(self._buffers_before)}
+        return {**super().rank_state(), **before, "samples": torch.tensor(self._samples)}
 
     @torch.no_grad()
     def go_on_alone(self, state: dict[str, Tensor]) -> None:
         super().go_on_alone(state)
         self._samples = int(state["samples"])
-        for i, (own, before) in enumerate(zip(self._buffers, self._buffers_before, strict=True)):
-            copy_([own, before], list(state[f"buffer.{i}"]))
+        copy_(self._buffers_before, [state[f"buffer.{i}"] for i in range(len(self._buffers_before))])
 
     @property
     def _tensors(self) -> list[Tensor]:

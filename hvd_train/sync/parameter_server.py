@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,13 +15,13 @@ from hvd_train.errors import UserError
 from hvd_train.optimizer import Build, ModelOptimizer
 from hvd_train.options import Annotated, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from hvd_train.parted import PartedOptimizer
-from hvd_train.sharding import ELEMENTWISE, WHOLE, Piece, cut
+from hvd_train.sharding import Piece, cut
 from hvd_train.sync._aggregate import AGGREGATORS, LEAST, check, distances, nearest
 from hvd_train.sync._backup import BackupWorkers
 from hvd_train.sync._replicas import Replicas
-from hvd_train.sync._servers import Link, Roles, link, roles, with_buffers_of_workers
+from hvd_train.sync._servers import Link, Roles, WithServers, by_whole_tensors, link, roles
 from hvd_train.sync.allreduce import sparse_weights
-from hvd_train.sync.base import Context, Share, SyncStrategy
+from hvd_train.sync.base import Context, SyncStrategy
 
 ASYNCHRONOUS = "backup_workers"
 """With this option ranks do not wait for all of the others: the launcher lets the rest go on when one dies."""
@@ -198,7 +197,7 @@ class ServerOptimizer(PartedOptimizer):
         return [part.shard for part in parts]
 
 
-class GradientServers(SyncStrategy):
+class GradientServers(WithServers):
     """Workers push gradients, each server steps on the aggregate of its part, workers pull (Li et al., OSDI 2014).
 
     With the mean this is `allreduce`, at any number of servers.
@@ -209,33 +208,17 @@ class GradientServers(SyncStrategy):
         self._who = who
         self._robust = None if aggregate == "mean" else Robust(aggregate, byzantine, self.comm, who.workers)
 
-    @property
-    def workers(self) -> int:
-        return self._who.workers
-
-    def share(self, epoch: int) -> Share | None:
-        return self._who.share(self.comm.rank)
-
     def divisor(self, own: int, total: int) -> int:
         return max(own, 1) if self._robust else total
 
-    def roles(self) -> str:
-        return str(self._who)
-
     def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
-        kind = type(build([p for p in model.parameters() if p.requires_grad])).__name__
         if sparse_weights(model):
             raise UserError(
                 "sync.strategy: parameter_server with mode: gradients takes no sparse gradients (nn.Embedding(sparse=True)); "
                 "set sparse=False, mode: parameters, or strategy: allreduce"
             )
-        if kind not in ELEMENTWISE | WHOLE:
-            raise UserError(
-                f"optimizer.name: {kind} looks at all parameters together, of which each server sees only a part; take "
-                "another one, or set sync.mode: parameters or sync.strategy: allreduce"
-            )
-        self._model = model
-        self._servers = ServerOptimizer(model, build, self.comm, self._who, whole=kind in WHOLE)
+        whole = by_whole_tensors(model, build, "sync.mode: parameters or sync.strategy: allreduce")
+        self._servers = ServerOptimizer(model, build, self.comm, self._who, whole=whole)
         return self._servers
 
     def on_gradients(self, step: int) -> None:
@@ -243,11 +226,6 @@ class GradientServers(SyncStrategy):
 
     def on_parameters(self, step: int) -> None:
         self._servers.publish()
-
-    @contextmanager
-    def agreed(self) -> Iterator[None]:
-        with with_buffers_of_workers(self._model, self.comm, self._who):
-            yield
 
 
 def coefficients(merge: MergeRule, mix: float, weights: Sequence[float]) -> list[float]:
@@ -260,7 +238,7 @@ def coefficients(merge: MergeRule, mix: float, weights: Sequence[float]) -> list
     return [part * w / total + (1 - part) / len(weights) for w in weights]
 
 
-class ParameterServers(Replicas):
+class ParameterServers(WithServers, Replicas):
     """Workers step on their own and push parameters, each server merges its part, workers pull."""
 
     def __init__(
@@ -271,23 +249,9 @@ class ParameterServers(Replicas):
         self._samples = 0
         self._links: list[Link] = []
 
-    @property
-    def workers(self) -> int:
-        return self._who.workers
-
-    def share(self, epoch: int) -> Share | None:
-        return self._who.share(self.comm.rank)
-
     def divisor(self, own: int, total: int) -> int:
         self._samples = own
         return super().divisor(own, total)
-
-    def roles(self) -> str:
-        return str(self._who)
-
-    def start(self, model: nn.Module) -> None:
-        self._model = model
-        super().start(model)
 
     def due(self, step: int) -> bool:
         return True
@@ -307,11 +271,6 @@ class ParameterServers(Replicas):
             each.mine.copy_(total)
             each.pull()
             flat.copy_(each.flat)
-
-    @contextmanager
-    def agreed(self) -> Iterator[None]:
-        with super().agreed(), with_buffers_of_workers(self._model, self.comm, self._who):
-            yield
 
     def _weights_of_step(self) -> Sequence[float]:
         if self._weights is not None or self._merge == "mean":

@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from cli import pictures
 from cli.bench import figures, report
 from cli.bench.targets import Target, targets
 from cli.commands import bench
@@ -184,7 +185,7 @@ def test_a_step_comes_with_its_floor() -> None:
 
 
 def test_what_draws_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"not installed: pip install 'ddl\[bench\]'"):
         bench.command("step")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hvd_train import plugins
+from hvd_train.data import _source
 from hvd_train.data.base import Dataset, TensorSplit
 from hvd_train.errors import UserError
 from hvd_train.spec import DataSpec
@@ -61,7 +62,7 @@ class TestDigits:
         assert rows(load("digits", seed=1).test) != rows(load("digits").test)
 
     def test_without_scikit_learn_says_what_to_install(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+        monkeypatch.setattr(_source, "find_spec", lambda name: None)
         assert "pip install 'ddl[data]'" in refusal("digits")
 
 
