@@ -55,7 +55,8 @@ class Engine:
         one_host = 1 < comm.size == self.world.local_size and self.world.shared_memory is not None
         self._rounds = rounds(comm, one_host=one_host)
         self._transfers: dict[int, Transfer] = {0: Transfer(self.world, range(comm.size))}
-        self._entries: dict[Key, Entry] = {}
+        self._entries: dict[str, Entry] = {}
+        """By the word of their requests."""
         self._fresh: list[Request] = []
         self._counters: defaultdict[tuple[str, int], Any] = defaultdict(itertools.count)
         self._lock = threading.Lock()
@@ -82,13 +83,12 @@ class Engine:
             spec = request.spec
             if not spec.name:
                 request = Request(spec, next(self._counters[spec.kind, spec.process_set]))
-            entry.key = key = request.key
-            if key in self._entries:
+            entry.request = request
+            if self._entries.setdefault(request.word, entry) is not entry:
                 raise ValueError(
-                    f"{key} is still being processed; a second operation of this name must wait for its result, "
-                    "or have another name"
+                    f"{request.key} is still being processed; a second operation of this name must wait for its "
+                    "result, or have another name"
                 )
-            self._entries[key] = entry
             self._fresh.append(request)
             if ring and len(self._fresh) == 1:
                 self._rounds.wake()
@@ -194,9 +194,10 @@ class Engine:
         if response.kind == "shutdown":
             self._leave(response.error)
             return
-        entries = [self._entries.get(request.key) for request in response.requests]
+        get = self._entries.get
+        entries = [get(request.word) for request in response.requests]
         if response.kind == "join":
-            entries = [self._entries.get(key) for key in list(self._entries) if key.kind == "join"]
+            entries = [entry for entry in list(self._entries.values()) if entry.key.kind == "join"]
         elif not response.error:
             self._carry_out(response, entries)
         self._finish([entry for entry in entries if entry is not None], response, start)
@@ -205,7 +206,7 @@ class Engine:
     def _finish(self, entries: list[Entry], response: Response, start: float) -> None:
         with self._lock:
             for entry in entries:
-                del self._entries[entry.key]
+                del self._entries[entry.request.word]
         timeline = self.timeline
         if timeline and not response.error:
             for entry in entries:
@@ -224,9 +225,8 @@ class Engine:
         elif response.kind != "barrier":
             transfer = self._transfers.get(response.requests[0].spec.process_set)
             if transfer is not None:
-                for entry in entries:
-                    if entry is not None and entry.ready is not None:
-                        torch.cuda.current_stream().wait_event(entry.ready)
+                if response.requests[0].spec.device != "cpu":
+                    _await(entries)
                 if response.kind == "allreduce":
                     _all_reduce(transfer, response, entries)
                 else:
@@ -320,6 +320,13 @@ def _stalled(name: Key, missing: list[int], seconds: float) -> str:
     return f"stalled for {seconds:.0f} s: {name} waits for {ranks}"
 
 
+def _await(entries: list[Entry | None]) -> None:
+    """Let the current CUDA stream go on once the tensors of `entries` are ready."""
+    for entry in entries:
+        if entry is not None and entry.ready is not None:
+            torch.cuda.current_stream().wait_event(entry.ready)
+
+
 def _all_reduce(transfer: Transfer, response: Response, entries: list[Entry | None]) -> None:
     """Fused; a rank that has joined takes part with zeros."""
     inputs, outputs = [], []
@@ -331,10 +338,9 @@ def _all_reduce(transfer: Transfer, response: Response, entries: list[Entry | No
         else:
             inputs += entry.inputs
             outputs += entry.outputs
-            entry.result = entry.outputs
     spec = response.requests[0].spec
     if len(set(spec.dtypes)) == 1:
-        transfer.all_reduce(spec, inputs, outputs)
+        response.kept = transfer.all_reduce(spec, inputs, outputs, response.kept)
         return
     for dtype in dict.fromkeys(x.dtype for x in inputs):
         mine = [i for i, x in enumerate(inputs) if x.dtype == dtype]

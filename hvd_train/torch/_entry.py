@@ -8,27 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hvd_train.torch._negotiation import Key
+from hvd_train.torch._negotiation import Key, Request
 
 
 class Entry:
-    """A request of this rank: its tensors, and what became of it."""
+    """A request of this rank: its tensors, and what became of it, which is `outputs` where nothing else is said."""
 
-    __slots__ = ("done", "error", "inputs", "key", "outputs", "ready", "result", "splits", "start")
+    __slots__ = ("done", "error", "inputs", "outputs", "ready", "request", "result", "splits", "start")
 
-    key: Key
+    request: Request
 
     def __init__(self, inputs: list[Tensor], outputs: list[Tensor], splits: list[int] | None = None) -> None:
         self.inputs, self.outputs, self.splits = inputs, outputs, splits
         self.done = False
         self.error: str | None = None
-        self.result: Any = None
-        self.ready = _event(inputs)
+        self.result: Any = outputs
+        self.ready = _event() if inputs and inputs[0].is_cuda else None
         self.start = time.perf_counter()
 
+    @property
+    def key(self) -> Key:
+        return self.request.key
 
-def _event(tensors: list[Tensor]) -> Any:
-    """What the work of the current CUDA stream on `tensors` ends with."""
-    if tensors and tensors[0].is_cuda:
-        return torch.cuda.current_stream().record_event()
-    return None
+
+def _event() -> Any:
+    """What the work of the current CUDA stream ends with."""
+    return torch.cuda.current_stream().record_event()

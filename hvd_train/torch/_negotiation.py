@@ -11,6 +11,7 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ ITEMSIZE = {
 OPS = ("Average", "Sum", "Adasum", "Min", "Max", "Product")
 ROUNDS = 64
 """Rounds whose responses are kept, because training asks for the same in every step."""
+
+_NONE = object()
 
 ANY = -1
 """A dimension in which ranks may differ."""
@@ -54,13 +57,18 @@ class Key(NamedTuple):
 
 
 class Request:
-    """One with a name may be made again and again by the same object."""
+    """One with a name may be made again and again by the same object.
 
-    __slots__ = ("key", "number", "spec")
+    `word` is its key as a string, whose hash Python keeps, and `slot` its slot as of `slots`; see `Negotiation.encode`.
+    """
+
+    __slots__ = ("key", "number", "slot", "slots", "spec", "word")
 
     def __init__(self, spec: Spec, number: int = 0) -> None:
         self.spec, self.number = spec, number
         self.key = Key(spec.process_set, spec.kind, spec.name, number)
+        self.word = f"{spec.process_set} {spec.kind} {number} {spec.name}"
+        self.slot, self.slots = 0, _NONE
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Request) and (self.spec, self.number) == (other.spec, other.number)
@@ -69,16 +77,19 @@ class Request:
         return f"Request({self.spec}, {self.number})"
 
 
-class Response(NamedTuple):
+@dataclass(slots=True)
+class Response:
     """What all ranks do next, in this order: move the data of `requests`, or raise `error` for each of them.
 
-    `value` is the last rank to join, or the number of a process set.
+    `value` is the last rank to join, or the number of a process set. In `kept` a rank has what it needs again when the same
+    object comes again.
     """
 
     kind: str
     requests: list[Request]
     error: str = ""
     value: int = 0
+    kept: Any = field(default=None, compare=False)
 
 
 class _Pending:
@@ -100,6 +111,8 @@ class Negotiation:
         self._next_set = 1
         self._capacity, self._threshold = capacity, threshold
         self._slots: dict[Spec, int] = {}
+        self._slots_now = object()
+        """Another object once a slot has become that of another spec."""
         self._known: list[Request] = []
         self._rounds: dict[tuple[int, ...], list[Response]] = {}
         self._table: dict[Key, _Pending] = {}
@@ -108,14 +121,16 @@ class Negotiation:
 
     def encode(self, requests: Iterable[Request]) -> bytes:
         """This rank's contribution to the next round."""
-        cached, fresh = array("I"), []
+        cached, fresh, now = array("I"), [], self._slots_now
         for request in requests:
-            slot = self._slots.get(request.spec)
-            if slot is None:
-                fresh.append((*request.spec, request.number))
-            else:
-                cached.append(slot)
-                cached.append(request.number)
+            if request.slots is not now:
+                slot = self._slots.get(request.spec)
+                if slot is None:
+                    fresh.append((*request.spec, request.number))
+                    continue
+                request.slot, request.slots = slot, now
+            cached.append(request.slot)
+            cached.append(request.number)
         head = len(cached).to_bytes(4, "little") + cached.tobytes()
         return head + json.dumps(fresh).encode() if fresh else head
 
@@ -281,6 +296,7 @@ class Negotiation:
             self._known.append(request)
         elif slot is None and self._capacity:
             self._rounds.clear()
+            self._slots_now = object()
             slot = self._slots.pop(next(iter(self._slots)))
             self._known[slot] = request
         if slot is not None:

@@ -49,6 +49,10 @@ def started() -> bool:
     return _engine is not None
 
 
+def running() -> Engine | None:
+    return _engine
+
+
 def engine() -> Engine:
     """ValueError before `init` and after `shutdown`."""
     if _engine is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,14 @@ SMALL = 32 << 10
 _REDUCTIONS: dict[str, Op] = {"Sum": "sum", "Average": "sum", "Min": "min", "Max": "max", "Product": "product"}
 
 
+class Place(NamedTuple):
+    """Consecutive tensors that are reduced as one: in `fused`, of which each has a part, or a lone one where it lies."""
+
+    turn: slice
+    fused: Tensor | None = None
+    parts: tuple[Tensor, ...] = ()
+
+
 class Transfer:
     """The data of one process set, whose ranks of the world are `ranks`."""
 
@@ -28,29 +37,42 @@ class Transfer:
         self.comm, self.ranks = comm, tuple(ranks)
         self._buffer: Tensor | None = None
 
-    def all_reduce(self, spec: Spec, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        """`inputs` into `outputs`, which have the dtype and the reduction of `spec` in common; they may be the same."""
+    def all_reduce(
+        self, spec: Spec, inputs: list[Tensor], outputs: list[Tensor], places: list[Place] | None = None
+    ) -> list[Place] | None:
+        """`inputs` into `outputs`, which have the dtype and the reduction of `spec` in common; they may be the same.
+
+        Where it was done comes back, to be given again with tensors of the same shapes.
+        """
         if OPS[spec.op] == "Adasum":
             for x, out in zip(inputs, outputs, strict=True):
                 out.copy_(_scaled(self._adasum(_scaled(x, spec.prescale)), spec.postscale))
-            return
+            return None
         some = [i for i, x in enumerate(inputs) if x.numel()]
         if len(some) < len(inputs):
             inputs, outputs = [inputs[i] for i in some], [outputs[i] for i in some]
-        for turn in _turns(inputs):
-            self._reduce_turn(spec, inputs[turn], outputs[turn])
+        if places is None:
+            places = [self._place(inputs, turn) for turn in _turns(inputs)]
+        for place in places:
+            self._reduce_turn(spec, inputs[place.turn], outputs[place.turn], place)
+        return places if spec.device == "cpu" else None
 
-    def _reduce_turn(self, spec: Spec, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        if len(inputs) == 1:
+    def _place(self, inputs: list[Tensor], turn: slice) -> Place:
+        together = inputs[turn]
+        if len(together) == 1:
+            return Place(turn)
+        fused = self._room(sum([x.numel() for x in together]), together[0])
+        return Place(turn, fused, tuple(_unflatten_dense_tensors(fused, together)))
+
+    def _reduce_turn(self, spec: Spec, inputs: list[Tensor], outputs: list[Tensor], place: Place) -> None:
+        if place.fused is None:
             if outputs[0] is not inputs[0]:
                 outputs[0].copy_(inputs[0])
             self._reduce_(outputs[0], spec)
             return
-        fused = self._room(sum([x.numel() for x in inputs]), inputs[0])
-        parts = _unflatten_dense_tensors(fused, inputs)
-        torch._foreach_copy_(parts, inputs)
-        self._reduce_(fused, spec)
-        torch._foreach_copy_(outputs, parts)
+        torch._foreach_copy_(place.parts, inputs)
+        self._reduce_(place.fused, spec)
+        torch._foreach_copy_(outputs, place.parts)
 
     def _reduce_(self, x: Tensor, spec: Spec) -> None:
         _scale_(x, spec.prescale)

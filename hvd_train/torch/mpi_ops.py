@@ -205,7 +205,8 @@ def allreduce_async_(
     tensor: Tensor, average: bool | None = None, name: str | None = None, op: int | None = None,
     prescale_factor: float = 1.0, postscale_factor: float = 1.0, process_set: ProcessSet = global_process_set,
 ) -> int:  # fmt: skip
-    op = handle_average_backwards_compatibility(op, average)
+    if op is None or average is not None:
+        op = handle_average_backwards_compatibility(op, average)
     scales = prescale_factor, postscale_factor
     return _all_reduce([tensor], [tensor], name, op, scales, process_set, _first)
 
@@ -538,7 +539,8 @@ def _all_reduce(
         raise ValueError(f"allreduce: no reduction {op!r}; expected hvd.{', hvd.'.join(OPS)}")
     if op == Adasum:
         _check_adasum(tensors, process_set)
-    _operable(process_set, "allreduce")
+    if process_set is not global_process_set:
+        _operable(process_set, "allreduce")
     request = _request("allreduce", name, process_set, tensors, op, scales)
     return _issue(request, Entry(list(tensors), list(outputs)), result, ring)
 
@@ -622,8 +624,10 @@ def _request(
     scales: tuple[float, float] = (1.0, 1.0), root: int = 0,
 ) -> Request:  # fmt: skip
     """What to ask for; the object of the last time where the same was asked for before. ValueError says what cannot be."""
-    looks = tuple([(x.dtype, x.shape, x.device.type, x.layout, x.is_contiguous()) for x in tensors])
-    asked = (kind, name, process_set.process_set_id, looks, op, scales, root)
+    looks: list[object] = [kind, name, process_set.process_set_id, op, scales, root]
+    for x in tensors:
+        looks += (x.dtype, x.shape, x.device, x.layout, x.is_contiguous())
+    asked = tuple(looks)
     request = _requests.get(asked)
     if request is None:
         _check(kind, tensors, op)
@@ -665,9 +669,10 @@ def _agreed_shape(kind: str, x: Tensor) -> tuple[int, ...]:
 
 
 def _issue(request: Request, entry: Entry, result: _Result, ring: bool = True) -> int:
-    if not _runtime.started():
+    engine = _runtime.running()
+    if engine is None:
         raise HorovodInternalError(NOT_INITIALIZED)
-    _runtime.engine().submit(request, entry, ring=ring)
+    engine.submit(request, entry, ring=ring)
     handle = next(_numbers)
     _handles[handle] = entry, result
     return handle

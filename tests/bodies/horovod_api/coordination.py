@@ -101,6 +101,19 @@ def one_name_for_operations_one_after_another(hvd: Hvd) -> None:
         assert found.item() == step * hvd.size() * (hvd.size() - 1) / 2
 
 
+def steps_that_ask_for_the_same_in_other_shapes_now_and_then(hvd: Hvd) -> None:
+    """Many small tensors, empty ones among them, and a long one."""
+    for step in range(9):
+        sizes = {f"step.{i}": (i % 4, 7 if step < 6 else 5) for i in range(40)} | {"step.long": (9000, step // 3 + 1)}
+        mine = {name: torch.full(size, float(step + hvd.rank())) for name, size in sizes.items()}
+        order = random.Random(step * hvd.size() + hvd.rank()).sample(list(mine), len(mine))
+        handles = [hvd.allreduce_async_(mine[name], op=hvd.Sum, name=name) for name in order]
+        for handle in handles:
+            hvd.synchronize(handle)
+        for x in mine.values():
+            same(x, torch.full_like(x, float(sum(step + r for r in range(hvd.size())))))
+
+
 def names_of_any_letters(hvd: Hvd) -> None:
     for name in ("a b", "größe/µ", "x" * 5000, "with\nnewline", "%s {} \\"):
         same(hvd.allreduce(torch.ones(1), op=hvd.Sum, name=name), torch.tensor([float(hvd.size())]))
