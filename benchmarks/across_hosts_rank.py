@@ -46,10 +46,12 @@ def create(name: str, world: World, task: Task) -> Stepper:
 
 def measure(world: World, request: Request, task: Task) -> dict[str, list[dict[str, Any]]]:
     """Of every variant and round the seconds of a step on the slowest rank, and the bytes that each host sent in it."""
-    steppers = {name: create(name, world, task) for name in request.variants}
+    steppers: dict[str, Stepper] = {}
+    for name in request.variants:
+        steppers[name] = create(name, world, task)
+        check(name, steppers[name], world, task)
+        steppers[name].pause()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in steppers}
-    for name, stepper in steppers.items():
-        check(name, stepper, world, task)
     for number in range(request.rounds):
         for name in order(list(steppers), number):
             found[name].append(block(world, steppers[name], request.steps))
@@ -66,6 +68,7 @@ def check(name: str, stepper: Stepper, world: World, task: Task) -> None:
 
 
 def block(world: World, stepper: Stepper, steps: int) -> dict[str, Any]:
+    stepper.resume()
     stepper.run()
     world.barrier()
     before, begin = Traffic.of(), time.perf_counter()
@@ -73,6 +76,7 @@ def block(world: World, stepper: Stepper, steps: int) -> dict[str, Any]:
         stepper.run()
     seconds = max(world.gather((time.perf_counter() - begin) / steps))
     passed = Traffic.of() - before
+    stepper.pause()
     return {"seconds": seconds, "sent": dict(world.gather((socket.gethostname(), passed.sent / steps)))}
 
 
