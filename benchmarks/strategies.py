@@ -26,6 +26,9 @@ A_QUARTER = "optimizer.lr=0.0125"
 FAR = ("independent", "federated")
 """Strategies of which less is asked: no word while training, and workers that see different classes."""
 
+CLEAN = "allreduce model.args={noise: 0}"
+"""Where one worker sends noise otherwise."""
+
 GOAL = "accuracy 0.95"
 
 Rows = dict[str, dict[str, Any]]
@@ -63,6 +66,37 @@ EXPERIMENTS = {
             "--budget", "15epochs", "--gbps", "1", "--latency-ms", "5", "--target", GOAL.replace(" ", "="),
             "train.eval_every=5", "train.converge={metric: accuracy, value: 0.95}",
         ),
+    ),
+    "compression": Experiment(
+        ("allreduce", *(f"allreduce:compression={name}" for name in ("fp16", "int8", "topk", "powersgd"))),
+        ("--budget", "200steps", "--gbps", "1", "--latency-ms", "5", "train.eval_every=10"),
+    ),
+    "unequal": Experiment(
+        ("allreduce", "allreduce:data.partition=weighted"), ("--budget", "6epochs", "--straggler", "3:5")
+    ),
+    "nonsense": Experiment(
+        (
+            CLEAN.replace(" ", ":", 1), "allreduce",
+            *(f"parameter_server:aggregate={name}:byzantine=1" for name in ("krum", "median", "trimmed_mean")),
+        ),
+        ("--budget", "10epochs", "model={target: 'benchmarks.nonsense:create'}"),
+    ),
+    "clients": Experiment(
+        ("federated", *(f"federated:data.partition={dealt}" for dealt in (
+            "{name: dirichlet, alpha: 0.5}", "{name: dirichlet, alpha: 0.1}", "by_label",
+        ))),
+        ("--budget", "20epochs"),
+    ),
+    "privacy": Experiment(
+        ("federated:secure=true", *(f"federated:clip=1:noise={noise}" for noise in (0, 0.1, 0.3, 1))),
+        ("--budget", "20epochs", "data.partition=contiguous"),
+    ),
+    "parts": Experiment(
+        (
+            "allreduce:data.batch_size=16", "allreduce:parallel.tensor=2:data.batch_size=32",
+            "allreduce:parallel.pipeline=2:data.batch_size=4:train.accumulate=8",
+        ),
+        ("--budget", "6epochs"),
     ),
 }  # fmt: skip
 
@@ -141,6 +175,19 @@ def slow_network(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
         yield f"1 Gbit/s, 5 ms: time to {GOAL}, {best} over allreduce", "<=", 0.3, times[best] / times["allreduce"]
 
 
+def nonsense(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
+    clean = rows.get(CLEAN, {}).get("accuracy")
+    for name, row in rows.items():
+        if clean is not None and name != CLEAN:
+            sense, points = (">=", 30) if name == "allreduce" else ("<=", 2)
+            yield (
+                f"one of 4 workers sends noise, points less than without: {name}",
+                sense,
+                points,
+                100 * (clean - row["accuracy"]),
+            )
+
+
 def over(rows: Rows, base: Rows, column: str, name: str, other: str) -> float | None:
     if name not in rows or other not in base:
         return None
@@ -152,6 +199,7 @@ JUDGES: dict[str, Callable[[Rows, Mapping[str, Rows]], Iterator[Row]]] = {
     "bytes": sent,
     "straggler": straggler,
     "slow network": slow_network,
+    "nonsense": nonsense,
 }
 
 if __name__ == "__main__":

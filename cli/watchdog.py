@@ -152,9 +152,7 @@ class Watchdog:
         patience = max(self.seconds, START)
         if not missing or now - self.began <= patience:
             return None
-        return "\n".join(
-            [f"{_named(missing)} did not start within {patience:g} seconds", *self._where(self.running())]
-        )
+        return "\n".join([f"{_named(missing)} did not start within {patience:g} seconds", *self._where(self.running())])
 
     def _silent(self, now: float) -> str | None:
         silent = [r for r in self.running() if now - r.heard > self.seconds]

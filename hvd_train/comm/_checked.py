@@ -12,7 +12,6 @@ import socket
 import sys
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from types import FrameType
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hvd_train.comm._mailbox import Mailbox, connect
+from hvd_train.comm._wrapper import Wrapper
 from hvd_train.comm.base import Communicator, Op, SharedMemory, Work
 from hvd_train.errors import ExitCode
 from hvd_train.heartbeat import where
@@ -87,18 +87,13 @@ class _Wire:
         return message is not None
 
 
-class CheckedCommunicator(Communicator):
+class CheckedCommunicator(Wrapper):
     """`inner`, of which the ranks `members` of the world take part and that `group` names."""
 
     def __init__(self, inner: Communicator, wire: _Wire, members: Sequence[int], group: str) -> None:
-        super().__init__()
-        self._inner, self._wire, self._members, self._group = inner, wire, members, group
+        super().__init__(inner)
+        self._wire, self._members, self._group = wire, members, group
         self._asked = 0
-        self.rank, self.size = inner.rank, inner.size
-        self.local_rank, self.local_size = inner.local_rank, inner.local_size
-        self.cross_rank, self.cross_size = inner.cross_rank, inner.cross_size
-        self.host_memory_only, self._carriers = inner.host_memory_only, inner._carriers  # type: ignore[misc]
-        self.outlives_ranks = inner.outlives_ranks  # type: ignore[misc]
         if inner.shared_memory is not None:
             self.shared_memory = _CheckedMemory(inner.shared_memory, self)
 
@@ -134,7 +129,7 @@ class CheckedCommunicator(Communicator):
 
     def barrier(self) -> None:
         self.ask("barrier")
-        self._inner.barrier()
+        super().barrier()
 
     def split(self, color: int, key: int = 0) -> Communicator:
         self.ask("split")
@@ -144,19 +139,13 @@ class CheckedCommunicator(Communicator):
 
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         self.ask("allocate")
-        return self._inner.allocate(numel, dtype, device)
-
-    def aside(self) -> AbstractContextManager[None]:
-        return self._inner.aside()
+        return super().allocate(numel, dtype, device)
 
     def close(self) -> None:
         self.ask("close")
         if self._group == _WORLD:
             self._wire.mailbox.close()
-        self._inner.close()
-
-    def abort(self, code: int) -> None:
-        self._inner.abort(code)
+        super().close()
 
     def ask(self, what: str, to: int = -1) -> dict[int, Ask]:
         """What all members ask for, by their rank in the world."""
@@ -164,21 +153,6 @@ class CheckedCommunicator(Communicator):
         at = where(_outside(sys._getframe()))
         mine = Ask(what, self._group, self._asked, at, socket.gethostname(), to)
         return self._wire.agree(mine, self._members)
-
-    def _all_reduce(self, flat: Tensor, op: Op) -> Work:
-        return self._inner._all_reduce(flat, op)
-
-    def _reduce_scatter(self, flat: Tensor, counts: list[int], op: Op) -> Tensor:
-        return self._inner._reduce_scatter(flat, counts, op)
-
-    def _all_gather(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
-        return self._inner._all_gather(flat, sizes)
-
-    def _broadcast(self, flat: Tensor, root: int) -> None:
-        self._inner._broadcast(flat, root)
-
-    def _all_to_all(self, flats: Sequence[Tensor], sizes: list[int]) -> list[Tensor]:
-        return self._inner._all_to_all(flats, sizes)
 
 
 class _CheckedMemory:

@@ -16,10 +16,10 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from hvd_train.comm._mailbox import Mailbox, Message
+from hvd_train.comm._wrapper import Wrapper
 from hvd_train.comm.base import Communicator, Op, Work
 
 T = TypeVar("T")
@@ -156,20 +156,17 @@ class _Late:
             _sleep_until(self._due)
 
 
-class EmulatedCommunicator(Communicator):
+class EmulatedCommunicator(Wrapper):
     """`inner` as it would be under `emulation`."""
 
     def __init__(self, inner: Communicator, emulation: Emulation) -> None:
-        self._inner, self._emulation = inner, emulation
+        super().__init__(inner)
+        self._emulation = emulation
         self.network, self.pace = emulation.network, emulation.pace
-        self.rank, self.size = inner.rank, inner.size
-        self.local_rank, self.local_size = inner.local_rank, inner.local_size
-        self.cross_rank, self.cross_size = inner.cross_rank, inner.cross_size
-        self.host_memory_only, self._carriers = inner.host_memory_only, inner._carriers  # type: ignore[misc]
-        self.outlives_ranks = inner.outlives_ranks  # type: ignore[misc]
 
     @property
     def bytes_sent(self) -> int:
+        """Messages are counted by the engine below, whose mailbox sends them."""
         return self._inner.bytes_sent
 
     @bytes_sent.setter
@@ -190,15 +187,6 @@ class EmulatedCommunicator(Communicator):
 
     def submit(self, task: Callable[[], object]) -> Work:
         return self._inner.submit(task)
-
-    def allocate(self, numel: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        return self._inner.allocate(numel, dtype, device)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def abort(self, code: int) -> None:
-        self._inner.abort(code)
 
     def _all_reduce(self, flat: Tensor, op: Op) -> Work:
         with self.pace.communicating():

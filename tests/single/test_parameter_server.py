@@ -23,7 +23,7 @@ from hvd_train.sync.base import Context
 from hvd_train.sync.parameter_server import coefficients
 from tests.bodies import parameter_server as served
 from tests.bodies import training as body
-from tests.single.test_sharding import Branches, plans
+from tests.bodies.branches import Branches, one_process, plans, three_steps
 
 
 @pytest.mark.parametrize(("size", "per_node"), [(1, 1), (2, 1), (3, 3), (4, 4), (4, 2)])
@@ -227,33 +227,12 @@ def test_random_models_equal_one_process(plan: dict[str, Any], servers: int, pla
     workers, size = plan["size"], plan["size"] + servers * (placement == "dedicated")
     servers = min(servers, size)
     build = lambda ps: getattr(torch.optim, plan["optimizer"])(ps, lr=0.1, weight_decay=0.1)  # noqa: E731
-    reference = Branches(plan)
-    optimizer = build([p for p in reference.parameters() if p.requires_grad])
-    for step in range(3):
-        optimizer.zero_grad()
-        if step == plan["thaw"] and (unfrozen := reference.thaw()):
-            optimizer.add_param_group({"params": unfrozen})
-        total = torch.stack([reference.loss(plan["used"][step * 3 + r], r + 1.0) for r in range(workers)]).sum()
-        if total.requires_grad:
-            total.backward()
-        optimizer.step()
+    reference = one_process(plan, build, workers)
 
     def run(comm: Communicator) -> list[Tensor]:
         model = Branches(plan)
         strategy, made = served.stepping(comm, model, build=build, servers=servers, placement=placement)
-        for step in range(3):
-            model.zero_grad()
-            if step == plan["thaw"]:
-                model.thaw()
-            made.adopt()
-            if comm.rank < workers:
-                loss = model.loss(plan["used"][step * 3 + comm.rank], comm.rank + 1.0)
-                if loss.requires_grad:
-                    loss.backward()
-            strategy.on_gradients(step)
-            made.torch.step()
-            strategy.on_parameters(step)
-        return [p.detach().clone() for p in model.layers]
+        return three_steps(comm.rank, model, strategy, made, plan)
 
     for result in threads.run(size, run, ranks_per_node=min(plan["per_node"], size)):
         for mine, expected in zip(result, reference.layers, strict=True):

@@ -21,6 +21,7 @@ from hvd_train.errors import UserError
 from hvd_train.sharding import ShardedOptimizer, cut
 from hvd_train.sync.base import Context
 from tests.bodies import training as body
+from tests.bodies.branches import Branches, one_process, plans, three_steps
 
 
 @pytest.mark.parametrize(
@@ -211,51 +212,6 @@ def test_an_overflow_on_one_owner_makes_all_skip_the_step() -> None:
     assert threads.run(2, run) == [(True, 32768.0)] * 2
 
 
-@st.composite
-def plans(draw: st.DrawFn) -> dict[str, Any]:
-    """A random model: sizes, dtypes, which earlier tensor each layer shares, which branches a rank uses in a step."""
-    layers = draw(st.integers(1, 5))
-    return {
-        "sizes": draw(st.lists(st.integers(1, 40), min_size=layers, max_size=layers)),
-        "half": draw(st.lists(st.booleans(), min_size=layers, max_size=layers)),
-        "frozen": draw(st.lists(st.booleans(), min_size=layers, max_size=layers).filter(lambda f: not all(f))),
-        "thaw": draw(st.integers(0, 3)),
-        "sharded": draw(st.booleans()),
-        "fusion": draw(st.sampled_from([0, 64, 4096])),
-        "used": draw(st.lists(st.lists(st.booleans(), min_size=layers, max_size=layers), min_size=9, max_size=9)),
-        "size": draw(st.integers(2, 3)),
-        "per_node": draw(st.integers(1, 3)),
-        "optimizer": draw(st.sampled_from(["SGD", "AdamW", "Adagrad"])),
-    }
-
-
-class Branches(nn.Module):
-    """Layers of which a forward pass uses some; the first also serves as the last (shared weights)."""
-
-    def __init__(self, plan: dict[str, Any]) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        kinds = [torch.float32 if half else torch.float64 for half in plan["half"]]
-        rows = zip(plan["sizes"], kinds, plan["frozen"], strict=True)
-        self.layers = nn.ParameterList(
-            nn.Parameter(torch.randn(n, generator=generator).to(kind), requires_grad=not frozen)
-            for n, kind, frozen in rows
-        )
-
-    def thaw(self) -> list[nn.Parameter]:
-        """Train everything from now on; what was not trained before."""
-        frozen = [p for p in self.layers if not p.requires_grad]
-        for p in frozen:
-            p.requires_grad_(True)
-        return frozen
-
-    def loss(self, used: list[bool], scale: float) -> Tensor:
-        terms = [(p.double() - scale).square().sum() for p, use in zip(self.layers, used, strict=True) if use]
-        if used[0]:
-            terms.append(self.layers[0].double().sum() * scale)
-        return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
-
-
 @settings(max_examples=30, deadline=None)
 @given(plans())
 def test_random_models_equal_one_process(plan: dict[str, Any]) -> None:
@@ -264,17 +220,7 @@ def test_random_models_equal_one_process(plan: dict[str, Any]) -> None:
     Before one of the steps, or never, all that was frozen is unfrozen.
     """
     size, build = plan["size"], lambda ps: getattr(torch.optim, plan["optimizer"])(ps, lr=0.1, weight_decay=0.1)
-    reference = Branches(plan)
-    optimizer = build([p for p in reference.parameters() if p.requires_grad])
-    for step in range(3):
-        optimizer.zero_grad()
-        if step == plan["thaw"] and (unfrozen := reference.thaw()):
-            optimizer.add_param_group({"params": unfrozen})
-        losses = [reference.loss(plan["used"][step * 3 + r], r + 1.0) for r in range(size)]
-        total = torch.stack(losses).sum()
-        if total.requires_grad:
-            total.backward()
-        optimizer.step()
+    reference = one_process(plan, build, size)
 
     def run(comm: Communicator) -> list[Tensor]:
         model = Branches(plan)
@@ -282,19 +228,7 @@ def test_random_models_equal_one_process(plan: dict[str, Any]) -> None:
         strategy = plugins.create("hvd_train.sync", "allreduce", context, shard_optimizer=plan["sharded"] and "auto")
         made = strategy.optimizer(model, build)
         strategy.start(model)
-        for step in range(3):
-            model.zero_grad()
-            if step == plan["thaw"]:
-                model.thaw()
-            made.adopt()
-            strategy.on_backward(step)
-            loss = model.loss(plan["used"][step * 3 + comm.rank], comm.rank + 1.0)
-            if loss.requires_grad:
-                loss.backward()
-            strategy.on_gradients(step)
-            made.torch.step()
-            strategy.on_parameters(step)
-        return [p.detach().clone() for p in model.layers]
+        return three_steps(comm.rank, model, strategy, made, plan)
 
     for result in threads.run(size, run, ranks_per_node=min(plan["per_node"], size)):
         for mine, expected in zip(result, reference.layers, strict=True):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hvd_train import plugins
 from hvd_train.bench.step.base import Stepper, Task
 from hvd_train.bench.world import World
 from hvd_train.comm.base import Communicator
+from hvd_train.optimizer import without_compiler
 from hvd_train.sync.base import Context, SyncStrategy
 
 
@@ -17,7 +20,9 @@ class Strategy(Stepper):
         self.comm = comm
         context = Context(comm, plugins.create("hvd_train.compress", compression))
         self._strategy: SyncStrategy = plugins.create("hvd_train.sync", "allreduce", context)
-        self.optimizer = self._strategy.optimizer(self.model, task.optimizer).torch
+        self.optimizer = self._strategy.optimizer(
+            self.model, lambda parameters: without_compiler(partial(task.optimizer, parameters))
+        ).torch
         self._strategy.start(self.model)
         self._steps = 0
 
