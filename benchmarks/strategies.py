@@ -79,7 +79,7 @@ EXPERIMENTS = {
             CLEAN.replace(" ", ":", 1), "allreduce",
             *(f"parameter_server:aggregate={name}:byzantine=1" for name in ("krum", "median", "trimmed_mean")),
         ),
-        ("--budget", "10epochs", "model={target: 'benchmarks.nonsense:create'}"),
+        ("--budget", "10epochs", "model={target: 'benchmarks.nonsense:create'}", "train.eval_every=5"),
     ),
     "clients": Experiment(
         ("federated", *(f"federated:data.partition={dealt}" for dealt in (

@@ -9,10 +9,10 @@ from torch import Tensor
 def adasum(a: Tensor, b: Tensor) -> Tensor:
     """(1 - a.b / 2|a|^2) a + (1 - a.b / 2|b|^2) b (Maleki et al., arXiv 2006.02924): for zeros, the other one.
 
-    Products are summed in float64; halves are combined in float32.
+    Products are summed in float64, of copies: aligned alike, all ranks get the same bits. Halves are combined in float32.
     """
+    u, v = (t.flatten().to(torch.float64, copy=True) for t in (a, b))
+    dot, uu, vv = (float(torch.dot(p, q)) for p, q in ((u, v), (u, u), (v, v)))
     wide = torch.promote_types(a.dtype, torch.float32)
-    x, y = a.to(wide), b.to(wide)
-    dot, xx, yy = (float((u.double() * v.double()).sum()) for u, v in ((x, y), (x, x), (y, y)))
-    total = x * (1 - dot / (2 * xx) if xx else 1.0) + y * (1 - dot / (2 * yy) if yy else 1.0)
-    return total.to(a.dtype)
+    total = a.to(wide) * (1 - dot / (2 * uu) if uu else 1.0)
+    return total.add_(b.to(wide), alpha=1 - dot / (2 * vv) if vv else 1.0).to(a.dtype)

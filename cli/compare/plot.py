@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cli.compare.outcome import FALLS, Outcome
 
@@ -14,16 +16,20 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's, told apart by people who see colours differently; without yellow, which is faint on white."""
 DASHES = ("-", "--", ":")
 MARKERS = "osD^vPX"
+LEGEND, LINE = 190, 9
+"""Letters that fit beside one another below the panels, and how many a line before a label takes."""
 
 
 def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | None) -> Figure:
     """Three panels with one scale of the metric; `goal` is a line across them."""
-    figure = Figure(figsize=(13, 5), dpi=100, layout="constrained")
-    figure.suptitle(title, fontsize=11)
     drawn = [o for o in outcomes if any(metric in e for e in o.evaluations)]
+    labels = [o.strategy + " (failed)" * bool(o.failure) for o in drawn]
+    columns = max((n for n in range(1, 5) if _width(labels, n) <= LEGEND), default=1)
+    figure = Figure(figsize=(13, 4.4 + 0.2 * -(-len(labels) // columns)), dpi=100, layout="constrained")
+    figure.suptitle(title, fontsize=11)
     panels = {"seconds": "seconds of training", "bytes_sent": "MB sent by all ranks", "step": "steps"}
     for axes, (key, label) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
-        _panel(axes, drawn, key, metric)
+        _panel(axes, drawn, labels, key, metric)
         axes.set_xlabel(label)
         if goal is not None:
             axes.axhline(goal, color="#777777", linewidth=0.9, linestyle=":", zorder=1)
@@ -32,15 +38,26 @@ def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | 
     first.set_ylim(*_limits(drawn, metric, goal))
     if any(_megabytes(e) > 0 for o in drawn for e in o.evaluations):
         second.set_xscale("log")
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        low, high = second.get_xlim()
+        second.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        second.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
+        second.xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(
+        *first.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
     return figure
 
 
-def _panel(axes: Axes, outcomes: Sequence[Outcome], key: str, metric: str) -> None:
-    for number, outcome in enumerate(outcomes):
+def _width(labels: Sequence[str], columns: int) -> int:
+    """Letters beside one another where `labels` fill so many columns, one after another, as a legend does."""
+    ends = [i * (len(labels) // columns) + min(i, len(labels) % columns) for i in range(columns + 1)]
+    return sum(LINE + max(map(len, labels[a:b]), default=0) for a, b in pairwise(ends))
+
+
+def _panel(axes: Axes, outcomes: Sequence[Outcome], labels: Sequence[str], key: str, metric: str) -> None:
+    for number, (outcome, label) in enumerate(zip(outcomes, labels, strict=True)):
         points = [e for e in outcome.evaluations if metric in e and (key != "bytes_sent" or _megabytes(e) > 0)]
         x = [_megabytes(e) if key == "bytes_sent" else e[key] for e in points]
-        label = outcome.strategy + " (failed)" * bool(outcome.failure)
         axes.plot(x, [e[metric] for e in points], label=label, **_style(number, len(points)))
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -58,6 +58,8 @@ class Report:
             re.sub(r"(?<=\d)(?=[A-Za-z])", " ", self.budget or ""),
             f"links of {emulate['gbps']:g} Gbit/s" if "gbps" in emulate else "",
             f"{emulate['latency_ms']:g} ms latency" if "latency_ms" in emulate else "",
-            f"rank {emulate['straggler']} {emulate['factor']:g} times slower" if "straggler" in emulate else "",
+            f"rank {emulate['straggler']} slower by a factor of {emulate['factor']:g}"
+            if "straggler" in emulate
+            else "",
         ]
         return ", ".join(part for part in parts if part)

@@ -238,7 +238,9 @@ def test_a_report_in_three_forms(outcomes: list[Outcome], tmp_path: Path) -> Non
         "emulate": {"gbps": 1.0, "latency_ms": 5.0, "straggler": 1, "factor": 5.0},
     }
     report = Report("a/model.yaml", "10epochs", ("accuracy", 0.7), launch, outcomes)
-    assert report.title == ("model.yaml, np=2, 10 epochs, links of 1 Gbit/s, 5 ms latency, rank 1 5 times slower")
+    assert report.title == (
+        "model.yaml, np=2, 10 epochs, links of 1 Gbit/s, 5 ms latency, rank 1 slower by a factor of 5"
+    )
     report.save(tmp_path / "out")
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
     saved = json.loads((tmp_path / "out" / "compare.json").read_text())
