@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -33,6 +34,16 @@ def without_compiler(build: Callable[[], torch.optim.Optimizer]) -> torch.optim.
 def kind(model: nn.Module, build: Build) -> str:
     """The name of the torch optimizer that `build` makes for `model`."""
     return type(build([p for p in model.parameters() if p.requires_grad])).__name__
+
+
+def clip(gradients: list[Tensor], square: Tensor, max_norm: float) -> None:
+    """Scale `gradients`, a part of those whose squares sum to `square`, such that the norm of all is at most `max_norm`.
+
+    As in torch, a norm that is no number makes all of them so.
+    """
+    scale = max_norm / (math.sqrt(float(square)) + 1e-6)
+    if gradients and not scale >= 1:
+        torch._foreach_mul_(gradients, scale)
 
 
 class ModelOptimizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hvd_train.comm.base import Communicator, gather_json
-from hvd_train.optimizer import Build, ModelOptimizer, State
+from hvd_train.optimizer import Build, ModelOptimizer, State, clip
 
 
 class Part(Protocol):
@@ -40,9 +39,7 @@ class PartedOptimizer(ModelOptimizer):
         for gradient in gradients:
             square += torch.linalg.vector_norm(gradient).double().square()
         self._group.all_reduce_(square, "sum")
-        scale = max_norm / (math.sqrt(float(square)) + 1e-6)
-        if scale < 1 and gradients:
-            torch._foreach_mul_(gradients, scale)
+        clip(gradients, square, max_norm)
 
     def agree_(self, found_inf: Tensor) -> None:
         self._comm.all_reduce_(found_inf, "max")

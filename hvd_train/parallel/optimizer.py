@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from hvd_train.errors import UserError
-from hvd_train.optimizer import ModelOptimizer, State
+from hvd_train.optimizer import ModelOptimizer, State, clip
 from hvd_train.parallel.layout import Mesh
 from hvd_train.parallel.pieces import Pieces
 from hvd_train.sharding import ELEMENTWISE, WHOLE
@@ -32,10 +30,7 @@ class PartOptimizer(ModelOptimizer):
         ]
         square = torch.stack([torch.zeros((), dtype=torch.float64), *norms]).square().sum()
         self._mesh.copy.all_reduce_(square, "sum")
-        scale = max_norm / (math.sqrt(float(square)) + 1e-6)
-        # Not 'scale < 1': a norm that is no number makes all gradients so, as it does in torch.
-        if gradients and not scale >= 1:
-            torch._foreach_mul_(list(gradients.values()), scale)
+        clip(list(gradients.values()), square, max_norm)
 
     def agree_(self, found_inf: Tensor) -> None:
         self._part.agree_(found_inf)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from hvd_train.optimizer import without_compiler
+from hvd_train.optimizer import clip, without_compiler
 
 STARTS = """
 import sys
@@ -58,3 +58,18 @@ def test_a_differentiable_step_stays_differentiable() -> None:
     optimizer.step()
     w.sum().backward()
     torch.testing.assert_close(weight.grad, torch.full((3,), 0.8))
+
+
+@pytest.mark.parametrize("bad", [1.0, float("nan"), float("inf")])
+def test_parts_are_clipped_as_torch_clips_the_whole(bad: float) -> None:
+    torch.manual_seed(0)
+    whole = nn.Linear(4, 3)
+    for p in whole.parameters():
+        p.grad = torch.randn_like(p)
+    whole.weight.grad[1, 2] = bad
+    parts = [p.grad.clone() for p in whole.parameters()]
+    square = torch.stack([g.square().sum().double() for g in parts]).sum()
+    nn.utils.clip_grad_norm_(whole.parameters(), 0.5)
+    for part, p in zip(parts, whole.parameters(), strict=True):
+        clip([part], square, 0.5)
+        torch.testing.assert_close(part, p.grad, equal_nan=True)
