@@ -239,6 +239,7 @@ class ShardedOptimizer(PartedOptimizer):
         self._of_arena: dict[Arena, Bucket] = {}
         self.parts: list[Owned] = []
         self._step = self._next = self._sent = 0
+        self._counted = self._across.bytes_sent if self._across else 0
         self._armed = False
         self._under_way: list[Work] = []
         super().__init__(model, build, comm, self._node)
@@ -319,13 +320,13 @@ class ShardedOptimizer(PartedOptimizer):
         self._under_way.append(across.submit(partial(self._cross, arena)))
 
     def _sum_over_nodes(self, across: Communicator) -> None:
-        before = across.bytes_sent
         while self._next < len(self.arenas):
             self._issue(across)
         for work in self._under_way:
             work.wait()
         self._under_way = []
-        self._comm.bytes_sent += across.bytes_sent - before
+        self._comm.bytes_sent += across.bytes_sent - self._counted
+        self._counted = across.bytes_sent
 
     @torch.no_grad()
     def _cross(self, arena: Arena) -> None:

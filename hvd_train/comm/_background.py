@@ -26,6 +26,11 @@ class Background:
         """The caller is a task."""
         return threading.current_thread() is self._thread
 
+    @property
+    def busy(self) -> bool:
+        """Tasks are under way that the caller, which is none of them, would have to wait for."""
+        return not (self.here or self._last.done())
+
     def submit(self, task: Task) -> Submitted:
         self._last = Future()
         self._tasks.put((task, self._last))

@@ -118,7 +118,11 @@ class MpiCommunicator(Communicator):
             return Done()
         if self._owners and flat.numel() * flat.element_size() > _SMALL:
             return self.submit(lambda: self._across_nodes(flat, op))
-        self._settle()
+        if self._background is not None and self._background.busy:
+            return self.submit(lambda: self._by_mpi(flat, op).wait())
+        return self._by_mpi(flat, op)
+
+    def _by_mpi(self, flat: Tensor, op: Op) -> Work:
         if flat.dtype not in _TYPES:
             return self._all_reduce_halves(flat, op)
         requests = [self._comm.Iallreduce(MPI.IN_PLACE, _buffer(p), _OPS[op]) for p in pieces(flat)]

@@ -68,6 +68,8 @@ def test_ranks_on_several_hosts_equal_ranks_on_one(hosts: Hosts, tmp_path: Path)
         assert found.keys() == expected.keys()
         for name, value in found.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
+        ring = 2 * (count * slots - 1) / (count * slots)
+        assert summary(out)["bytes_sent"] == pytest.approx(ring * summary(tmp_path / "alone")["bytes_sent"], rel=0.02)
 
 
 @pytest.mark.usefixtures("hosts")
