@@ -42,6 +42,7 @@ EQUAL = [
 MORE: dict[str, dict[str, dict[str, Any]]] = {
     "one runs out of samples": {},
     "plain": {"optimizer": {"momentum": 0.0}},
+    "halves": {"train": {"epochs": 1, "precision": "fp16"}},
 }
 
 
@@ -93,6 +94,23 @@ def gradients_equal_one_process(comm: Communicator) -> None:
             body.assert_close(body.trained(comm, variant(name, workers, batch, **served)), alone)
         except AssertionError as error:
             raise AssertionError(f"{name}, {servers} {placement}: {error}") from None
+
+
+def halves_stay_close_and_an_overflow_skips_the_step_everywhere(comm: Communicator) -> None:
+    """With scaled losses: servers see no gradient until all ranks know whether one has overflowed."""
+    alone = alone_on(comm, "halves", GLOBAL_BATCH)
+    for servers, placement in layouts(comm):
+        workers = workers_of(comm, servers, placement)
+        served = {"strategy": "parameter_server", "servers": servers, "placement": placement}
+        config = variant("halves", workers, GLOBAL_BATCH, **served)
+        for name, value in body.trained(comm, config).items():
+            assert (value - alone[name]).abs().max() < 0.01, (servers, placement, name)
+        job = body.trainer(comm, config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})}))
+        before = body.parameters(job)
+        if comm.rank == workers - 1:
+            next(job.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+        job.run()
+        assert all(torch.equal(value, before[name]) for name, value in body.parameters(job).items())
 
 
 def parameters_weighted_by_samples_equal_one_process(comm: Communicator) -> None:
@@ -311,6 +329,7 @@ def adasum_trains(comm: Communicator) -> None:
 
 BODIES = [
     gradients_equal_one_process,
+    halves_stay_close_and_an_overflow_skips_the_step_everywhere,
     parameters_weighted_by_samples_equal_one_process,
     merge_is_that_of_the_formula,
     robust_aggregates_are_those_of_the_whole_vector,
