@@ -23,8 +23,6 @@ OPS = ("Average", "Sum", "Adasum", "Min", "Max", "Product")
 ROUNDS = 64
 """Rounds whose responses are kept, because training asks for the same in every step."""
 
-_NONE = object()
-
 ANY = -1
 """A dimension in which ranks may differ."""
 
@@ -68,7 +66,8 @@ class Request:
         self.spec, self.number = spec, number
         self.key = Key(spec.process_set, spec.kind, spec.name, number)
         self.word = f"{spec.process_set} {spec.kind} {number} {spec.name}"
-        self.slot, self.slots = 0, _NONE
+        self.slot = 0
+        self.slots: object = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Request) and (self.spec, self.number) == (other.spec, other.number)

@@ -205,8 +205,7 @@ def allreduce_async_(
     tensor: Tensor, average: bool | None = None, name: str | None = None, op: int | None = None,
     prescale_factor: float = 1.0, postscale_factor: float = 1.0, process_set: ProcessSet = global_process_set,
 ) -> int:  # fmt: skip
-    if op is None or average is not None:
-        op = handle_average_backwards_compatibility(op, average)
+    op = handle_average_backwards_compatibility(op, average)
     scales = prescale_factor, postscale_factor
     return _all_reduce([tensor], [tensor], name, op, scales, process_set, _first)
 

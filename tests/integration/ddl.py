@@ -98,6 +98,14 @@ def wait_for(path: Path, pattern: str, timeout: float = 60) -> Path:
     raise AssertionError(f"no {pattern} in {path} after {timeout} s")
 
 
+def wait_for_steps(out: Path, timeout: float = 60) -> None:
+    """Return once the run of the folder `out` has taken so many steps that it told of them."""
+    metrics, deadline = wait_for(out, "metrics.jsonl", timeout), time.monotonic() + timeout
+    while not metrics.stat().st_size:
+        assert time.monotonic() < deadline, f"no steps in {out} after {timeout} s"
+        time.sleep(0.05)
+
+
 def ranks(launcher: int) -> list[psutil.Process]:
     """The rank processes below the process `launcher`."""
     below = psutil.Process(launcher).children(recursive=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.ddl import SMALL, ranks, start, summary, wait_for
+from tests.integration.ddl import SMALL, ranks, start, summary, wait_for_steps
 from tests.integration.parts import needs
 
 QUICK = ["train.eval_every=1000000", "checkpoint.every=1000000", "train.log_every=1"]
@@ -29,9 +29,7 @@ def running(
     (folder / "model.yaml").write_text(SMALL)
     job = start("run", "--np", f"{np}", "--output", "out", "model.yaml", f"sync={sync}", *overrides, cwd=folder)
     try:
-        wait_for(folder, "out/metrics.jsonl", timeout=180)
-        while not (folder / "out" / "metrics.jsonl").read_text():
-            time.sleep(0.05)
+        wait_for_steps(folder / "out", timeout=180)
         yield job, {int(p.environ()["OMPI_COMM_WORLD_RANK"]): p for p in ranks(job.pid)}
     finally:
         job.terminate()

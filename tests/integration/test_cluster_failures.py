@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.cluster.hosts import Hosts, wait_until
-from tests.integration.ddl import SMALL, alive, ddl, falters, ranks, start, summary, wait_for
+from tests.integration.ddl import SMALL, alive, ddl, falters, ranks, start, summary, wait_for, wait_for_steps
 from tests.integration.parts import needs
 
 ENDLESS = ["train.epochs=100000", "checkpoint.every=100000000", "train.eval_every=1000000"]
@@ -74,9 +74,7 @@ def launch(hosts: Hosts, *options: str | Path) -> Job:
     process = hosts.start("n1", [*command, model, *more], cwd=hosts.folder, env=variables, **pipes)
     job = Job(hosts, process, out)
     if more is ENDLESS:
-        wait_until(
-            lambda: (out / "metrics.jsonl").is_file() and (out / "metrics.jsonl").stat().st_size, "some steps", 60
-        )
+        wait_for_steps(out)
     else:
         wait_for(hosts.folder, "out/checkpoints/step-*/manifest.json")
     for name in hosts.names[1:]:
