@@ -344,7 +344,8 @@ class Execution:
         if event is None:
             return None
         if event["exit_code"] == ExitCode.BAD_INPUT:
-            return _say(event["message"], ExitCode.BAD_INPUT)
+            who = f" (rank {event['rank']} on {event['host']})" if self.world_size > 1 else ""
+            return _say(f"{event['message']}{who}", ExitCode.BAD_INPUT)
         trace = f"\n{event['traceback'].rstrip()}" if event["traceback"] else f"\n{event['message']}"
         return _say(f"the first failure: rank {event['rank']} on {event['host']}:{trace}", event["exit_code"])
 

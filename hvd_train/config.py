@@ -171,7 +171,9 @@ class SyncSection(PluginSection):
     strategy: str = Field("allreduce", description="what ranks agree on, and when (ddl list strategies)")
     compression: CompressionSection = Field(default_factory=CompressionSection)
     fusion_mb: Literal["auto"] | NonNegativeFloat = Field(
-        "auto", description="MiB of gradients reduced at once; 0: every tensor on its own; auto: measured at the start"
+        "auto",
+        description="MiB of gradients reduced at once; 0: every tensor on its own; auto: measured at the first start, and fixed "
+        "where compression works on the whole bucket, so that two runs are equal",
     )
 
 

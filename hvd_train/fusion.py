@@ -39,6 +39,9 @@ def plan(sizes: Sequence[int], kinds: Sequence[Any], limit: int) -> list[list[in
 PROBES = (64 * 1024, 1024 * 1024)
 """Bytes of the two reductions that tell latency from bandwidth."""
 
+FIXED = 16 << 20
+"""Bytes of a bucket whose size is not measured, since results depend on it: two runs would differ."""
+
 BOUNDS = (1 << 20, 64 << 20)
 """Least and most bytes of a bucket whose size is measured: the first begins early, the last does not wait for all."""
 

@@ -469,6 +469,7 @@ class Trainer:
             "layout": self._layout,
             "optimizer": checkpoint.pack(self.optimizer.state(), "optimizer", tensors),
             "scaler": checkpoint.pack(self.precision.scaler.state_dict(), "scaler", tensors),
+            "fusion_bytes": self.strategy.fusion_bytes,
             "strategy_name": self.config.sync.strategy,
             "strategy": checkpoint.pack(self.strategy.state_dict(), "strategy", tensors),
         }

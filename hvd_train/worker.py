@@ -14,14 +14,17 @@ import torch
 from torch import nn
 
 from hvd_train import checkpoint, events, failures, loss, plugins, script
+from hvd_train.alike import alike
 from hvd_train.clock import Clock
+from hvd_train.comm._agree import agree, together
 from hvd_train.comm._checked import checked
 from hvd_train.comm._emulated import emulated
-from hvd_train.comm.base import Communicator, gather_json
+from hvd_train.comm.base import Communicator
 from hvd_train.config import Config, EmulationSection, Launch, parse_document
 from hvd_train.data.base import Dataset
 from hvd_train.errors import ExitCode, Stopped, UserError
 from hvd_train.execution import Execution, WholeModel
+from hvd_train.generators import seed_generators
 from hvd_train.heartbeat import Heartbeat
 from hvd_train.logs import Output
 from hvd_train.monitor import jsonl, tensorboard, terminal
@@ -118,31 +121,30 @@ class _Rank:
         self.comm, self.clock = slow, SlowClock(slow.pace)
 
     def _run(self) -> int:
-        parts, snapshot, problem = None, None, None
-        try:
-            parts = build(self.config, self.comm)
-        except UserError as error:
-            problem = f"{error}"
-        first = next((p for p in gather_json(self.comm, problem) if p), None)
-        if first or parts is None:
-            return self._refuse(str(first))
-        if self.launch.resume:
-            try:
-                snapshot = checkpoint.load(Path(self.launch.resume), self.comm, self._warn)
-            except UserError as error:
-                return self._refuse(str(error))
         folder = Path(self.launch.output)
         try:
-            trainer = assemble(self.config, self.comm, parts, self._sinks(), folder / "checkpoints", self.stop)
+            parts = together(self.comm, partial(build, self.config, self.comm))
+            resume = Path(self.launch.resume) if self.launch.resume else None
+            snapshot = checkpoint.load(resume, self.comm, self._warn) if resume else None
+            measured = snapshot.state.get("fusion_bytes") if snapshot else None
+            checkpoints = folder / "checkpoints"
+            trainer = assemble(self.config, self.comm, parts, self._sinks(), checkpoints, self.stop, measured)
             if snapshot is not None:
                 trainer.restore(snapshot)
         except UserError as error:
-            return self._refuse(str(error))
+            return self._refuse(error)
         return self._train(trainer, folder)
 
-    def _refuse(self, problem: str) -> int:
+    def _refuse(self, error: UserError) -> int:
+        """End with all ranks where they refuse together.
+
+        A rank that refuses alone waits here for the others, which may be in some other collective. The command has heard of
+        it by then, and ends the job.
+        """
+        failures.report(error, self.comm.rank, self.output.errors, None)
+        message = agree(self.comm, str(error))
         if self.comm.rank == 0:
-            events.emit(self.output.errors, "refused", rank=0, message=problem, exit_code=int(ExitCode.BAD_INPUT))
+            events.emit(self.output.errors, "refused", rank=0, message=message, exit_code=int(ExitCode.BAD_INPUT))
         return ExitCode.BAD_INPUT
 
     def _warn(self, text: str) -> None:
@@ -223,23 +225,19 @@ class _Rank:
 
 
 def build(config: Config, comm: Communicator) -> Parts:
-    """Data, model, loss and optimizer of one rank; UserError names the rank and the host where input is to blame."""
-    try:
-        device = _device(config.train.device, comm)
-        precision = Precision(config.train.precision, device)
-        data = plugins.create("hvd_train.data", config.data.name, **config.data.options)
-        if not len(data.train):
-            raise UserError("data: the training set is empty")
-        torch.manual_seed(config.seed)
-        model = plugins.create("hvd_train.models", config.model.name, data.spec, **config.model.options)
-        model.to(device, precision.dtype)
-        # Made once more by the strategy, of the parameters it likes; here only to refuse before anything is written.
-        _optimizer(config)([p for p in model.parameters() if p.requires_grad])
-        return Parts(data, model, loss.build(config.train, data, device), precision, device)
-    except UserError as error:
-        raise UserError(
-            f"{error} (rank {comm.rank} on {socket.gethostname()})" if comm.size > 1 else str(error)
-        ) from error
+    """Make data, model and loss of one rank; UserError where the input is to blame. Uses no collective."""
+    device = _device(config.train.device, comm)
+    precision = Precision(config.train.precision, device)
+    seed_generators(config.seed)
+    data = plugins.create("hvd_train.data", config.data.name, **config.data.options)
+    if not len(data.train):
+        raise UserError("data: the training set is empty")
+    seed_generators(config.seed)
+    model = plugins.create("hvd_train.models", config.model.name, data.spec, **config.model.options)
+    model.to(device, precision.dtype)
+    # Built once to reject bad options before the run folder exists. The strategy builds the optimizer that trains.
+    _optimizer(config)([p for p in model.parameters() if p.requires_grad])
+    return Parts(data, model, loss.build(config.train, data, device), precision, device)
 
 
 def assemble(
@@ -249,18 +247,22 @@ def assemble(
     sinks: list[Sink],
     checkpoints: Path | None,
     stop: StopRequest,
+    fusion_bytes: int | None = None,
 ) -> Trainer:
-    """The trainer of one rank; from here on generators differ between ranks, so that their noise does.
+    """Put the trainer of one rank together; collective. UserError where ranks have different data or models.
 
-    Those of ranks that share layers stay in step: what they all compute has to drop out alike.
+    From here on generators differ between ranks, so that their noise does. Those of ranks that share layers stay in step:
+    what they all compute has to drop out alike. `fusion_bytes` is what an earlier start of this run measured, for
+    `fusion_mb: auto`.
     """
+    alike(comm, parts.data, parts.model, parts.device)
     parts_of_model = layout(comm.size, config.parallel.pipeline, config.parallel.tensor)
     mesh = Mesh(comm, parts_of_model) if parts_of_model.split else None
     fusion = config.sync.fusion_mb
     context = Context(
         mesh.copies if mesh else comm,
         _compressor(config),
-        None if fusion == "auto" else int(fusion * 2**20),
+        fusion_bytes if fusion == "auto" else int(fusion * 2**20),
         config.seed,
         split=mesh is not None,
     )
@@ -284,7 +286,7 @@ def assemble(
     whole = WholeModel(parts.model, parts.loss, parts.data, parts.precision, Clock())
     execution: Execution = divide(whole, mesh, config) if mesh else whole
     optimizer = strategy.optimizer(execution.model, _optimizer(config))
-    torch.manual_seed(config.seed * 65537 + comm.rank // config.parallel.tensor + 1)
+    seed_generators(config.seed * 65537 + comm.rank // config.parallel.tensor + 1)
     return Trainer(
         config=config,
         comm=comm if mesh else strategy.world,

@@ -110,27 +110,57 @@ class Node:
                 block.copy_(places[self.rank])
 
     def all_reduce_across_(self, flat: Tensor, op: Op, owners: int, across: Callable[[Tensor], None]) -> None:
-        """Reduce over several nodes: the first `owners` ranks each reduce a shard here, then by `across` over the nodes."""
-        found = self._find(flat)
-        for block in [flat] if found else flat.split(STAGING // flat.element_size()):
-            places = found or self._stage(block)
-            self.barrier()
-            if self.rank < owners:
-                part = _share(block.numel(), owners, self.rank)
-                total = reduce_in_order([place[part] for place in places], op)
-                across(total)
-                for place in places:
-                    place[part] = total
-            self.barrier()
-            if not found:
-                block.copy_(places[self.rank])
+        """Reduce over several nodes: the first `owners` ranks each reduce a shard here, then by `across` over the nodes.
 
-    def _stage(self, block: Tensor) -> list[Tensor]:
-        """Put `block` where all can read it. Of two places in turn, so that none is written while a neighbour still reads."""
+        `across` is called once, with the whole shard. Nodes thus exchange the same messages, wherever their tensors lie.
+        """
+        mine = _share(flat.numel(), owners, self.rank) if self.rank < owners else slice(0, 0)
+        places = self._find(flat)
+        if places is None:
+            self._across_by_staging(flat, op, owners, mine, across)
+            return
+        self.barrier()
+        if self.rank < owners:
+            total = reduce_in_order([place[mine] for place in places], op)
+            across(total)
+            for place in places:
+                place[mine] = total
+        self.barrier()
+
+    def _across_by_staging(
+        self, flat: Tensor, op: Op, owners: int, mine: slice, across: Callable[[Tensor], None]
+    ) -> None:
+        """Every owner's shard is summed into that owner's `flat`, some of each shard at a time, and goes back that way."""
+        each = STAGING // flat.element_size() // owners
+        rounds = -(-max(shares(flat.numel(), owners)) // each)
+        steps = [[_part(flat.numel(), owners, r, n * each, each) for r in range(owners)] for n in range(rounds)]
+        own = self.rank if self.rank < owners else None
+        for parts in steps:
+            places = self._stage(*(flat[part] for part in parts))
+            self.barrier()
+            if own is not None:
+                at = _within(parts, own)
+                flat[parts[own]] = reduce_in_order([place[at] for place in places], op)
+        if own is not None:
+            across(flat[mine])
+        for parts in steps:
+            places = self._stage(flat[parts[own]] if own is not None else flat[:0], length=each)
+            self.barrier()
+            for part, place in zip(parts, places, strict=False):
+                flat[part] = place[: part.stop - part.start]
+
+    def _stage(self, *blocks: Tensor, length: int = 0) -> list[Tensor]:
+        """Copy `blocks`, one after another, to where all ranks of the node can read them.
+
+        Returns every rank's place, of `length` elements or as many as `blocks` have. Two places are used in turn, so that
+        none is written while a neighbour still reads it.
+        """
         self._staged ^= 1
-        nbytes = block.numel() * block.element_size()
-        places = [part[:nbytes].view(block.dtype) for part in self._staging[self._staged]]
-        places[self.rank].copy_(block)
+        width, sizes = blocks[0].element_size(), [block.numel() for block in blocks]
+        nbytes = (length or sum(sizes)) * width
+        places = [part[:nbytes].view(blocks[0].dtype) for part in self._staging[self._staged]]
+        for own, block in zip(places[self.rank][: sum(sizes)].split(sizes), blocks, strict=True):
+            own.copy_(block)
         return places
 
     def _reduce(self, places: list[Tensor], op: Op) -> None:
@@ -202,6 +232,19 @@ def _share(total: int, parts: int, number: int) -> slice:
     counts = shares(total, parts)
     start = sum(counts[:number])
     return slice(start, start + counts[number])
+
+
+def _part(total: int, parts: int, number: int, start: int, length: int) -> slice:
+    """At most `length` elements from `start` of share `number`."""
+    share = _share(total, parts, number)
+    first = min(share.start + start, share.stop)
+    return slice(first, min(first + length, share.stop))
+
+
+def _within(parts: list[slice], number: int) -> slice:
+    """Where slice `number` lies once all `parts` follow one another."""
+    before = sum(part.stop - part.start for part in parts[:number])
+    return slice(before, before + parts[number].stop - parts[number].start)
 
 
 def _reached(seen: int, round_: int) -> bool:

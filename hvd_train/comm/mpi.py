@@ -56,13 +56,16 @@ class _Requests:
 
 
 class MpiCommunicator(Communicator):
-    """Ranks of an MPI communicator, which from now on belongs to this object."""
+    """Ranks of an MPI communicator, which from now on belongs to this object.
 
-    def __init__(self, comm: MPI.Comm) -> None:
+    `node` joins the ranks that share memory, by default all of this host.
+    """
+
+    def __init__(self, comm: MPI.Comm, node: MPI.Comm | None = None) -> None:
         super().__init__()
         self._comm = comm
         self.rank, self.size = comm.rank, comm.size
-        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        node = node or comm.Split_type(MPI.COMM_TYPE_SHARED)
         self._peers = comm.Split(node.rank)
         self.local_rank, self.local_size = node.rank, node.size
         self.cross_rank, self.cross_size = self._peers.rank, self._peers.size

@@ -133,12 +133,13 @@ class _Shared:
         self._comm.barrier()
 
 
-def run(
-    size: int, body: Callable[[Communicator], T], *, ranks_per_node: int | None = None, timeout: float = 60
-) -> list[T]:
-    """What `body(comm)` returns on each of `size` ranks; the first exception of any rank is raised here."""
+def run(size: int, body: Callable[[Communicator], T], *, nodes: Sequence[int] = (), timeout: float = 60) -> list[T]:
+    """Return what `body(comm)` returns on each of `size` ranks; raise the first exception of any rank.
+
+    `nodes[r]` is the number of rank r's node; without `nodes`, all ranks are on one.
+    """
     meeting = _Meeting(timeout)
-    nodes = [rank // (ranks_per_node or size) for rank in range(size)]
+    nodes = nodes or [0] * size
 
     def on_rank(rank: int) -> T:
         try:

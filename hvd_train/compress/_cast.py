@@ -13,6 +13,7 @@ class Cast:
     """Transmit gradients in a narrower dtype, which is summed in flight; those of a narrower one as they are."""
 
     whole = False
+    per_bucket = False
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype

@@ -50,10 +50,12 @@ class Reducer(Protocol):
 class Compressor(Protocol):
     """Makes a `Reducer` for each bucket. A member is a file in this package whose `create(**options)` returns one.
 
-    `whole` says that it makes use of a parameter's shape: it is not to be given parts of them.
+    `whole` says that it makes use of a parameter's shape: it is not to be given parts of them. `per_bucket` says that what it
+    sends of a gradient depends on the others in the bucket.
     """
 
     whole: bool
+    per_bucket: bool
 
     def reducer(self, layout: Layout, comm: Communicator) -> Reducer:
         """A reducer of buckets of floating point gradients, laid out as `layout` says."""

@@ -64,6 +64,7 @@ class Quantizer:
 
 class Int8:
     whole = False
+    per_bucket = True
 
     def reducer(self, layout: Layout, comm: Communicator) -> GatherReducer:
         return GatherReducer(Quantizer(Noise(layout.seed, layout.device)), layout, comm)

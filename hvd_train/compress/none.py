@@ -10,6 +10,7 @@ from hvd_train.compress.base import Layout
 
 class Identity:
     whole = False
+    per_bucket = False
 
     def reducer(self, layout: Layout, comm: Communicator) -> Whole:
         return Whole(comm)

@@ -91,6 +91,7 @@ class PowerSgdReducer:
 
 class PowerSgd:
     whole = True
+    per_bucket = True
 
     def __init__(self, rank: int) -> None:
         self._rank = rank

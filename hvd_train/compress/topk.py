@@ -49,6 +49,7 @@ class Sparsifier:
 
 class TopK:
     whole = False
+    per_bucket = True
 
     def __init__(self, ratio: float, warmup_steps: int) -> None:
         self._ratio, self._warmup_steps = ratio, warmup_steps

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hvd_train.comm._agree import agree
 from hvd_train.errors import UserError
-from hvd_train.fusion import GradientBuckets, load_state_of, measured, state_of
+from hvd_train.fusion import FIXED, GradientBuckets, load_state_of, measured, state_of
 from hvd_train.optimizer import Build, ModelOptimizer, kind
 from hvd_train.options import Annotated
 from hvd_train.sharding import ELEMENTWISE, WHOLE, ShardedOptimizer
@@ -31,7 +32,7 @@ class AllReduce(SyncStrategy):
     def __init__(self, context: Context, shard: Shard, *, equal_ranks: bool = False) -> None:
         super().__init__(context)
         self._context, self._shard, self._equal_ranks = context, shard, equal_ranks
-        self._fusion_bytes = context.fusion_bytes
+        self.fusion_bytes = context.fusion_bytes
         self._sharded: ShardedOptimizer | None = None
         self._restored: dict[str, Tensor] = {}
 
@@ -44,7 +45,7 @@ class AllReduce(SyncStrategy):
 
     def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
         name = kind(model, build)
-        obstacle = self._obstacle(model, name)
+        obstacle = agree(self.comm, self._obstacle(model, name))
         if self._shard is True and obstacle:
             raise UserError(f"sync.shard_optimizer: {obstacle}; set it to auto or false")
         if self._shard is False or obstacle:
@@ -82,7 +83,7 @@ class AllReduce(SyncStrategy):
             self._sharded.publish()
 
     def summary(self) -> dict[str, Any]:
-        mib = None if self._fusion_bytes is None else self._fusion_bytes / 2**20
+        mib = None if self.fusion_bytes is None else self.fusion_bytes / 2**20
         return {"fusion_mb": mib, "shard_optimizer": self._sharded is not None}
 
     def rank_state(self) -> dict[str, Tensor]:
@@ -96,7 +97,7 @@ class AllReduce(SyncStrategy):
         return GradientBuckets(parameters, self.comm, self._context.compressor, fusion_bytes, self._context.seed)
 
     def _obstacle(self, model: nn.Module, optimizer: str) -> str | None:
-        """Why the optimizer cannot be sharded, if so."""
+        """Why this rank cannot shard the optimizer, if so; others may see it differently."""
         trained = [p for p in model.parameters() if p.requires_grad]
         if self.comm.shared_memory is None or self.comm.size != self.comm.local_size * self.comm.cross_size:
             return "ranks share no memory: that takes --engine mpi and the same number of ranks, at least two, on each host"
@@ -113,9 +114,9 @@ class AllReduce(SyncStrategy):
         return "compression needs gradients that are sent" if self._context.compresses and alone else None
 
     def _bucket_bytes(self, device: torch.device) -> int:
-        if self._fusion_bytes is None:
-            self._fusion_bytes = measured(self.comm, device)
-        return self._fusion_bytes
+        if self.fusion_bytes is None:
+            self.fusion_bytes = FIXED if self._context.compressor.per_bucket else measured(self.comm, device)
+        return self.fusion_bytes
 
     def _gathered(self, p: nn.Parameter) -> Tensor | None:
         """The sum of a parameter's sparse gradients; a rank without one adds no rows."""

@@ -68,6 +68,9 @@ class SyncStrategy:
     promises_privacy: bool = False
     """To the owners of samples, each of which must therefore have the same ones in every epoch."""
 
+    fusion_bytes: int | None = None
+    """Bytes of gradients that are reduced at once, where the strategy fuses them."""
+
     stopped: bool = False
     """Another rank, which this one does not wait for, had a signal to stop."""
 

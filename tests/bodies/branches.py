@@ -25,7 +25,7 @@ def plans(draw: st.DrawFn) -> dict[str, Any]:
         "fusion": draw(st.sampled_from([0, 64, 4096])),
         "used": draw(st.lists(st.lists(st.booleans(), min_size=layers, max_size=layers), min_size=9, max_size=9)),
         "size": draw(st.integers(2, 3)),
-        "per_node": draw(st.integers(1, 3)),
+        "nodes": draw(st.lists(st.integers(0, 2), min_size=9, max_size=9)),
         "optimizer": draw(st.sampled_from(["SGD", "AdamW", "Adagrad"])),
     }
 

@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
 ENGINE = [f"tests/parallel/test_{name}.py" for name in ("comm", "checked", "mailbox", "trainer")]
+NODES = "tests/parallel/test_nodes.py"
 SHARED_CORES = "--map-by :OVERSUBSCRIBE --bind-to none --mca mpi_yield_when_idle 1"
 
 
@@ -43,8 +44,14 @@ def test_parallel(engine: str, ranks: int, windows: str) -> None:
 def test_strategies(engine: str, ranks: int) -> None:
     needs("mpirun")
     needs(engine)
-    others = [f"--ignore={file}" for file in ENGINE]
+    others = [f"--ignore={file}" for file in [*ENGINE, NODES]]
     all_pass(ranks, "^ucx", "tests/parallel", "--ignore-glob=*/test_horovod_*", *others, "--engine", engine)
+
+
+@pytest.mark.timeout(SECONDS + 30)
+def test_nodes_with_other_numbers_of_ranks() -> None:
+    needs("mpirun")
+    all_pass(8, "^ucx", NODES)
 
 
 @pytest.mark.timeout(SECONDS + 30)

@@ -148,10 +148,10 @@ def test_bytes_are_counted_as_without_the_check() -> None:
         assert plain == found > 0
 
 
-@pytest.mark.parametrize("ranks_per_node", [2, 4])
-def test_training_is_what_it_is_unchecked(ranks_per_node: int) -> None:
-    """With the optimizer sharded over shared memory, on one node and on two."""
+@pytest.mark.parametrize("nodes", [[0, 0, 1, 1], [0] * 4, [0, 0, 0, 1]])
+def test_training_is_what_it_is_unchecked(nodes: list[int]) -> None:
+    """With the optimizer sharded over shared memory, on one node and on two, and on unequal nodes, where it is not."""
     alone = training.trained(SingleCommunicator(), training.variant("sharded and clipped", 1))
     config = training.variant("sharded and clipped", 4)
-    for found in threads.run(4, lambda comm: training.trained(checked(comm), config), ranks_per_node=ranks_per_node):
+    for found in threads.run(4, lambda comm: training.trained(checked(comm), config), nodes=nodes):
         training.assert_close(found, alone)

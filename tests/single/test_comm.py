@@ -104,7 +104,7 @@ def test_threads_on_simulated_nodes() -> None:
         node = comm.split(comm.cross_rank)
         return comm.local_rank, comm.local_size, comm.cross_rank, comm.cross_size, node.size, node.cross_size
 
-    assert threads.run(4, body, ranks_per_node=2) == [
+    assert threads.run(4, body, nodes=[0, 0, 1, 1]) == [
         (0, 2, 0, 2, 2, 1),
         (1, 2, 0, 2, 2, 1),
         (0, 2, 1, 2, 2, 1),

@@ -29,7 +29,7 @@ from tests.bodies.branches import Branches, one_process, plans, three_steps
 @pytest.mark.parametrize(("size", "per_node"), [(1, 1), (2, 1), (3, 3), (4, 4), (4, 2)])
 @pytest.mark.parametrize("check", served.BODIES, ids=lambda f: f.__name__)
 def test_bodies_on_threads(check: Any, size: int, per_node: int) -> None:
-    threads.run(size, check, ranks_per_node=per_node)
+    threads.run(size, check, nodes=[r // per_node for r in range(size)])
 
 
 def test_krum_of_parts_would_choose_otherwise() -> None:
@@ -234,6 +234,6 @@ def test_random_models_equal_one_process(plan: dict[str, Any], servers: int, pla
         strategy, made = served.stepping(comm, model, build=build, servers=servers, placement=placement)
         return three_steps(comm.rank, model, strategy, made, plan)
 
-    for result in threads.run(size, run, ranks_per_node=min(plan["per_node"], size)):
+    for result in threads.run(size, run, nodes=plan["nodes"][:size]):
         for mine, expected in zip(result, reference.layers, strict=True):
             torch.testing.assert_close(mine, expected.detach(), rtol=1e-5, atol=1e-6)

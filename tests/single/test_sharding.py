@@ -80,7 +80,9 @@ def test_nodes_sum_over_one_another(size: int, per_node: int, early: int, monkey
     monkeypatch.setattr(sharding, "EARLY", early)
     config = body.configuration(data={"batch_size": 48 // size})
     alone = body.trained(SingleCommunicator(), body.configuration(data={"batch_size": 48}))
-    for result in threads.run(size, lambda comm: body.trained(comm, config), ranks_per_node=per_node):
+    for result in threads.run(
+        size, lambda comm: body.trained(comm, config), nodes=[r // per_node for r in range(size)]
+    ):
         body.assert_close(result, alone)
 
 
@@ -161,9 +163,9 @@ def test_what_travels_between_nodes_is_compressed(name: str) -> None:
         return body.parameters(job), job.optimizer._across.bytes_sent
 
     exact = body.trained(SingleCommunicator(), _mlp(optimizer={"name": "SGD", "lr": 0.05}, data={"batch_size": 64}))
-    results = threads.run(4, run, ranks_per_node=2)
+    results = threads.run(4, run, nodes=[0, 0, 1, 1])
     assert all(torch.equal(results[0][0][n], r[0][n]) for r in results for n in exact)
-    plain = threads.run(4, _wire, ranks_per_node=2)
+    plain = threads.run(4, _wire, nodes=[0, 0, 1, 1])
     assert results[0][1] < 0.6 * plain[0]
     distance = max(float((results[0][0][n] - exact[n]).abs().max()) for n in exact)
     assert 0 < distance < 0.3
@@ -230,6 +232,6 @@ def test_random_models_equal_one_process(plan: dict[str, Any]) -> None:
         strategy.start(model)
         return three_steps(comm.rank, model, strategy, made, plan)
 
-    for result in threads.run(size, run, ranks_per_node=min(plan["per_node"], size)):
+    for result in threads.run(size, run, nodes=plan["nodes"][:size]):
         for mine, expected in zip(result, reference.layers, strict=True):
             torch.testing.assert_close(mine, expected.detach(), rtol=1e-5, atol=1e-6)

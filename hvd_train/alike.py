@@ -1,0 +1,72 @@
+"""What every rank must have alike before the first step: the same samples in the same order, and the same model."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hvd_train.comm._agree import same
+from hvd_train.comm.base import Communicator
+from hvd_train.data.base import Dataset, Split
+
+
+def alike(comm: Communicator, data: Dataset, model: nn.Module, device: torch.device) -> None:
+    """Raise UserError on every rank where devices, data or models differ between ranks; collective."""
+    if comm.size == 1:
+        return
+    same(comm, "train.device", {"device": device.type}, "name one that all hosts have, such as train.device=cpu")
+    same(
+        comm,
+        "data",
+        {**_of_split("training", data.train), **_of_split("held-out", data.test), "outputs": data.spec.outputs},
+        "every rank must read the same samples in the same order: look for files that differ between hosts, for a split or a "
+        "shuffle without a fixed seed, and for the order of a set",
+    )
+    same(
+        comm,
+        "model",
+        {name: _of_tensor(t) for name, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)},
+        "every rank must build the same model: look for code that asks for the rank or the host, and for versions that differ",
+    )
+
+
+def _of_split(name: str, split: Split) -> dict[str, Any]:
+    facts: dict[str, Any] = {f"number of {name} samples": len(split)}
+    if len(split):
+        facts[f"hash of the {name} labels"] = _hash(split.labels)
+        facts[f"numbers of the first, middle and last {name} sample"] = _samples(split)
+    return facts
+
+
+def _samples(split: Split) -> Any:
+    """Figures of a few samples; of none where samples are drawn anew each time, as augmented ones are."""
+    indices = torch.tensor([0, len(split) // 2, len(split) - 1])
+    first, second = (_figures(split.batch(indices)) for _ in range(2))
+    return first if first == second else None
+
+
+def _figures(batch: Any) -> Any:
+    """Two sums of each floating point tensor, which a change of order changes too; the hash of every other tensor."""
+    if isinstance(batch, Tensor):
+        return _sums(batch) if batch.is_floating_point() or batch.is_complex() else _hash(batch)
+    if isinstance(batch, dict):
+        return [[str(key), _figures(value)] for key, value in batch.items()]
+    return [_figures(value) for value in batch] if isinstance(batch, list | tuple) else str(batch)
+
+
+def _sums(x: Tensor) -> list[Any]:
+    sizes = x.detach().abs().double().flatten().nan_to_num(0.0, 0.0, 0.0)
+    places = torch.arange(1, len(sizes) + 1, dtype=torch.float64, device=sizes.device) / max(1, len(sizes))
+    return [list(x.shape), float(sizes.sum()), float((sizes * places).sum())]
+
+
+def _hash(x: Tensor) -> str:
+    return hashlib.sha256(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+
+
+def _of_tensor(x: Tensor) -> str:
+    kind = str(x.dtype).removeprefix("torch.")
+    return f"{list(x.shape)} {kind}{', trained' if x.requires_grad else ''}"
