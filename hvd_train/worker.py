@@ -16,7 +16,7 @@ from torch import nn
 from hvd_train import checkpoint, events, failures, loss, plugins, script
 from hvd_train.alike import alike
 from hvd_train.clock import Clock
-from hvd_train.comm._agree import agree, together
+from hvd_train.comm._agree import first_problem, together
 from hvd_train.comm._checked import checked
 from hvd_train.comm._emulated import emulated
 from hvd_train.comm.base import Communicator
@@ -121,30 +121,37 @@ class _Rank:
         self.comm, self.clock = slow, SlowClock(slow.pace)
 
     def _run(self) -> int:
+        """Prepare and train. Ranks that refuse alone wait for the others' answer, which some may never give.
+
+        The command has heard of the failure by then, and ends the job.
+        """
         folder = Path(self.launch.output)
+        trainer = problem = None
         try:
-            parts = together(self.comm, partial(build, self.config, self.comm))
-            resume = Path(self.launch.resume) if self.launch.resume else None
-            snapshot = checkpoint.load(resume, self.comm, self._warn) if resume else None
-            measured = snapshot.state.get("fusion_bytes") if snapshot else None
-            checkpoints = folder / "checkpoints"
-            trainer = assemble(self.config, self.comm, parts, self._sinks(), checkpoints, self.stop, measured)
-            if snapshot is not None:
-                trainer.restore(snapshot)
+            trainer = self._prepared(folder)
         except UserError as error:
-            return self._refuse(error)
+            failures.report(error, self.comm.rank, self.output.errors, None)
+            problem = str(error)
+        refusal = first_problem(self.comm, problem)
+        if trainer is None or refusal:
+            return self._refuse(str(refusal))
         return self._train(trainer, folder)
 
-    def _refuse(self, error: UserError) -> int:
-        """End with all ranks where they refuse together.
+    def _prepared(self, folder: Path) -> Trainer:
+        parts = together(self.comm, partial(build, self.config, self.comm))
+        resume = Path(self.launch.resume) if self.launch.resume else None
+        snapshot = checkpoint.load(resume, self.comm, self._warn) if resume else None
+        measured = snapshot.state.get("fusion_bytes") if snapshot else None
+        trainer = assemble(
+            self.config, self.comm, parts, self._sinks(), folder / "checkpoints", self.stop, fusion_bytes=measured
+        )
+        if snapshot is not None:
+            trainer.restore(snapshot)
+        return trainer
 
-        A rank that refuses alone waits here for the others, which may be in some other collective. The command has heard of
-        it by then, and ends the job.
-        """
-        failures.report(error, self.comm.rank, self.output.errors, None)
-        message = agree(self.comm, str(error))
+    def _refuse(self, problem: str) -> int:
         if self.comm.rank == 0:
-            events.emit(self.output.errors, "refused", rank=0, message=message, exit_code=int(ExitCode.BAD_INPUT))
+            events.emit(self.output.errors, "refused", rank=0, message=problem, exit_code=int(ExitCode.BAD_INPUT))
         return ExitCode.BAD_INPUT
 
     def _warn(self, text: str) -> None:

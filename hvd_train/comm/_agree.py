@@ -29,22 +29,30 @@ def agree(comm: Communicator, value: T | None) -> T | None:
 
 
 def together(comm: Communicator, task: Callable[[], T]) -> T:
-    """Run `task`, which uses no collective, on every rank and return its result; UserError on all where one raises it.
+    """Run `task`, which uses no collective, on every rank and return its result.
 
-    The message names the first rank that raised it and its host, unless all ranks say the same.
+    Raises UserError on all ranks where one raises it, with the first such rank and its host.
     """
-    result, problem = None, None
     try:
-        result = task()
+        result, problem = task(), None
     except UserError as error:
-        problem = str(error)
-    answers = gather_json(comm, (problem, socket.gethostname()))
-    first = next(((r, text, host) for r, (text, host) in enumerate(answers) if text is not None), None)
-    if first is None:
-        return result  # type: ignore[return-value]
-    rank, text, host = first
-    everybody = all(said == text for said, _ in answers)
-    raise UserError(text if everybody else f"{text} (rank {rank} on {host})")
+        problem = f"{error}{here(comm)}"
+    refusal = agree(comm, problem)
+    if refusal:
+        raise UserError(refusal)
+    return result
+
+
+def first_problem(comm: Communicator, problem: str | None) -> str | None:
+    """Return the problem of the first rank that has one, with that rank and its host unless all have the same; collective."""
+    problems: list[str | None] = gather_json(comm, problem)
+    alone = len(set(problems)) > 1
+    return agree(comm, f"{problem}{here(comm)}" if problem and alone else problem)
+
+
+def here(comm: Communicator) -> str:
+    """This rank and its host, for the end of a message; nothing where there is only one rank."""
+    return f" (rank {comm.rank} on {socket.gethostname()})" if comm.size > 1 else ""
 
 
 def same(comm: Communicator, what: str, facts: Mapping[str, Any], advice: str) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
+import socket
 import sys
 import threading
 import time
@@ -34,6 +36,12 @@ STAGING = 512 * 1024
 
 SMALL = 32 * 1024
 """Bytes up to which every rank sums all of it: that takes one barrier less than dealing it out."""
+
+BACKING = "/dev/shm"
+"""Where MPI libraries put the memory that ranks share, on Linux."""
+
+MARGIN = 64 * 1024
+"""Bytes a rank takes there beside what it asks for: rounding to pages, and MPI's own words."""
 
 SPIN_SECONDS = 1e-3
 _LOOKS = 200
@@ -75,7 +83,18 @@ class Node:
         self._staged = 0
 
     def allocate(self, nbytes: int) -> list[Tensor]:
-        """Zeroed bytes of every rank, `nbytes` of this one's, each aligned to pages; collective."""
+        """Zeroed bytes of every rank, `nbytes` of this one's, each aligned to pages; collective.
+
+        UserError on every rank of the node where there is no room for them: Open MPI tells the first rank alone, and the
+        others would wait in it.
+        """
+        sizes = self._comm.allgather(nbytes)
+        needed, room = sum(sizes) + self.size * MARGIN, self._comm.bcast(_room())
+        if room < needed:
+            raise UserError(
+                f"{BACKING} on {socket.gethostname()} has room for {room >> 10} KiB, and the {self.size} ranks there need "
+                f"{needed >> 10} KiB to share; remove what is left in it, or mount it larger"
+            )
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
         try:
             window = MPI.Win.Allocate_shared(nbytes, 1, info, self._comm)
@@ -83,7 +102,6 @@ class Node:
             raise UserError(f"MPI cannot make {nbytes} bytes that ranks of this node share ({error})") from None
         finally:
             info.Free()
-        sizes = self._comm.allgather(nbytes)
         parts = [_bytes(window.Shared_query(r)[0], sizes[r]) for r in range(self.size)]
         parts[self.rank].zero_()
         self._comm.Barrier()
@@ -221,6 +239,14 @@ class Node:
         while not _reached(seen := word[0], round_):
             _futex(self._addresses[r], _WAIT, seen, _NAP)
         mine[1] = 0
+
+
+def _room() -> int:
+    """Free bytes in `BACKING`; no limit where there is none."""
+    try:
+        return shutil.disk_usage(BACKING).free
+    except OSError:
+        return sys.maxsize
 
 
 def _bytes(memory: MPI.buffer, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hvd_train.alike import alike
 from hvd_train.comm import threads
-from hvd_train.comm._agree import agree, same, together
+from hvd_train.comm._agree import agree, first_problem, same, together
 from hvd_train.comm.base import Communicator
 from hvd_train.data.base import Dataset, TensorSplit, tensor_split
 from hvd_train.errors import UserError
@@ -137,8 +137,16 @@ def test_one_rank_that_refuses_takes_all_along() -> None:
         return rank
 
     assert told(lambda comm: together(comm, lambda: task(comm.rank))) == f"data.csv: no such file (rank 2 on {HOST})"
-    assert told(lambda comm: together(comm, lambda: task(2))) == "data.csv: no such file"
+    assert told(lambda comm: together(comm, lambda: task(2))) == f"data.csv: no such file (rank 0 on {HOST})"
+    assert told(lambda comm: together(comm, lambda: task(2)), size=1) == "data.csv: no such file"
     assert threads.run(2, lambda comm: together(comm, lambda: task(comm.rank))) == [0, 1]
+
+
+def test_a_problem_of_all_ranks_names_none() -> None:
+    assert threads.run(2, lambda comm: first_problem(comm, "no such option")) == ["no such option"] * 2
+    text = f"no memory (rank 1 on {HOST})"
+    assert threads.run(3, lambda comm: first_problem(comm, "no memory" if comm.rank == 1 else None)) == [text] * 3
+    assert threads.run(2, lambda comm: first_problem(comm, None)) == [None] * 2
 
 
 def test_agree_takes_the_first_that_is_not_none() -> None:
