@@ -16,7 +16,7 @@ from cli.flavor import find_mpirun
 from tests.cluster.hosts import Done, Hosts, complaints
 from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
 from tests.integration.parts import needs
-from tests.integration.test_parallel import ENVIRONMENT, pytest_on_every_rank
+from tests.integration.test_parallel import ENVIRONMENT, NODES, pytest_on_every_rank
 
 SECONDS = 240
 pytestmark = pytest.mark.timeout(2 * SECONDS)
@@ -102,14 +102,21 @@ def test_a_step_sends_over_the_network_what_a_ring_would(tmp_path: Path) -> None
     assert 1 < case["figures"]["ddl_horovod"]["wire"] < 1.03 * counted
 
 
-def test_the_bodies_of_engine_and_trainer_on_two_hosts_of_two_ranks(hosts: Hosts) -> None:
-    """What tests/integration/test_parallel.py runs on one host."""
-    options = "--np 4 --map-by ppr:2:node --bind-to none --mca osc ^ucx --mca btl_tcp_flags send,inplace"
-    launch = [find_mpirun(), "--hostfile", hosts.hostfile(2, 2), *options.split()]
+@pytest.mark.parametrize(
+    ("slots", "files"),
+    [((2, 2), ["tests/parallel"]), ((3, 1), [f"tests/parallel/test_{name}.py" for name in ("trainer", "replicas")])],
+    ids=["2-2", "3-1"],
+)
+def test_the_bodies_of_engine_and_trainer_on_two_hosts(hosts: Hosts, slots: tuple[int, ...], files: list[str]) -> None:
+    """What tests/integration/test_parallel.py runs on one host; of unequal hosts, what builds on the engine."""
+    file = hosts.folder / "slots"
+    file.write_text("".join(f"{name} slots={n}\n" for name, n in zip(hosts.names, slots, strict=False)))
+    options = "--np 4 --bind-to none --mca osc ^ucx --mca btl_tcp_flags send,inplace"
+    launch = [find_mpirun(), "--hostfile", file, *options.split()]
     for name in ENVIRONMENT:
         launch += ["-x", name]
-    rank = pytest_on_every_rank("tests/parallel", "--ignore-glob=*/test_horovod_*", "--engine", "mpi")
-    rank = ["/usr/bin/env", "-C", ROOT, *rank]
+    others = ["--ignore-glob=*/test_horovod_*", f"--ignore={NODES}"]
+    rank = ["/usr/bin/env", "-C", ROOT, *pytest_on_every_rank(*files, *others, "--engine", "mpi")]
     done = hosts.run("n1", [*launch, *rank], timeout=SECONDS, env={**ENVIRONMENT, "OMPI_MCA_mpi_yield_when_idle": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout), done.stdout

@@ -26,10 +26,12 @@ from tests.bodies import training as body
 from tests.bodies.branches import Branches, one_process, plans, three_steps
 
 
-@pytest.mark.parametrize(("size", "per_node"), [(1, 1), (2, 1), (3, 3), (4, 4), (4, 2)])
+@pytest.mark.parametrize(
+    "nodes", [[0], [0, 1], [0] * 3, [0] * 4, [0, 0, 1, 1], [0, 1, 1, 1]], ids=lambda nodes: "".join(map(str, nodes))
+)
 @pytest.mark.parametrize("check", served.BODIES, ids=lambda f: f.__name__)
-def test_bodies_on_threads(check: Any, size: int, per_node: int) -> None:
-    threads.run(size, check, nodes=[r // per_node for r in range(size)])
+def test_bodies_on_threads(check: Any, nodes: list[int]) -> None:
+    threads.run(len(nodes), check, nodes=nodes)
 
 
 def test_krum_of_parts_would_choose_otherwise() -> None:
