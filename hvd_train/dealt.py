@@ -6,11 +6,10 @@ histogram for each worker, in its first epoch. Samples without a class are of cl
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-from hvd_train import plugins
+from hvd_train import plugins, strict_json
 from hvd_train.comm.single import SingleCommunicator
 from hvd_train.config import Config, parse_document
 from hvd_train.errors import UserError
@@ -42,7 +41,7 @@ def main() -> None:
     except UserError as error:
         print(f"ddl: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    Path(file).write_text(json.dumps({"histograms": found}), encoding="utf-8")
+    Path(file).write_text(strict_json.dumps({"histograms": found}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hvd_train import checkpoint, events, failures, loss, plugins, script
+from hvd_train import checkpoint, events, failures, loss, plugins, script, strict_json
 from hvd_train.clock import Clock
 from hvd_train.comm._checked import checked
 from hvd_train.comm._emulated import emulated
@@ -171,7 +170,7 @@ class _Rank:
                 folder.mkdir(parents=True, exist_ok=bool(self.launch.resume) or awaits_start(folder))
             except FileExistsError:
                 raise UserError(f"--output: {folder} exists on {socket.gethostname()}; give another folder") from None
-            whole = json.dumps(self.config.model_dump(exclude={"slurm"}), indent=1)
+            whole = strict_json.dumps(self.config.model_dump(exclude={"slurm"}), indent=1)
             (folder / "config.json").write_text(whole + "\n", encoding="utf-8")
             events.emit(self.output.errors, "folder", rank=0, path=str(folder.absolute()))
         self.folder = folder
@@ -198,7 +197,7 @@ class _Rank:
         if self.comm.rank == 0:
             folder = Path(self.launch.output)
             summary = self._summary(trainer, ended)
-            (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+            (folder / "summary.json").write_text(strict_json.dumps(summary, indent=1) + "\n", encoding="utf-8")
             for sink in trainer.sinks:
                 sink.close({**summary, "folder": str(folder)})
         if not self.lost:
