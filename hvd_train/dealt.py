@@ -20,7 +20,10 @@ Histogram = dict[int, int]
 
 def histograms(config: Config, workers: int) -> list[Histogram]:
     """Samples of each class that each worker has in the first epoch; UserError where they cannot be dealt so."""
-    labels = plugins.create("hvd_train.data", config.data.name, **config.data.options).train.labels
+    data = plugins.create("hvd_train.data", config.data.name, **config.data.options)
+    for text in data.warnings:
+        print(f"ddl: warning: {text}", file=sys.stderr)
+    labels = data.train.labels
     section = config.data.partition
     partitioner = plugins.create("hvd_train.partition", section.name, **section.options)
 

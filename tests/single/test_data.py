@@ -449,8 +449,8 @@ class TestTarget:
         ("sized", {"m": 1}, "parameters are (n)"),
         ("odd", {"value": 5}, "returned a int, expected a torch data set"),
         ("odd", {"value": "abc"}, "its first sample is a str, expected"),
-        ("odd", {"value": [[[1.0], "cat"]]}, "its first sample is a list, expected"),
-        ("tokens", {}, "its first sample is a tuple, expected"),
+        ("odd", {"value": [[[1.0], "cat"]]}, "its first sample is a list (list of 1, str of 3), expected"),
+        ("tokens", {}, "its first sample is a tuple (Tensor torch.float32 (2,), Tensor torch.int64 (2,)), expected"),
         ("negative", {}, "found the class -1"),
     ])  # fmt: skip
     def test_anything_else_is_refused(self, name, args, words):
