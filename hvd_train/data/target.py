@@ -179,14 +179,18 @@ def _labels(samples: Any, name: str, is_class: bool) -> Tensor:
         found = samples.targets
     else:
         found = [samples[i][1] for i in range(len(samples))]
-    values = np.asarray(found.cpu() if isinstance(found, Tensor) else [np.asarray(v) for v in found])
-    if values.shape != (len(samples),):
-        raise UserError(f"{name}: classes of shape {values.shape}, expected one for each of {len(samples)} samples")
-    whole = values.dtype.kind in "biu" or (values.dtype.kind == "f" and np.array_equal(values, values.round()))
-    if not whole:
-        first = next(i for i, v in enumerate(values.tolist()) if not isinstance(v, int | float) or v != v // 1)
-        raise UserError(f"{name}[{first}]: found the target {values[first]}, expected a class, as in its first sample")
-    return classes(values, name) if len(values) else torch.empty(0, dtype=torch.int64)
+    if len(found) != len(samples):
+        raise UserError(f"{name}: {len(found)} targets, expected one for each of {len(samples)} samples")
+    values = found.tolist() if isinstance(found, Tensor | np.ndarray) else found
+    numbers = [_class(value, f"{name}[{i}]") for i, value in enumerate(values)]
+    return classes(np.array(numbers), name) if numbers else torch.empty(0, dtype=torch.int64)
+
+
+def _class(value: Any, name: str) -> int:
+    number = value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
+    if isinstance(number, int) or (isinstance(number, float) and number.is_integer()):
+        return int(number)
+    raise UserError(f"{name}: found the target {number}, expected a class, as in its first sample")
 
 
 def _plain(x: Tensor) -> Tensor:
