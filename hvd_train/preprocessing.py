@@ -26,8 +26,10 @@ def save(folder: Path, data: Dataset) -> None:
 
 
 def document(data: Dataset) -> dict[str, Any]:
+    """What `data.json` holds."""
     spec = data.spec
-    return {"input_shape": list(spec.input_shape), "outputs": spec.outputs, "task": spec.task, **data.preprocessing}
+    described = {"task": spec.task, "input_shape": list(spec.input_shape), "outputs": spec.outputs}
+    return {**data.preprocessing, **described}
 
 
 def difference(folder: Path, data: Dataset) -> str | None:

@@ -507,7 +507,7 @@ def test_a_run_goes_on_with_the_same_preprocessing_alone(folder) -> None:
     for other, more, words in (
         (text.replace("7,u", "8,u"), {}, "columns[a].mean is 6.0 in the run and 6.33"),
         (text.replace("6,v", "6,w"), {}, 'columns[kind].categories[1] is "v" in the run and "w" now'),
-        (text, {"categorical": "code"}, "input_shape[0] is 3 in the run and 2 now"),
+        (text, {"categorical": "code"}, 'columns[kind].kind is "onehot" in the run and "code" now'),
         (text, {"standardise": False}, "columns[a].mean is 6.0 in the run and 0.0 now"),
         (text.replace("u,0", "u,2"), {}, "target.classes[0]"),
     ):
