@@ -21,6 +21,8 @@ SHOWN = 5
 LARGEST = np.finfo(np.float32).max
 MOST_CLASSES_PER_SAMPLE = 100
 FEW_CLASSES = 100_000
+LOOKED_AT = 1000
+"""Large integers that are tried before they are taken to be exact."""
 
 
 def at(name: str) -> Place:
@@ -57,7 +59,7 @@ def inexact(values: Array, kind: str, place: Place) -> str | None:
     if values.dtype.kind in "iu":
         limit = 2 ** (np.finfo(kind).nmant + 1)
         large = (values > limit) | (values < -limit) if values.dtype.kind == "i" else values > limit
-        for index in map(tuple, np.argwhere(large)):
+        for index in map(tuple, np.argwhere(large)[:LOOKED_AT]):
             rounded = int(values[index].astype(kind))
             if rounded != int(values[index]):
                 return f"{place(index)}: {values[index]} becomes {rounded} in {kind}; identifiers are no inputs"

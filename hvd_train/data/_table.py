@@ -325,7 +325,8 @@ def _unknown(table: Table, column: _columns.Category, values: Array, train: Arra
     known = [value for value in values[train] if value is not None]
     if len(known) >= LEAST_COUNTED and len(column.categories) == len(known):
         yield f"{table.where}: column '{column.name}' is different in each training row, which tells nothing of other rows"
-    rows = [row for row in test if values[row] is not None and values[row] not in column.categories]
+    encoded = column.codes(values[test]) > 0
+    rows = [row for row, is_known in zip(test, encoded, strict=True) if not is_known and values[row] is not None]
     if rows:
         first = f"{table.place(column.name, rows[0])}: '{values[rows[0]]}'"
         as_ = "a row of zeros" if column.encoding == "onehot" else "the code 0"
