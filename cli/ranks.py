@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hvd_train import strict_json
 from hvd_train.errors import UserError
 
 NAME = "ranks.json"
 
 
 def write(folder: Path, ranks: Iterable[dict[str, Any]]) -> None:
-    (folder / NAME).write_text(json.dumps(list(ranks)) + "\n", encoding="utf-8")
+    (folder / NAME).write_text(strict_json.dumps(list(ranks)) + "\n", encoding="utf-8")
 
 
 def remove(folder: Path) -> None:

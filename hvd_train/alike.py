@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hvd_train import preprocessing
 from hvd_train.comm._agree import same
 from hvd_train.comm.base import Communicator
 from hvd_train.data.base import Dataset, Split
@@ -21,7 +22,7 @@ def alike(comm: Communicator, data: Dataset, model: nn.Module, device: torch.dev
     same(
         comm,
         "data",
-        {**_of_split("training", data.train), **_of_split("held-out", data.test), "outputs": data.spec.outputs},
+        {**_of_split("training", data.train), **_of_split("held-out", data.test), **preprocessing.document(data)},
         "every rank must read the same samples in the same order: look for files that differ between hosts, for a split or a "
         "shuffle without a fixed seed, and for the order of a set",
     )

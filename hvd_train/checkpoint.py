@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from hvd_train import strict_json
 from hvd_train.comm.base import Communicator, broadcast_json
 from hvd_train.errors import UserError
 
@@ -64,13 +65,13 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 def to_tensors(value: dict[str, Any], name: str) -> dict[str, Tensor]:
     """`value` as tensors alone: those in it, and under `name` the rest as bytes of JSON."""
     tensors: dict[str, Tensor] = {}
-    structure = json.dumps(pack(value, name, tensors)).encode()
+    structure = strict_json.dumps_exact(pack(value, name, tensors)).encode()
     return {**tensors, name: torch.frombuffer(bytearray(structure), dtype=torch.uint8)}
 
 
 def from_tensors(tensors: dict[str, Tensor], name: str) -> dict[str, Any]:
     """The reverse of `to_tensors`; other tensors are passed over."""
-    value: dict[str, Any] = unpack(json.loads(tensors[name].numpy().tobytes()), tensors)
+    value: dict[str, Any] = unpack(strict_json.loads_exact(tensors[name].numpy().tobytes()), tensors)
     return value
 
 
@@ -87,7 +88,7 @@ def save(snapshot: Snapshot, parent: Path, step: int, keep: int, comm: Communica
         parts = {f"rank-{r}.safetensors": b.numpy().tobytes() for r, b in enumerate(of_ranks)}
         parts["model.safetensors"] = safetensors.torch.save(_independent(snapshot.model))
         parts["optimizer.safetensors"] = safetensors.torch.save(_independent(snapshot.optimizer))
-        parts["state.json"] = json.dumps(snapshot.state).encode()
+        parts["state.json"] = strict_json.dumps_exact(snapshot.state).encode()
         write(parent / f"step-{step:08d}", parts)
         for old in folders(parent)[keep:]:
             shutil.rmtree(old)
@@ -100,7 +101,7 @@ def write(folder: Path, parts: dict[str, bytes]) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    for name, content in {**parts, MANIFEST: json.dumps(sums, indent=1).encode()}.items():
+    for name, content in {**parts, MANIFEST: strict_json.dumps(sums, indent=1).encode()}.items():
         with open(draft / name, "wb") as file:
             file.write(content)
             os.fsync(file.fileno())
@@ -140,7 +141,7 @@ def load(source: Path, comm: Communicator, warn: Warn) -> Snapshot:
     return Snapshot(
         model=safetensors.torch.load(received["model.safetensors"]),
         optimizer=safetensors.torch.load(received["optimizer.safetensors"]),
-        state=json.loads(received["state.json"]),
+        state=strict_json.loads_exact(received["state.json"]),
         mine=safetensors.torch.load(mine) if mine else {},
     )
 

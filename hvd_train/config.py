@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from hvd_train import optimizers, plugins
+from hvd_train import optimizers, plugins, strict_json
 from hvd_train.document import Document, Path_
 from hvd_train.errors import UserError, nearest
 from hvd_train.options import Fraction
@@ -35,7 +35,7 @@ S = TypeVar("S", bound="Section")
 class Section(BaseModel):
     """A part of the configuration: unknown keys and wrong types are mistakes."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class PluginSection(Section):
@@ -416,9 +416,7 @@ def _fields(kind: type[Section], path: Path_) -> list[str]:
 
 def parse_document(text: str) -> tuple[Config, Launch]:
     """The configuration and launch that `ddl run` put on the command line of every rank."""
-    import json
-
-    values = json.loads(text)
+    values = strict_json.loads_exact(text)
     document = Document(values["config"], "configuration")
     return resolve(document), Launch.model_validate(values["launch"])
 
@@ -428,10 +426,8 @@ def to_document(config: Config, launch: Launch) -> str:
 
     Defaults are left out, so that a person can read it.
     """
-    import json
-
     parts = {"config": _written_fields(config), "launch": launch.model_dump(exclude_defaults=True)}
-    return json.dumps(parts, separators=(",", ":"))
+    return strict_json.dumps_exact(parts, separators=(",", ":"))
 
 
 def _written_fields(section: Section) -> dict[str, Any]:

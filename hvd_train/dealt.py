@@ -6,11 +6,10 @@ histogram for each worker, in its first epoch. Samples without a class are of cl
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-from hvd_train import plugins
+from hvd_train import plugins, strict_json
 from hvd_train.comm.single import SingleCommunicator
 from hvd_train.config import Config, parse_document
 from hvd_train.errors import UserError
@@ -21,7 +20,10 @@ Histogram = dict[int, int]
 
 def histograms(config: Config, workers: int) -> list[Histogram]:
     """Samples of each class that each worker has in the first epoch; UserError where they cannot be dealt so."""
-    labels = plugins.create("hvd_train.data", config.data.name, **config.data.options).train.labels
+    data = plugins.create("hvd_train.data", config.data.name, **config.data.options)
+    for text in data.warnings:
+        print(f"ddl: warning: {text}", file=sys.stderr)
+    labels = data.train.labels
     section = config.data.partition
     partitioner = plugins.create("hvd_train.partition", section.name, **section.options)
 
@@ -42,7 +44,7 @@ def main() -> None:
     except UserError as error:
         print(f"ddl: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    Path(file).write_text(json.dumps({"histograms": found}), encoding="utf-8")
+    Path(file).write_text(strict_json.dumps({"histograms": found}), encoding="utf-8")
 
 
 if __name__ == "__main__":

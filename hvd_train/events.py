@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from hvd_train import strict_json
+
 START, END = b"\x1e", b"\x1f"
 LIMIT = 3500
 """Bytes: under PIPE_BUF, so that the events of different ranks do not run into each other."""
@@ -35,7 +37,7 @@ def emit(descriptor: int, event: str, **fields: Any) -> None:
 
 
 def _encode(record: dict[str, Any]) -> bytes:
-    return START + json.dumps(record).encode() + END + b"\n"
+    return START + strict_json.dumps(record).encode() + END + b"\n"
 
 
 def split(data: bytes) -> tuple[list[dict[str, Any]], bytes, bytes]:

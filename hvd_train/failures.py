@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from hvd_train import events
+from hvd_train import events, strict_json
 from hvd_train.errors import ExitCode
 
 
@@ -37,4 +36,5 @@ def report(error: BaseException, rank: int, descriptor: int, folder: Path | None
     if folder is not None:
         path = folder / "errors" / f"rank-{rank}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**record, "host": socket.gethostname(), "time": time.time()}, indent=1))
+        whole = {**record, "host": socket.gethostname(), "time": time.time()}
+        path.write_text(strict_json.dumps(whole, indent=1) + "\n", encoding="utf-8")

@@ -31,6 +31,7 @@ from hvd_train.signals import StopRequest
 from hvd_train.sync.base import SyncStrategy
 
 DEFAULT_EPOCHS = 10
+LOWER_RATE = "a lower optimizer.lr, train.clip_norm or schedule.warmup_steps usually mends it"
 BUFFER, SCALER, STRATEGY, SAMPLER = "buffer.", "scaler.", "strategy.", "sampler."
 
 
@@ -274,10 +275,7 @@ class Trainer:
             return loss
         at = f"step {self.progress.step + 1} (epoch {self.progress.epoch + 1}, micro-batch {micro_batch})"
         rate = self.optimizer.torch.param_groups[0]["lr"]
-        raise Diverged(
-            f"the loss became {loss} at {at} with learning rate {rate:g}; "
-            "a lower optimizer.lr, train.clip_norm or schedule.warmup_steps usually mends it"
-        )
+        raise Diverged(f"the loss became {loss} at {at} with learning rate {rate:g}; {LOWER_RATE}")
 
     def _clip(self) -> None:
         if self.config.train.clip_norm is not None:
@@ -357,6 +355,10 @@ class Trainer:
         seen = nullcontext() if self.strategy.evaluates_own else self._agreed()
         with self.clock("eval"), self._control(), seen:
             self.metrics = self._measured(split)
+        if not math.isfinite(self.metrics["loss"]):
+            raise Diverged(
+                f"the held-out loss became {self.metrics['loss']} after step {self.progress.step}; {LOWER_RATE}"
+            )
         self._evaluated = self.progress.step
         if self.sinks:
             self._tell("evaluation", {**self._where(), **self.metrics, **self.spent, **self.strategy.figures()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from hvd_train import checkpoint, events, failures, loss, plugins, script
+from hvd_train import checkpoint, events, failures, loss, plugins, preprocessing, script, strict_json
 from hvd_train.alike import alike
 from hvd_train.clock import Clock
 from hvd_train.comm._agree import first_problem, together
 from hvd_train.comm._checked import checked
 from hvd_train.comm._emulated import emulated
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.base import Communicator, broadcast_json
 from hvd_train.config import Config, EmulationSection, Launch, parse_document
 from hvd_train.data.base import Dataset
 from hvd_train.errors import ExitCode, Stopped, UserError
@@ -139,8 +138,13 @@ class _Rank:
 
     def _prepared(self, folder: Path) -> Trainer:
         parts = together(self.comm, partial(build, self.config, self.comm))
-        resume = Path(self.launch.resume) if self.launch.resume else None
-        snapshot = checkpoint.load(resume, self.comm, self._warn) if resume else None
+        snapshot = None
+        if self.launch.resume:
+            self._check_preprocessing(parts.data, Path(self.launch.resume))
+            snapshot = checkpoint.load(Path(self.launch.resume), self.comm, self._warn)
+        if self.comm.rank == 0:
+            for text in parts.data.warnings:
+                self._warn(text)
         measured = snapshot.state.get("fusion_bytes") if snapshot else None
         trainer = assemble(
             self.config, self.comm, parts, self._sinks(), folder / "checkpoints", self.stop, fusion_bytes=measured
@@ -157,9 +161,19 @@ class _Rank:
     def _warn(self, text: str) -> None:
         os.write(self.output.errors, f"ddl: warning: {text}\n".encode())
 
+    def _check_preprocessing(self, data: Dataset, source: Path) -> None:
+        """UserError on all ranks where inputs are not made as those that the run in `source` was trained on; collective."""
+        problem = None
+        if self.comm.rank == 0:
+            folder = source if not (source / checkpoint.MANIFEST).exists() else source.absolute().parents[1]
+            problem = preprocessing.difference(folder, data)
+        problem = broadcast_json(self.comm, problem)
+        if problem:
+            raise UserError(problem)
+
     def _train(self, trainer: Trainer, folder: Path) -> int:
         trainer.clock = self.clock or trainer.clock
-        self._open_folder(folder)
+        self._open_folder(folder, trainer.data)
         self.heartbeat.of = trainer
         trainer.strategy.report = self._report_lost
         try:
@@ -173,15 +187,16 @@ class _Rank:
     def _report_lost(self, rank: int) -> None:
         events.emit(self.output.errors, "lost", rank=self.comm.rank, lost=rank)
 
-    def _open_folder(self, folder: Path) -> None:
+    def _open_folder(self, folder: Path, data: Dataset) -> None:
         rank = self.comm.rank
         if rank == 0:
             try:
                 folder.mkdir(parents=True, exist_ok=bool(self.launch.resume) or awaits_start(folder))
             except FileExistsError:
                 raise UserError(f"--output: {folder} exists on {socket.gethostname()}; give another folder") from None
-            whole = json.dumps(self.config.model_dump(exclude={"slurm"}), indent=1)
+            whole = strict_json.dumps(self.config.model_dump(exclude={"slurm"}), indent=1)
             (folder / "config.json").write_text(whole + "\n", encoding="utf-8")
+            preprocessing.save(folder, data)
             events.emit(self.output.errors, "folder", rank=0, path=str(folder.absolute()))
         self.folder = folder
         self.comm.barrier()
@@ -207,7 +222,7 @@ class _Rank:
         if self.comm.rank == 0:
             folder = Path(self.launch.output)
             summary = self._summary(trainer, ended)
-            (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+            (folder / "summary.json").write_text(strict_json.dumps(summary, indent=1) + "\n", encoding="utf-8")
             for sink in trainer.sinks:
                 sink.close({**summary, "folder": str(folder)})
         if not self.lost:
@@ -239,12 +254,23 @@ def build(config: Config, comm: Communicator) -> Parts:
     data = plugins.create("hvd_train.data", config.data.name, **config.data.options)
     if not len(data.train):
         raise UserError("data: the training set is empty")
+    _check_inputs(config, data)
     seed_generators(config.seed)
     model = plugins.create("hvd_train.models", config.model.name, data.spec, **config.model.options)
     model.to(device, precision.dtype)
     # Built once to reject bad options before the run folder exists. The strategy builds the optimizer that trains.
     _optimizer(config)([p for p in model.parameters() if p.requires_grad])
     return Parts(data, model, loss.build(config.train, data, device), precision, device)
+
+
+def _check_inputs(config: Config, data: Dataset) -> None:
+    """UserError for integers where the model is one of ours that takes numbers: an own model may embed them."""
+    x, _ = data.train.batch(torch.tensor([0]))
+    if config.model.name != "target" and data.spec.task != "language" and not x.is_floating_point():
+        raise UserError(
+            f"data: inputs are of type {x.dtype}, and the model '{config.model.name}' takes floating point numbers; "
+            "convert them where the samples are made, as by x.float() / 255"
+        )
 
 
 def assemble(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from cli.bench import figures, plots, tables
 from cli.bench.figures import Result, Run
 from cli.bench.targets import targets
+from hvd_train import strict_json
 
 BASELINES = {
     "allreduce": {"floor": "memcpy", "ours": "ddl_mpi_arena"},
@@ -35,7 +35,7 @@ def result(what: str, pairs: int, measured: Sequence[Run]) -> Result:
 def save(found: Result, folder: Path) -> None:
     """`bench.json` and `bench.png` in the new `folder`."""
     folder.mkdir(parents=True)
-    (folder / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "bench.json").write_text(strict_json.dumps(found, indent=1) + "\n", encoding="utf-8")
     PLOTS[found["what"]](found).savefig(folder / "bench.png")
 
 

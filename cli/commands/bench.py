@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import pictures
-from hvd_train import plugins
+from hvd_train import plugins, strict_json
 from hvd_train.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def _measure(request: Request, threads: int) -> Run:
     code = Execution(started, request.world_size).run()
     if code:
         sys.exit(code)
-    return {**json.loads(Path(request.output).read_text(encoding="utf-8")), "command": str(started)}
+    return {**strict_json.loads_exact(Path(request.output).read_text(encoding="utf-8")), "command": str(started)}
 
 
 def _engine(names: list[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hvd_train import strict_json
 from hvd_train.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -79,7 +80,6 @@ def _complain(hostfile: Path, problems: Sequence[Problem]) -> None:
 
 
 def _json(hosts: Mapping[str, Entry], problems: Sequence[Problem]) -> str:
-    import json
     from dataclasses import asdict
 
     found = [
@@ -87,4 +87,4 @@ def _json(hosts: Mapping[str, Entry], problems: Sequence[Problem]) -> str:
         for name, host in hosts.items()
     ]
     slots = sum(host.slots for host in hosts.values())
-    return json.dumps({"hosts": found, "slots": slots, "problems": [asdict(p) for p in problems]}, indent=1)
+    return strict_json.dumps({"hosts": found, "slots": slots, "problems": [asdict(p) for p in problems]}, indent=1)

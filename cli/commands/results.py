@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hvd_train import strict_json
 from hvd_train.errors import UserError
 
 
@@ -16,7 +17,6 @@ def command(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """One table of runs: the fields in which they differ, how they ended, and their final metrics."""
-    import json
 
     from cli.slurm import tables
 
@@ -24,6 +24,6 @@ def command(
         raise UserError("--json and --csv are two forms of one answer; give one of them")
     rows = tables.results(folders)
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(strict_json.dumps(rows, indent=1))
     else:
         print(tables.csv_text(rows) if as_csv else tables.text(rows), end="")

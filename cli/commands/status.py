@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
+from hvd_train import strict_json
+
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run folder, folder of a sweep, or folder of runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the jobs that were submitted: their state, and how far they are."""
-    import json
-
     from cli.slurm import jobs, runs, tables
 
     rows = [tables.status(found, state) for found, state in jobs.look(runs.required(run))]
-    print(json.dumps(rows, indent=1) if as_json else tables.text(rows), end="\n" if as_json else "")
+    print(strict_json.dumps(rows, indent=1) if as_json else tables.text(rows), end="\n" if as_json else "")

@@ -32,7 +32,7 @@ class Outcome:
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.summary.get("eval", {}).items()}
+        return {name: float(value) for name, value in _without_null(self.summary.get("eval", {})).items()}
 
     def first(self, metric: str, value: float) -> Record | None:
         """The first evaluation that reaches `value`."""
@@ -45,7 +45,8 @@ def read(strategy: str, folder: Path, failure: str | None) -> Outcome:
     """The outcome of the run in `folder`, which need not exist where it failed."""
     file, summary = folder / "metrics.jsonl", runs.summary(folder)
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    evaluations = [e for e in map(json.loads, lines) if e["kind"] == "eval"]
+    # A metric that was no finite number is null in the file; here it is absent.
+    evaluations = [_without_null(e) for e in map(json.loads, lines) if e["kind"] == "eval"]
     if not evaluations and failure is None:
         failure = "no evaluation to compare by: the data has no held-out samples"
     return Outcome(strategy, str(folder), _corrected(evaluations, summary), summary, failure)
@@ -65,6 +66,10 @@ def metric(outcomes: Sequence[Outcome]) -> str:
     """What is drawn: the accuracy where there is one."""
     names = dict.fromkeys(name for o in outcomes for name in o.metrics)
     return "accuracy" if "accuracy" in names else next(iter(names), FALLS)
+
+
+def _without_null(values: Record) -> Record:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _corrected(evaluations: list[Record], summary: Record) -> list[Record]:

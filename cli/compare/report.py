@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from cli.compare import outcome
 from cli.compare.outcome import Outcome
 from cli.slurm import tables
+from hvd_train import strict_json
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Report:
             "rows": outcome.rows(self.outcomes, self.target),
             "runs": [asdict(o) for o in self.outcomes],
         }
-        return json.dumps(values, indent=1) + "\n"
+        return strict_json.dumps(values, indent=1) + "\n"
 
     def text(self) -> str:
         return tables.text(outcome.rows(self.outcomes, self.target)) if self.outcomes else ""

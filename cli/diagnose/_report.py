@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +11,7 @@ import typer
 from cli.columns import columns
 from cli.diagnose._places import load
 from cli.diagnose.base import Finding, Level, Line
+from hvd_train import strict_json
 
 _COLORS: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -28,7 +28,7 @@ def to_json(lines: Sequence[Line]) -> str:
     levels = [line.finding.level for line in lines]
     findings: list[dict[str, Any]] = [{"host": x.host, "check": x.check, **asdict(x.finding)} for x in lines]
     counts = {"errors": levels.count("error"), "warnings": levels.count("warning")}
-    return json.dumps({"ok": not counts["errors"], **counts, "findings": findings}, indent=1)
+    return strict_json.dumps({"ok": not counts["errors"], **counts, "findings": findings}, indent=1)
 
 
 def table(hosts: Mapping[str, Mapping[str, Finding]]) -> str:

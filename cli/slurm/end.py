@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import psutil
 
 from cli.slurm import control, runs
+from hvd_train import strict_json
 from hvd_train.errors import ExitCode, UserError
 
 Cause = Literal["finished", "failure", "time limit", "preemption", "node failure", "requeued", "cancelled"]
@@ -114,10 +114,10 @@ def note(folder: Path, end: End) -> None:
     if end.exit_code not in {ExitCode.OK, ExitCode.STOPPED}:
         summary["ended"] = f"{end.cause} (exit code {end.exit_code})"
     draft = folder / ".summary.json"
-    draft.write_text(json.dumps({**summary, "slurm": asdict(end)}, indent=1) + "\n", encoding="utf-8")
+    draft.write_text(strict_json.dumps({**summary, "slurm": asdict(end)}, indent=1) + "\n", encoding="utf-8")
     draft.rename(folder / "summary.json")
     with (folder / runs.ATTEMPTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), **asdict(end)}) + "\n")
+        file.write(strict_json.dumps({"time": time.time(), **asdict(end)}) + "\n")
 
 
 def _say(end: End, most: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hvd_train import strict_json
 from hvd_train.errors import UserError
 from hvd_train.submitted import RECORD
 
@@ -37,7 +38,7 @@ def record(runs: Sequence[Submitted]) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
         values = {"job": run.job, "task": run.task, "overrides": run.overrides}
         draft = run.folder / f".{RECORD}"
-        draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        draft.write_text(strict_json.dumps(values, indent=1) + "\n", encoding="utf-8")
         draft.rename(run.folder / RECORD)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hvd_train import strict_json
 from hvd_train.bench import machine
 from hvd_train.bench.measure import Bench
 from hvd_train.bench.request import Request
@@ -33,7 +33,7 @@ def main() -> None:
         "machine": before,
     }
     if world.rank == 0:
-        Path(request.output).write_text(json.dumps(found), encoding="utf-8")
+        Path(request.output).write_text(strict_json.dumps_exact(found), encoding="utf-8")
     world.close()
 
 

@@ -6,8 +6,8 @@ text. It raises UserError, naming the file, for data that is missing, empty or m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,11 +30,17 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training split, a held-out split (of length 0 where there is none) and their common description."""
+    """A training split, a held-out split (of length 0 where there is none) and their common description.
+
+    `warnings` are sentences for the user. `preprocessing` is JSON: what was fitted on the training samples, and what else
+    turns a row of the source into an input; it is saved as `data.json` in the run folder.
+    """
 
     train: Split
     test: Split
     spec: DataSpec
+    warnings: tuple[str, ...] = ()
+    preprocessing: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,15 @@ class TensorSplit:
 
 def held_out(x: Tensor, y: Tensor, fraction: float, seed: int) -> tuple[TensorSplit, TensorSplit]:
     """Split samples at random, the same way for the same seed, into training and test parts."""
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    cut = len(x) - round(len(x) * fraction)
-    return tensor_split(x[order[:cut]], y[order[:cut]]), tensor_split(x[order[cut:]], y[order[cut:]])
+    train, test = held_out_rows(len(x), fraction, seed)
+    return tensor_split(x[train], y[train]), tensor_split(x[test], y[test])
+
+
+def held_out_rows(samples: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions of training and test samples, chosen at random, the same way for the same seed."""
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+    cut = samples - round(samples * fraction)
+    return order[:cut], order[cut:]
 
 
 def tensor_split(x: Tensor, y: Tensor) -> TensorSplit:

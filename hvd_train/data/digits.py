@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hvd_train.data._source import hold_out, shipped, tensors
+from hvd_train.data._source import Named, as_samples, hold_out, shipped
 from hvd_train.data.base import Dataset
 from hvd_train.options import Annotated, Fraction, NonNegativeInt
 
@@ -16,5 +16,5 @@ def create(
 ) -> Dataset:
     """Inputs of shape (1, 8, 8). UserError without scikit-learn."""
     rows = np.loadtxt(shipped("sklearn", "datasets/data/digits.csv.gz"), delimiter=",")
-    x, y = tensors(rows[:, :-1].reshape(-1, 1, 8, 8) / 16, rows[:, -1].astype(np.int64), "digits")
-    return hold_out(x, y, test_fraction, seed, "digits")
+    x, y = Named(rows[:, :-1].reshape(-1, 1, 8, 8) / 16, "digits"), Named(rows[:, -1].astype(np.int64), "digits")
+    return hold_out(as_samples(x, y), test_fraction, seed, "digits")

@@ -9,10 +9,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
-from hvd_train.data._source import Array, existing, tensors, with_test
-from hvd_train.data.base import Dataset, describe, tensor_split
+from hvd_train.data._check import Array
+from hvd_train.data._source import Named, Samples, as_samples, existing, with_test, without_test
+from hvd_train.data.base import Dataset
 from hvd_train.errors import UserError
 from hvd_train.options import Annotated
 
@@ -32,17 +32,17 @@ def create(
     """
     if (test_images is None) != (test_labels is None):
         raise UserError("data.test_images and data.test_labels: expected both or neither")
-    x, y = _samples(images, labels, "")
+    train = _samples(images, labels, "")
     if test_images is None or test_labels is None:
-        return Dataset(tensor_split(x, y), tensor_split(x[:0], y[:0]), describe(x, y))
-    return with_test((x, y), _samples(test_images, test_labels, "test_"), test_images)
+        return without_test(train)
+    return with_test(train, _samples(test_images, test_labels, "test_"), test_images)
 
 
-def _samples(images: str, labels: str, prefix: str) -> tuple[Tensor, Tensor]:
+def _samples(images: str, labels: str, prefix: str) -> Samples:
     x = _read(existing(images, f"{prefix}images"))
     y = _read(existing(labels, f"{prefix}labels"))
     scaled = np.divide(x, 255, dtype=np.float32) if x.dtype == np.uint8 else x
-    return tensors(scaled[:, None] if x.ndim == 3 else scaled, y, f"{images}, {labels}")
+    return as_samples(Named(scaled[:, None] if x.ndim == 3 else scaled, images), Named(y, labels))
 
 
 def _read(path: Path) -> Array:

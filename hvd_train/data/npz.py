@@ -7,9 +7,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
-from hvd_train.data._source import Array, existing, hold_out, tensors, with_test
+from hvd_train.data._check import Array
+from hvd_train.data._source import Named, Samples, as_samples, existing, hold_out, with_test
 from hvd_train.data.base import Dataset
 from hvd_train.errors import UserError, nearest
 from hvd_train.options import Annotated, Fraction, NonNegativeInt
@@ -27,15 +27,16 @@ def create(
     """Inputs as stored, in float32. UserError for a file, or an array, that is missing or not numbers."""
     train = _samples(existing(path, "path"), x, y)
     if test_path is None:
-        return hold_out(*train, test_fraction, seed, path)
+        return hold_out(train, test_fraction, seed, path)
     return with_test(train, _samples(existing(test_path, "test_path"), x, y), test_path)
 
 
-def _samples(path: Path, x: str, y: str) -> tuple[Tensor, Tensor]:
+def _samples(path: Path, x: str, y: str) -> Samples:
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not an .npz file, expected what numpy.savez writes")
     with np.load(path, allow_pickle=False) as archive:
-        return tensors(_array(archive, x, path), _array(archive, y, path), f"{path}")
+        inputs, targets = (Named(_array(archive, name, path), f"{path}: array '{name}'") for name in (x, y))
+        return as_samples(inputs, targets)
 
 
 def _array(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hvd_train.data._source import hold_out
+from hvd_train.data._source import Named, as_samples, hold_out
 from hvd_train.data.base import Dataset
 from hvd_train.options import Annotated, Field, Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from hvd_train.spec import DataSpec
@@ -29,7 +29,8 @@ def create(
     scores = _teach(x.flatten(1), max(classes, 1), noise, generator)
     spec = DataSpec(tuple(features), max(classes, 1), "classification" if classes else "regression")
     targets = scores.argmax(1) if classes else scores
-    return replace(hold_out(x, targets, test_fraction, seed, "synthetic"), spec=spec)
+    whole = as_samples(Named(x.numpy(), "synthetic: inputs"), Named(targets.numpy(), "synthetic: targets"))
+    return replace(hold_out(whole, test_fraction, seed, "synthetic"), spec=spec)
 
 
 def _teach(x: Tensor, outputs: int, noise: float, generator: torch.Generator) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hvd_train import strict_json
 from hvd_train.monitor.base import Record, Sink
 
 
@@ -33,7 +34,7 @@ class JsonLines(Sink):
         return [line for line in whole if line.endswith("\n")]
 
     def _write(self, kind: str, record: Record) -> None:
-        self._file.write(json.dumps({"kind": kind, **record}) + "\n")
+        self._file.write(strict_json.dumps({"kind": kind, **record}) + "\n")
 
 
 def create(folder: Path) -> JsonLines:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from pathlib import Path
 
+from hvd_train import strict_json
 from hvd_train.torch._negotiation import Key
 
 _END = b"\n]\n"
@@ -61,7 +61,7 @@ class Timeline:
         if not self._first:
             self._file.seek(self._file.tell() - len(_END))
         events, self._events = self._events, []
-        text = ",\n".join(map(json.dumps, events)).encode()
+        text = ",\n".join(map(strict_json.dumps, events)).encode()
         self._file.write((b"\n" if self._first else b",\n") + text + _END)
         self._file.flush()
         self._first = False

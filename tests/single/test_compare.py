@@ -167,6 +167,17 @@ def test_bytes_of_a_rank_that_went_alone_are_corrected_at_the_end(outcomes: list
     assert [e["bytes_sent"] for e in outcomes[1].evaluations] == [2_000_000, 4_000_000]
 
 
+def test_a_metric_that_was_no_number_is_left_out(tmp_path: Path) -> None:
+    folder = recorded(tmp_path / "1", [1], [1])
+    for name in ("metrics.jsonl", "summary.json"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace('"loss": 1.0', '"loss": null'))
+    found = outcome.read("allreduce", folder, None)
+    assert found.metrics == {"accuracy": 0.5}
+    assert found.first("loss", 1.0) is None
+    outcome.rows([found], ("loss", 1.0))
+
+
 def test_a_run_without_evaluations_has_nothing_to_compare(tmp_path: Path) -> None:
     recorded(tmp_path / "1", [0], [0]).joinpath("metrics.jsonl").unlink()
     assert "no held-out samples" in str(outcome.read("allreduce", tmp_path / "1", None).failure)

@@ -131,8 +131,8 @@ class TestNpz:
         ({"x": np.ones(3), "y": np.ones(2)}, "3 inputs but 2 targets"),
         ({"x": np.ones((0, 2)), "y": np.ones(0)}, "empty, expected at least one sample"),
         ({"x": np.array([{}, {}]), "y": np.ones(2)}, "array 'x' cannot be read: Object arrays"),
-        ({"x": np.array(["a", "b"]), "y": np.ones(2)}, "the inputs are <U1 of shape (2,), expected numbers"),
-        ({"x": np.ones(2), "y": np.array(1)}, "the targets are int64 of shape (), expected numbers"),
+        ({"x": np.array(["a", "b"]), "y": np.ones(2)}, "array 'x' is <U1 of shape (2,), expected numbers"),
+        ({"x": np.ones(2), "y": np.array(1)}, "array 'y' is int64 of shape (), expected numbers"),
         ({"x": np.ones(2), "y": np.array([0, -1])}, "found the class -1"),
         ({"x": np.ones(2), "labels": np.ones(2)}, "no array 'y' (choices: labels, x)"),
         ({"x": np.ones(1), "y": np.ones(1)}, "test_fraction 0.9 leaves none of 1 samples for training"),
@@ -214,7 +214,7 @@ class TestTables:
     @pytest.mark.parametrize(("options", "words"), [
         ({"target": "pric"}, ["no column 'pric'; did you mean 'price'?"]),
         ({"target": "price", "features": ["cuont"]}, ["no column 'cuont'; did you mean 'count'?"]),
-        ({"target": "price"}, ["column 'kind' is of type string, expected numbers"]),
+        ({"target": "price"}, ["column 'kind'", "is of type string, expected numbers"]),
         ({"target": "kind", "features": ["count"], "task": "regression"}, ["column 'kind'", "expected numbers"]),
         ({"target": "price", "features": ["price"]}, ["target 'price' is among the features"]),
     ])  # fmt: skip
@@ -237,7 +237,9 @@ class TestTables:
 
     def test_other_files_are_refused(self, name, folder):
         (folder / "bad").write_bytes(b"a,b\n1,2,3\n")
-        assert refusal(name, path="bad", target="b").startswith("bad: not a")
+        assert refusal(name, path="bad", target="b").startswith(
+            "bad: line 2 has 3 values" if name == "csv" else "bad: not a"
+        )
         assert "data.path: no file 'worse'" in refusal(name, path="worse", target="b")
 
     def test_without_pyarrow_says_what_to_install(self, name, monkeypatch):
@@ -268,7 +270,9 @@ def test_parquet_has_missing_values_as_nan_and_types_of_its_own():
     path = write("parquet", {"a": prices, "y": kinds, "z": [[1], [2]], "n": [1, 2]})
     assert rows(load("parquet", path=path, target="y", features=["a"], test_fraction=0).train) == [(1.5,), (2.5,)]
     assert load("parquet", path=path, target="a", features=["n"], test_fraction=0).spec.task == "regression"
-    assert "column 'z' is of type list" in refusal("parquet", path=path, target="z", features=["a"])
+    assert "column 'z', row 0 (from 0): '[1]' is of type list" in refusal(
+        "parquet", path=path, target="z", features=["a"]
+    )
 
 
 def idx(path, array, code: int, compress: bool = False) -> str:
@@ -318,7 +322,7 @@ class TestIdx:
         (b"", "expected an IDX header"),
         (b"PNG.", "starts with 50 4e 47 2e, expected an IDX header"),
         (b"\0\0\x0a\1\0\0\0\0", "starts with 00 00 0a 01, expected an IDX header"),
-        (b"\0\0\x08\0\1", "the inputs are float32 of shape ()"),
+        (b"\0\0\x08\0\1", "images is float32 of shape ()"),
         (b"\0\0\x08\3\0\0\0\1", "8 bytes, expected a header of 16"),
         (b"\0\0\x08\1\0\0\0\2\1", "9 bytes, expected 10 for uint8 of shape (2,)"),
         (b"\0\0\x08\1\0\0\0\2\1\1\1", "11 bytes, expected 10"),
@@ -445,8 +449,8 @@ class TestTarget:
         ("sized", {"m": 1}, "parameters are (n)"),
         ("odd", {"value": 5}, "returned a int, expected a torch data set"),
         ("odd", {"value": "abc"}, "its first sample is a str, expected"),
-        ("odd", {"value": [[[1.0], "cat"]]}, "its first sample is a list, expected"),
-        ("tokens", {}, "its first sample is a tuple, expected"),
+        ("odd", {"value": [[[1.0], "cat"]]}, "its first sample is a list (list of 1, str of 3), expected"),
+        ("tokens", {}, "its first sample is a tuple (Tensor torch.float32 (2,), Tensor torch.int64 (2,)), expected"),
         ("negative", {}, "found the class -1"),
     ])  # fmt: skip
     def test_anything_else_is_refused(self, name, args, words):

@@ -183,6 +183,17 @@ def test_a_loss_that_is_no_number_says_where() -> None:
         body.trained(SingleCommunicator(), _regression(config))
 
 
+def test_a_held_out_loss_that_is_no_number_says_where() -> None:
+    config = body.configuration(
+        optimizer={"lr": 1e200, "momentum": None, "weight_decay": None},
+        model={"name": "linear", "target": None},
+        data={"name": "synthetic", "classes": 0, "samples": 64, "batch_size": 64, "target": None},
+        train={"epochs": 1},
+    )
+    with pytest.raises(Diverged, match=r"the held-out loss became (nan|inf) after step 1"):
+        body.trained(SingleCommunicator(), config)
+
+
 def _regression(config: Any) -> Any:
     return body.configuration(
         optimizer={"lr": 1e200, "momentum": None, "weight_decay": None},
