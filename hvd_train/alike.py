@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hvd_train import preprocessing
+from hvd_train import model_state, preprocessing
 from hvd_train.comm._agree import same
 from hvd_train.comm.base import Communicator
 from hvd_train.data.base import Dataset, Split
@@ -29,7 +29,7 @@ def alike(comm: Communicator, data: Dataset, model: nn.Module, device: torch.dev
     same(
         comm,
         "model",
-        {name: _of_tensor(t) for name, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)},
+        {name: _described(t) for name, t in [*model_state.tensors(model), *model_state.others(model).items()]},
         "every rank must build the same model: look for code that asks for the rank or the host, and for versions that differ",
     )
 
@@ -68,6 +68,8 @@ def _hash(x: Tensor) -> str:
     return hashlib.sha256(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
-def _of_tensor(x: Tensor) -> str:
+def _described(x: Any) -> str:
+    if not isinstance(x, Tensor):
+        return f"a {type(x).__name__}"
     kind = str(x.dtype).removeprefix("torch.")
     return f"{list(x.shape)} {kind}{', trained' if x.requires_grad else ''}"

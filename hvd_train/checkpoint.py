@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from hvd_train import strict_json
 from hvd_train.comm.base import Communicator, broadcast_json
 from hvd_train.errors import UserError
+from hvd_train.packing import from_bytes, to_bytes
 
 MANIFEST = "manifest.json"
 Warn = Any
@@ -41,40 +41,6 @@ class Snapshot:
     mine: dict[str, Tensor] = field(default_factory=dict)
 
 
-def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON in which each tensor is {"tensor": key}; the tensors themselves go into `tensors`."""
-    if isinstance(value, Tensor):
-        tensors[name] = value.detach().contiguous()
-        return {"tensor": name}
-    if isinstance(value, dict):
-        return {"dict": [[k, pack(v, f"{name}.{k}", tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        return [pack(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
-    return value
-
-
-def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The reverse of `pack`; tuples come back as lists."""
-    if isinstance(value, list):
-        return [unpack(v, tensors) for v in value]
-    if isinstance(value, dict) and "tensor" in value:
-        return tensors[value["tensor"]]
-    return {k: unpack(v, tensors) for k, v in value["dict"]} if isinstance(value, dict) else value
-
-
-def to_tensors(value: dict[str, Any], name: str) -> dict[str, Tensor]:
-    """`value` as tensors alone: those in it, and under `name` the rest as bytes of JSON."""
-    tensors: dict[str, Tensor] = {}
-    structure = strict_json.dumps_exact(pack(value, name, tensors)).encode()
-    return {**tensors, name: torch.frombuffer(bytearray(structure), dtype=torch.uint8)}
-
-
-def from_tensors(tensors: dict[str, Tensor], name: str) -> dict[str, Any]:
-    """The reverse of `to_tensors`; other tensors are passed over."""
-    value: dict[str, Any] = unpack(strict_json.loads_exact(tensors[name].numpy().tobytes()), tensors)
-    return value
-
-
 def folders(parent: Path) -> list[Path]:
     """Checkpoint folders of a run, newest first."""
     return sorted(parent.glob("step-*[0-9]"), reverse=True)
@@ -82,12 +48,12 @@ def folders(parent: Path) -> list[Path]:
 
 def save(snapshot: Snapshot, parent: Path, step: int, keep: int, comm: Communicator) -> None:
     """Write `parent/step-N` and drop all but the newest `keep`; collective."""
-    mine = torch.frombuffer(bytearray(safetensors.torch.save(snapshot.mine)), dtype=torch.uint8)
+    mine = torch.frombuffer(bytearray(to_bytes(snapshot.mine)), dtype=torch.uint8)
     of_ranks = comm.all_gather(mine)
     if comm.rank == 0:
         parts = {f"rank-{r}.safetensors": b.numpy().tobytes() for r, b in enumerate(of_ranks)}
-        parts["model.safetensors"] = safetensors.torch.save(_independent(snapshot.model))
-        parts["optimizer.safetensors"] = safetensors.torch.save(_independent(snapshot.optimizer))
+        parts["model.safetensors"] = to_bytes(snapshot.model)
+        parts["optimizer.safetensors"] = to_bytes(snapshot.optimizer)
         parts["state.json"] = strict_json.dumps_exact(snapshot.state).encode()
         write(parent / f"step-{step:08d}", parts)
         for old in folders(parent)[keep:]:
@@ -139,10 +105,10 @@ def load(source: Path, comm: Communicator, warn: Warn) -> Snapshot:
     received = dict(_broadcast_parts(parts, comm))
     mine = received.get(f"rank-{comm.rank}.safetensors")
     return Snapshot(
-        model=safetensors.torch.load(received["model.safetensors"]),
-        optimizer=safetensors.torch.load(received["optimizer.safetensors"]),
+        model=from_bytes(received["model.safetensors"]),
+        optimizer=from_bytes(received["optimizer.safetensors"]),
         state=strict_json.loads_exact(received["state.json"]),
-        mine=safetensors.torch.load(mine) if mine else {},
+        mine=from_bytes(mine) if mine else {},
     )
 
 
@@ -168,11 +134,6 @@ def _broadcast_parts(parts: dict[str, bytes], comm: Communicator) -> Iterator[tu
         )
         comm.broadcast_(buffer)
         yield name, buffer.numpy().tobytes()
-
-
-def _independent(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the host: safetensors refuses tensors that share memory, as tied weights do."""
-    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
 
 def _sync_folder(folder: Path) -> None:

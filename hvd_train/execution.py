@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -65,11 +66,11 @@ class Execution(ABC):
         """Which ranks do what, where `ranks` says so of the copies of the model."""
         return ranks
 
-    def state(self) -> dict[str, Tensor]:
-        """The whole model's parameters and buffers by name, on rank 0 at least; collective."""
-        return {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+    def state(self) -> dict[str, Any]:
+        """The whole model's parameters, buffers and extra state by name, on rank 0 at least; collective."""
+        return {n: v.detach().clone() if isinstance(v, Tensor) else v for n, v in self.model.state_dict().items()}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned; RuntimeError where it is of another model."""
         self.model.load_state_dict(state)
 

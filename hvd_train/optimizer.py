@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hvd_train.errors import UserError
+from hvd_train.model_state import sparse_weights
+
 Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 State = dict[str, dict[str, Any]]
 """By parameter name, what the optimizer remembers of the whole parameter."""
@@ -36,6 +39,29 @@ def kind(model: nn.Module, build: Build) -> str:
     return type(build([p for p in model.parameters() if p.requires_grad])).__name__
 
 
+def check_step(model: nn.Module, build: Build) -> None:
+    """UserError, with a parameter's name, where the optimizer cannot step on gradients of the kinds that `model` has.
+
+    It is tried on small zeros of every dtype, number of dimensions and layout of gradients.
+    """
+    sparse = sparse_weights(model)
+    kinds: dict[Any, tuple[str, nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            kinds.setdefault((p.dtype, p.dim(), p in sparse), (name, p))
+    for (dtype, dims, is_sparse), (name, p) in kinds.items():
+        small = nn.Parameter(torch.zeros([2] * dims, dtype=dtype, device=p.device))
+        optimizer = build([small])
+        small.grad = torch.zeros_like(small).to_sparse() if is_sparse else torch.zeros_like(small)
+        try:
+            optimizer.step(lambda: torch.zeros(()))  # type: ignore[arg-type, return-value]
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise UserError(
+                f"optimizer.name: {type(optimizer).__name__} cannot train '{name}', whose gradients are "
+                f"{'sparse ' * is_sparse}{str(dtype).removeprefix('torch.')} of {dims} dimensions: {error}"
+            ) from None
+
+
 def clip(gradients: list[Tensor], square: Tensor, max_norm: float) -> None:
     """Scale `gradients`, a part of those whose squares sum to `square`, such that the norm of all is at most `max_norm`.
 
@@ -50,6 +76,7 @@ class ModelOptimizer:
     """Every rank updates all parameters of `model` that are trained; one that is unfrozen later joins when it is adopted."""
 
     def __init__(self, model: nn.Module, build: Build) -> None:
+        check_step(model, build)
         self.model = model
         self.names = {p: name for name, p in model.named_parameters()}
         self._frozen = [p for p in model.parameters() if not p.requires_grad]

@@ -80,6 +80,8 @@ class Sampler:
         self._weights: list[float] = []
         self._measured = [0.0, 0.0]
         self._planned = -1
+        self.first = 0, self.batch_size
+        """Samples of this rank in the first epoch, and its batch size there; after `check`."""
 
     def check(self, world: Communicator) -> None:
         """Before anything is written: UserError on every rank of `world` where one of them cannot have its samples."""
@@ -87,7 +89,8 @@ class Sampler:
         self._workers = share[1] if share else 0
         try:
             if share:
-                self._deal(share, 0)
+                indices, batch_size = self._deal(share, 0)
+                self.first = len(indices), batch_size
         except UserError as error:
             problem = str(error)
         alone = self._measures and max(world.size, self._workers) > self.comm.size

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_train import checkpoint, schedule
+from hvd_train import checkpoint, model_state, packing, schedule
 from hvd_train.clock import Clock
 from hvd_train.comm.base import Communicator, Work, gather_json
 from hvd_train.config import Config
 from hvd_train.data.base import Dataset, Split
 from hvd_train.errors import Diverged, Stopped, UserError
 from hvd_train.execution import Execution
+from hvd_train.model_state import is_plain
 from hvd_train.monitor.base import Record, Sink
 from hvd_train.optimizer import ModelOptimizer
 from hvd_train.precision import Precision
@@ -32,7 +33,7 @@ from hvd_train.sync.base import SyncStrategy
 
 DEFAULT_EPOCHS = 10
 LOWER_RATE = "a lower optimizer.lr, train.clip_norm or schedule.warmup_steps usually mends it"
-BUFFER, SCALER, STRATEGY, SAMPLER = "buffer.", "scaler.", "strategy.", "sampler."
+BUFFER, SCALER, STRATEGY, SAMPLER, OTHERS = "buffer.", "scaler.", "strategy.", "sampler.", "others"
 
 
 @dataclass
@@ -80,7 +81,8 @@ class Trainer:
         self.control_bytes = 0
         self.bytes_of_ranks: list[int] = []
         self._own_buffers: dict[str, Tensor] = {}
-        """After resuming: running statistics, which a start makes equal."""
+        self._own_others: dict[str, Any] = {}
+        """After resuming: running statistics and extra state, which a start makes equal."""
         self._saved = self._evaluated = -1
         self._flag: tuple[Tensor, Work] | None = None
         scale = self.strategy.workers if self.config.schedule.scale_by_world_size else 1
@@ -94,6 +96,7 @@ class Trainer:
         self.strategy.start(self.model)
         for name, own in self._own_buffers.items():
             self.model.get_buffer(name).copy_(own)
+        model_state.load_others(self.model, self._own_others)
         self.clock.enter("serve")
         if self.strategy.serve():
             return "served"
@@ -413,8 +416,8 @@ class Trainer:
 
     @contextmanager
     def _mean_buffers(self) -> Iterator[None]:
-        """The mean of the ranks' floating buffers (running statistics), taken back after: training keeps each its own."""
-        own = [b for b in self.model.buffers() if b.is_floating_point()]
+        """The mean of the ranks' running statistics, taken back after: training keeps each its own."""
+        own = model_state.statistics(self.model)
         before = [b.clone() for b in own]
         for b in own:
             self.strategy.world.all_reduce_(b, "mean")
@@ -464,20 +467,24 @@ class Trainer:
     def snapshot(self) -> checkpoint.Snapshot:
         """Everything that `restore` needs to go on bitwise as if nothing had happened; on rank 0 at least all of it."""
         with torch.no_grad(), self._agreed():
-            model = self.execution.state()
+            whole = self.execution.state()
         tensors: dict[str, Tensor] = {}
+        model = {name: value for name, value in whole.items() if is_plain(value)}
+        others = {name: value for name, value in whole.items() if name not in model}
         state = {
             "progress": asdict(self.progress),
+            "others": packing.pack(others, "others", tensors),
             "layout": self._layout,
-            "optimizer": checkpoint.pack(self.optimizer.state(), "optimizer", tensors),
-            "scaler": checkpoint.pack(self.precision.scaler.state_dict(), "scaler", tensors),
+            "optimizer": packing.pack(self.optimizer.state(), "optimizer", tensors),
+            "scaler": packing.pack(self.precision.scaler.state_dict(), "scaler", tensors),
             "fusion_bytes": self.strategy.fusion_bytes,
             "strategy_name": self.config.sync.strategy,
-            "strategy": checkpoint.pack(self.strategy.state_dict(), "strategy", tensors),
+            "strategy": packing.pack(self.strategy.state_dict(), "strategy", tensors),
         }
         mine = {
             **_generators(),
-            **{BUFFER + n: b for n, b in self.model.named_buffers()},
+            **{BUFFER + n: b for n, b in self.model.named_buffers() if is_plain(b)},
+            **packing.to_tensors(model_state.others(self.model), OTHERS),
             **{SCALER + n: torch.tensor(v) for n, v in self.precision.scaler.state_dict().items()},
             **{STRATEGY + n: t for n, t in self.strategy.rank_state().items()},
             **{SAMPLER + n: t for n, t in self.sampler.rank_state().items()},
@@ -492,18 +499,20 @@ class Trainer:
     def restore(self, snapshot: checkpoint.Snapshot) -> None:
         """Go on from `snapshot`; a rank that it does not know keeps its own generators and takes the mean buffers."""
         try:
-            self.execution.load_state(snapshot.model)
+            others = packing.unpack(snapshot.state["others"], snapshot.optimizer)
+            self.execution.load_state({**snapshot.model, **others})
         except RuntimeError as error:
             raise UserError(f"--resume: the checkpoint is of another model: {error}") from None
         self.progress = Progress(**snapshot.state["progress"])
         self._saved = self.progress.step
-        self.optimizer.load_state(checkpoint.unpack(snapshot.state["optimizer"], snapshot.optimizer))
-        self.precision.scaler.load_state_dict(checkpoint.unpack(snapshot.state["scaler"], snapshot.optimizer))
+        self.optimizer.load_state(packing.unpack(snapshot.state["optimizer"], snapshot.optimizer))
+        self.precision.scaler.load_state_dict(packing.unpack(snapshot.state["scaler"], snapshot.optimizer))
         same = snapshot.state["strategy_name"] == self.config.sync.strategy
-        agreed = checkpoint.unpack(snapshot.state["strategy"], snapshot.optimizer) if same else {}
+        agreed = packing.unpack(snapshot.state["strategy"], snapshot.optimizer) if same else {}
         self.strategy.load_state_dict(agreed)
         if snapshot.state["layout"] == self._layout and snapshot.mine:
             self._own_buffers = _with_prefix(BUFFER, snapshot.mine)
+            self._own_others = packing.from_tensors(snapshot.mine, OTHERS)
             _set_generators(snapshot.mine)
             self.precision.scaler.load_state_dict({n: t.item() for n, t in _with_prefix(SCALER, snapshot.mine).items()})
             if same:

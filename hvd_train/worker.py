@@ -12,7 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from hvd_train import checkpoint, events, failures, loss, plugins, preprocessing, script, strict_json
+from hvd_train import (
+    batch_norm,
+    checkpoint,
+    events,
+    failures,
+    loss,
+    model_state,
+    plugins,
+    preprocessing,
+    script,
+    strict_json,
+)
 from hvd_train.alike import alike
 from hvd_train.clock import Clock
 from hvd_train.comm._agree import first_problem, together
@@ -257,10 +268,35 @@ def build(config: Config, comm: Communicator) -> Parts:
     _check_inputs(config, data)
     seed_generators(config.seed)
     model = plugins.create("hvd_train.models", config.model.name, data.spec, **config.model.options)
-    model.to(device, precision.dtype)
+    model_state.materialise(model, data.train.batch(torch.tensor([0]))[0])
+    model_state.convert_(model, device, precision.dtype)
+    model_state.check(model)
+    _check_gradients(config, model)
     # Built once to reject bad options before the run folder exists. The strategy builds the optimizer that trains.
     _optimizer(config)([p for p in model.parameters() if p.requires_grad])
     return Parts(data, model, loss.build(config.train, data, device), precision, device)
+
+
+def _check_batches(parts: Parts, sampler: Sampler) -> None:
+    sample, _ = parts.data.train.batch(torch.tensor([0]))
+    with parts.precision.forward():
+        batch_norm.check(parts.model, parts.precision.inputs(sample), *sampler.first)
+
+
+def _check_gradients(config: Config, model: nn.Module) -> None:
+    """UserError for gradients that loss scaling or clipping cannot take."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    name = next((name for name, p in trained.items() if p.is_complex()), None)
+    if name and config.train.precision == "fp16":
+        raise UserError(
+            f"train.precision: '{name}' is complex, and torch cannot scale losses for complex gradients; use bf16 or fp32"
+        )
+    name = next((name for name, p in trained.items() if p in model_state.sparse_weights(model)), None)
+    if name and config.train.clip_norm is not None:
+        raise UserError(
+            f"train.clip_norm: the gradients of '{name}' are sparse, which torch cannot clip; leave clip_norm out, or set "
+            "sparse=False in nn.Embedding"
+        )
 
 
 def _check_inputs(config: Config, data: Dataset) -> None:
@@ -311,6 +347,7 @@ def assemble(
         config.seed,
     )
     sampler.check(comm)
+    together(comm, partial(_check_batches, parts, sampler))
     if strategy.promises_privacy and not partitioner.keeps:
         raise UserError(
             f"data.partition: '{config.data.partition.name}' deals samples to other clients in every epoch, so that sync.noise "

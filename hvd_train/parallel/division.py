@@ -8,6 +8,7 @@ from itertools import groupby
 import torch
 from torch import nn
 
+from hvd_train import model_state
 from hvd_train.config import Config
 from hvd_train.errors import UserError
 from hvd_train.execution import WholeModel
@@ -27,8 +28,13 @@ def divide(whole: WholeModel, mesh: Mesh, config: Config) -> Stage:
     """
     model, section = whole.model, config.parallel
     _check(config, mesh)
-    for value in model.state_dict(keep_vars=True).values():
-        mesh.all.broadcast_(value.data)
+    whole_only = next(iter(model_state.others(model)), None)
+    if whole_only is not None:
+        raise UserError(
+            f"model: '{whole_only}' belongs to the model as a whole, and parallel divides it; keep it in plain buffers, or set "
+            "parallel.pipeline and parallel.tensor to 1"
+        )
+    model_state.broadcast_(model, mesh.all)
     chain = stages.links(model)
     sample, _ = whole.fetch(whole.data.train, torch.tensor([0]))
     cut = stages.stages(model, sample, section.pipeline)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hvd_train.checkpoint import from_tensors, to_tensors
+from hvd_train.packing import from_bytes, from_tensors, to_bytes, to_tensors
 from hvd_train.parallel.layout import Mesh
 from hvd_train.parallel.tensor import Cut
 
@@ -32,12 +31,12 @@ class Pieces:
         """By name, the whole of what ranks have, on rank 0; of tensors, or of dicts that hold some. Collective."""
         if self._mesh.place.data:
             return {}
-        tensors = {name: t.cpu().clone() for name, t in to_tensors(dict(mine), _MINE).items()}
-        sent = torch.frombuffer(bytearray(safetensors.torch.save(tensors)), dtype=torch.uint8)
+        tensors = to_tensors(dict(mine), _MINE)
+        sent = torch.frombuffer(bytearray(to_bytes(tensors)), dtype=torch.uint8)
         received = self._mesh.copy.all_to_all([sent, *[sent[:0]] * (self._mesh.copy.size - 1)])
         if self._mesh.copy.rank:
             return {}
-        of_ranks = [from_tensors(safetensors.torch.load(part.numpy().tobytes()), _MINE) for part in received]
+        of_ranks = [from_tensors(from_bytes(part.numpy().tobytes()), _MINE) for part in received]
         names = [name for name in self._shapes if any(name in of for of in of_ranks)]
         return {name: self._joined(name, [of[name] for of in of_ranks if name in of]) for name in names}
 

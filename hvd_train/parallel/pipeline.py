@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,10 +105,10 @@ class Stage(Execution):
     def roles(self, ranks: str) -> str:
         return roles(self.mesh.layout, self.micro_batches)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Any]:
         return self.pieces.gather(super().state())
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         self.pieces.check(state)
         super().load_state(self.pieces.mine(state, list(self.model.state_dict())))
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hvd_train.checkpoint import from_tensors, to_tensors
 from hvd_train.errors import UserError
 from hvd_train.optimizer import Build, ModelOptimizer
+from hvd_train.packing import from_tensors, to_tensors
 from hvd_train.sync._flat import FlatParameters, copy_
 from hvd_train.sync.base import Context, OwnGradient
 

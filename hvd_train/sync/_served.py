@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hvd_train.checkpoint import from_tensors
 from hvd_train.comm._mailbox import Message
 from hvd_train.errors import Stopped, UserError
 from hvd_train.optimizer import Build, ModelOptimizer, State
+from hvd_train.packing import from_tensors
 from hvd_train.sync._asynchronous import Asynchronous, Fixed
 from hvd_train.sync._flat import FlatParameters
 from hvd_train.sync._members import FINISHED, LEFT

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hvd_train.checkpoint import to_tensors
 from hvd_train.comm._mailbox import LOST, Mailbox, Message
+from hvd_train.packing import to_tensors
 from hvd_train.sync._members import Members
 from hvd_train.sync._shard import Shard
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from hvd_train import model_state
 from hvd_train.comm.base import Communicator, SharedMemory
 from hvd_train.errors import UserError
 from hvd_train.optimizer import Build, kind
@@ -105,7 +106,7 @@ class WithServers(SyncStrategy):
         if not self._who.dedicated:
             return
         works = self._who.works(self.comm.rank)
-        for buffer in (b for b in self._model.buffers() if b.is_floating_point()):
+        for buffer in model_state.statistics(self._model):
             total = buffer.clone() if works else torch.zeros_like(buffer)
             self.comm.all_reduce_(total, "sum")
             if not works:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hvd_train.comm._agree import agree
 from hvd_train.errors import UserError
 from hvd_train.fusion import FIXED, GradientBuckets, load_state_of, measured, state_of
+from hvd_train.model_state import sparse_weights
 from hvd_train.optimizer import Build, ModelOptimizer, kind
 from hvd_train.options import Annotated
 from hvd_train.sharding import ELEMENTWISE, WHOLE, ShardedOptimizer
@@ -130,11 +131,6 @@ class AllReduce(SyncStrategy):
         if not len(every_row):
             return None
         return torch.sparse_coo_tensor(every_row[None], every_value, p.shape, check_invariants=False).coalesce()
-
-
-def sparse_weights(model: nn.Module) -> set[Tensor]:
-    """The embeddings whose gradients are sparse."""
-    return {m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse}
 
 
 class Adasum(AllReduce):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hvd_train import model_state
 from hvd_train.comm.base import Communicator, gather_json
 from hvd_train.compress.base import Compressor
 from hvd_train.compress.none import Identity
@@ -125,9 +126,8 @@ class SyncStrategy:
         return ModelOptimizer(model, build)
 
     def start(self, model: nn.Module) -> None:
-        """Before the first step: by default every rank takes over the parameters and buffers of rank 0."""
-        for tensor in model.state_dict(keep_vars=True).values():
-            self.comm.broadcast_(tensor.data)
+        """Before the first step: by default every rank takes over what the model of rank 0 holds."""
+        model_state.broadcast_(model, self.comm)
 
     def serve(self) -> bool:
         """After `start`: True says that this rank was a server, is done, and is to take no step."""

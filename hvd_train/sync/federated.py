@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hvd_train import model_state
 from hvd_train.comm.base import broadcast_json
 from hvd_train.errors import UserError
+from hvd_train.model_state import as_real
 from hvd_train.optimizer import Build, ModelOptimizer, State
 from hvd_train.options import Annotated, Field, Literal, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from hvd_train.privacy.accountant import Accountant
@@ -95,7 +97,7 @@ class Federated(Replicas):
         return self._optimizer
 
     def start(self, model: nn.Module) -> None:
-        self._buffers = [b for b in model.buffers() if b.is_floating_point()]
+        self._buffers = model_state.statistics(model)
         super().start(model)
 
     def follow(self) -> None:
@@ -127,7 +129,8 @@ class Federated(Replicas):
         if self._clip:
             clip_(update, self._clip)
         change = self._merge(update, self._samples if self.comm.rank in clients else 0, clients).to(update)
-        for before, piece in zip(self._before, change.split([t.numel() for t in self._before]), strict=True):
+        parts = [as_real(before) for before in self._before]
+        for before, piece in zip(parts, change.split([t.numel() for t in parts]), strict=True):
             before.add_(piece.view(before.shape))
         copy_(self._tensors, self._before)
         self._optimizer.torch.state.clear()
@@ -203,7 +206,8 @@ class _Discreet(ModelOptimizer):
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([t.reshape(-1) for t in tensors])
+    """All values in one real vector."""
+    return torch.cat([as_real(t).reshape(-1) for t in tensors])
 
 
 def create(

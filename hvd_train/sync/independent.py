@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hvd_train import model_state
 from hvd_train.errors import UserError
 from hvd_train.options import Annotated, Literal
 from hvd_train.sync._flat import copy_
@@ -38,7 +39,7 @@ class Independent(Replicas):
         if self._merge == "greedy" and self.score is None:
             raise UserError("sync.merge: greedy needs held-out samples, and data has none; take mean or weighted")
         super().start(model)
-        self._statistics = [b for b in model.buffers() if b.is_floating_point()]
+        self._statistics = model_state.statistics(model)
 
     def meets(self, step: int) -> bool:
         return (step + 1) % ASK == 0

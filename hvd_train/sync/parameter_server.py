@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hvd_train.comm.base import Communicator, reduce_in_order, shares
 from hvd_train.errors import UserError
+from hvd_train.model_state import as_real, sparse_weights
 from hvd_train.optimizer import Build, ModelOptimizer
 from hvd_train.options import Annotated, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from hvd_train.parted import PartedOptimizer
@@ -20,7 +21,6 @@ from hvd_train.sync._aggregate import AGGREGATORS, LEAST, check, distances, near
 from hvd_train.sync._backup import BackupWorkers
 from hvd_train.sync._replicas import Replicas
 from hvd_train.sync._servers import Link, Roles, WithServers, by_whole_tensors, link, roles
-from hvd_train.sync.allreduce import sparse_weights
 from hvd_train.sync.base import Context, SyncStrategy
 
 ASYNCHRONOUS = "backup_workers"
@@ -153,8 +153,13 @@ class Robust:
             return [None] * len(arrived)
         if chosen is not None:
             return [group.gradients[chosen].clone() for group in arrived]
-        stacks = (torch.stack([group.gradients[w] for w in working]) for group in arrived)
-        return [AGGREGATORS[self._name](stack, self._f) for stack in stacks]
+        return [self._of_values([group.gradients[w] for w in working]) for group in arrived]
+
+    def _of_values(self, gradients: list[Tensor]) -> Tensor:
+        """Value by value; real and imaginary parts are values of their own."""
+        stack = torch.stack(gradients)
+        found = AGGREGATORS[self._name](as_real(stack), self._f)
+        return torch.view_as_complex(found) if stack.is_complex() else found
 
     def _nearest(self, arrived: list[Arrived], working: list[int]) -> int | None:
         """Which worker krum chooses, by distances over all groups and servers."""

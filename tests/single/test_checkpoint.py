@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvd_train import checkpoint
-from hvd_train.checkpoint import Snapshot, folders, load, pack, save, unpack
+from hvd_train.checkpoint import Snapshot, folders, load, save
 from hvd_train.comm import threads
 from hvd_train.comm.single import SingleCommunicator
 from hvd_train.errors import UserError
+from hvd_train.packing import pack, unpack
 
 ALONE = SingleCommunicator()
 

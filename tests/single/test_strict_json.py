@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hvd_train import checkpoint, events, strict_json
+from hvd_train import checkpoint, events, packing, strict_json
 from hvd_train.comm.single import SingleCommunicator
 from hvd_train.config import Launch, parse_document, resolve, to_document
 from hvd_train.document import Document
@@ -63,13 +63,13 @@ def test_events_metrics_and_failures_are_json(tmp_path):
 
 
 def test_a_checkpoint_is_json_and_keeps_what_is_no_number(tmp_path: Path):
-    state = {"optimizer": checkpoint.pack({"lr": INF, "loss": NAN, "float": "nan"}, "optimizer", {})}
+    state = {"optimizer": packing.pack({"lr": INF, "loss": NAN, "float": "nan"}, "optimizer", {})}
     alone = SingleCommunicator()
     checkpoint.save(checkpoint.Snapshot({}, {}, state), tmp_path / "checkpoints", 1, 1, alone)
     (folder,) = checkpoint.folders(tmp_path / "checkpoints")
     read((folder / "state.json").read_text())
     found = checkpoint.load(tmp_path, alone, print).state
-    assert str(checkpoint.unpack(found["optimizer"], {})) == "{'lr': inf, 'loss': nan, 'float': 'nan'}"
+    assert str(packing.unpack(found["optimizer"], {})) == "{'lr': inf, 'loss': nan, 'float': 'nan'}"
 
 
 def test_a_configuration_holds_finite_numbers_and_arguments_of_any_kind():

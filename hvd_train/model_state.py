@@ -1,0 +1,201 @@
+"""The one way to walk what a model holds: parameters, buffers of any dtype and layout, extra state.
+
+Whatever broadcasts, saves, restores or averages a model goes through these functions. State is *plain* where it is a strided
+tensor of torch itself, which is sent and written in place. The rest, which is what `get_extra_state` returns and sparse
+buffers, travels as values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from hvd_train import packing
+from hvd_train.comm.base import REDUCIBLE, Communicator
+from hvd_train.errors import UserError
+
+EXTRA = "_extra_state"
+"""How the name of an extra state ends in torch's `state_dict`."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether `value` is a strided tensor of torch's own, no subclass, with values."""
+    return (
+        isinstance(value, Tensor)
+        and type(value.detach()) is Tensor
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_nested or value.is_meta)
+    )
+
+
+def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer once, those that are not saved included, by its first name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def others(model: nn.Module) -> dict[str, Any]:
+    """What `state_dict` has beside plain parameters and buffers."""
+    return {name: v for name, v in model.state_dict().items() if name.endswith(EXTRA) or not is_plain(v)}
+
+
+def load_others(model: nn.Module, values: dict[str, Any]) -> None:
+    """The reverse of `others`."""
+    if values:
+        model.load_state_dict(values, strict=False)
+
+
+def statistics(model: nn.Module) -> list[Tensor]:
+    """The buffers of which a mean over ranks has a meaning, such as running means."""
+    return [
+        b for b in model.buffers() if is_plain(b) and (b.is_floating_point() or b.is_complex()) and b.dtype in REDUCIBLE
+    ]
+
+
+def sparse_weights(model: nn.Module) -> set[Tensor]:
+    """The embeddings whose gradients are sparse."""
+    return {m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse}
+
+
+def as_real(x: Tensor) -> Tensor:
+    """`x`, of a complex tensor its real and imaginary parts, in the same memory."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+@torch.no_grad()
+def broadcast_(model: nn.Module, comm: Communicator) -> None:
+    """Take over from rank 0 all that the model holds; collective."""
+    for _, tensor in tensors(model):
+        if is_plain(tensor):
+            comm.broadcast_(tensor.data)
+    rest = others(model)
+    if rest:
+        load_others(model, packing.broadcast(comm, rest))
+
+
+def convert_(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the model to `device`, its floats in `dtype` and its complex numbers in the complex dtype of that size.
+
+    Integers, bools and 8-bit floats keep their dtype. Tensors that share memory still do: tied buffers stay tied.
+    """
+    kinds = {**dict.fromkeys(FLOATS, dtype), **dict.fromkeys(COMPLEX.values(), COMPLEX[dtype])}
+    users: dict[int, int] = {}
+    for _, tensor in tensors(model):
+        if is_plain(tensor):
+            users[_memory(tensor)] = users.get(_memory(tensor), 0) + 1
+    moved: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def convert(tensor: Tensor) -> Tensor:
+        kind = kinds.get(tensor.dtype, tensor.dtype)
+        if is_lazy(tensor) or not is_plain(tensor) or users.get(_memory(tensor), 0) < 2:
+            tensor = tensor.to(device, kind)
+            return tensor.contiguous() if is_plain(tensor) and overlaps_itself(tensor) else tensor
+        if tensor.dtype == kind and tensor.device == device:
+            return tensor
+        key = _memory(tensor), tensor.dtype
+        if key not in moved:
+            everything = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
+            moved[key] = everything.to(device, kind)
+        return moved[key].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+    model._apply(convert)
+
+
+@torch.no_grad()
+def materialise(model: nn.Module, inputs: Tensor) -> None:
+    """Let lazy modules infer their shapes from `inputs`; UserError names one that no sample reaches."""
+    if not any(is_lazy(t) for _, t in tensors(model)):
+        return
+    model.eval()
+    model(inputs.float() if inputs.is_floating_point() else inputs)
+    name = next((name for name, t in tensors(model) if is_lazy(t)), None)
+    if name is not None:
+        raise UserError(
+            f"model: '{name}' has no shape yet, since no sample reaches its lazy module; give it its sizes, or leave it out"
+        )
+
+
+def check(model: nn.Module) -> None:
+    """UserError for what cannot be trained, sent or saved; it names the parameter, buffer or extra state and the way out."""
+    for name, p in model.named_parameters():
+        if p.is_meta:
+            raise UserError(
+                f"model: parameter '{name}' has no values (it is on torch's meta device); build it on the CPU"
+            )
+        if not is_plain(p):
+            raise UserError(
+                f"model: parameter '{name}' is a {_described(p)}, expected a dense tensor of torch itself; keep its values "
+                "in an ordinary Parameter and convert them in forward()"
+            )
+        if overlaps_itself(p):
+            raise UserError(
+                f"model: elements of parameter '{name}' share memory (it was expanded); make it of its own memory with "
+                ".clone(), or expand it in forward()"
+            )
+    _check_sharing(model)
+    for name, value in others(model).items():
+        try:
+            packing.to_tensors(value, name)
+        except TypeError as error:
+            what = "what its get_extra_state() returns" if name.endswith(EXTRA) else "the buffer"
+            raise UserError(
+                f"model: '{name}' cannot be saved: {what} holds {error}; expected tensors, arrays, numbers, text, bytes, lists, "
+                "tuples and dicts of them"
+            ) from None
+
+
+def overlaps_itself(x: Tensor) -> bool:
+    """Whether two elements of a strided tensor may lie in one place, as they do once it is expanded."""
+    reach = 0
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
+
+
+def _check_sharing(model: nn.Module) -> None:
+    """Trained parameters are moved to memory of their own, which would part them from what shares it now."""
+    found = [(t.data_ptr(), _end(t), name, t) for name, t in tensors(model) if is_plain(t) and t.numel()]
+    found.sort(key=lambda item: item[:2])
+    for i, (_, end, name, one) in enumerate(found):
+        for start, _, other, two in found[i + 1 :]:
+            if start >= end:
+                break
+            trained = any(isinstance(t, nn.Parameter) and t.requires_grad for t in (one, two))
+            if trained and not _positions(one).isdisjoint(_positions(two)):
+                raise UserError(
+                    f"model: '{name}' and '{other}' lie in the same memory, and training would part them; make them one "
+                    "Parameter (b.weight = a.weight), or take the view in forward()"
+                )
+
+
+def _positions(x: Tensor) -> set[int]:
+    """Addresses of the elements."""
+    at = torch.tensor(x.data_ptr())
+    for stride, size in zip(x.stride(), x.shape, strict=True):
+        at = at[..., None] + torch.arange(size) * stride * x.element_size()
+    return set(at.flatten().tolist())
+
+
+def _end(x: Tensor) -> int:
+    last = sum(stride * (size - 1) for stride, size in zip(x.stride(), x.shape, strict=True))
+    return x.data_ptr() + (last + 1) * x.element_size()
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
+def _described(x: Tensor) -> str:
+    if type(x.detach()) is not Tensor:
+        return type(x.detach()).__name__
+    return f"tensor of layout {str(x.layout).removeprefix('torch.')}" if not x.is_quantized else "quantized tensor"
