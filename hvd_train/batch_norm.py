@@ -25,9 +25,9 @@ def check(model: nn.Module, sample: Tensor, samples: int, batch_size: int) -> No
     layers = {m: name for m, name in layers.items() if type(m).__name__ != "SyncBatchNorm"}
     if not layers:
         return
-    lone: list[nn.Module] = []
+    lone: list[_BatchNorm] = []
 
-    def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def look(layer: Any, inputs: tuple[Any, ...]) -> None:
         if inputs[0].numel() == inputs[0].shape[1]:
             lone.append(layer)
 

@@ -7,6 +7,7 @@ buffers, travels as values.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,15 +87,13 @@ def convert_(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None
     Integers, bools and 8-bit floats keep their dtype. Tensors that share memory still do: tied buffers stay tied.
     """
     kinds = {**dict.fromkeys(FLOATS, dtype), **dict.fromkeys(COMPLEX.values(), COMPLEX[dtype])}
-    users: dict[int, int] = {}
-    for _, tensor in tensors(model):
-        if is_plain(tensor):
-            users[_memory(tensor)] = users.get(_memory(tensor), 0) + 1
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    users = Counter(_memory(tensor) for _, tensor in named if is_plain(tensor))
     moved: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def convert(tensor: Tensor) -> Tensor:
         kind = kinds.get(tensor.dtype, tensor.dtype)
-        if is_lazy(tensor) or not is_plain(tensor) or users.get(_memory(tensor), 0) < 2:
+        if is_lazy(tensor) or not is_plain(tensor) or users[_memory(tensor)] < 2:
             tensor = tensor.to(device, kind)
             return tensor.contiguous() if is_plain(tensor) and overlaps_itself(tensor) else tensor
         if tensor.dtype == kind and tensor.device == device:

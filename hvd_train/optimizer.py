@@ -56,9 +56,10 @@ def check_step(model: nn.Module, build: Build) -> None:
         try:
             optimizer.step(lambda: torch.zeros(()))  # type: ignore[arg-type, return-value]
         except (RuntimeError, ValueError, NotImplementedError) as error:
+            kind = f"{'sparse ' * is_sparse}{str(dtype).removeprefix('torch.')}"
             raise UserError(
-                f"optimizer.name: {type(optimizer).__name__} cannot train '{name}', whose gradients are "
-                f"{'sparse ' * is_sparse}{str(dtype).removeprefix('torch.')} of {dims} dimensions: {error}"
+                f"optimizer.name: {type(optimizer).__name__} cannot train '{name}', whose gradients are {kind} of {dims} "
+                f"dimensions ({error}); take another optimizer (ddl list optimizers)"
             ) from None
 
 

@@ -88,8 +88,12 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return unpack(content, tensors).numpy()
     parts = {key: unpack(part, tensors) for key, part in content.items()}
     if "crow" in parts:
-        return torch.sparse_csr_tensor(parts["crow"], parts["columns"], parts["values"], parts["size"])
-    return torch.sparse_coo_tensor(parts["indices"], parts["values"], parts["size"], is_coalesced=True)
+        return torch.sparse_csr_tensor(
+            parts["crow"], parts["columns"], parts["values"], parts["size"], check_invariants=True
+        )
+    return torch.sparse_coo_tensor(
+        parts["indices"], parts["values"], parts["size"], is_coalesced=True, check_invariants=True
+    )
 
 
 def to_tensors(value: Any, name: str) -> dict[str, Tensor]:

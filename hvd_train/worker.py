@@ -269,8 +269,8 @@ def build(config: Config, comm: Communicator) -> Parts:
     seed_generators(config.seed)
     model = plugins.create("hvd_train.models", config.model.name, data.spec, **config.model.options)
     model_state.materialise(model, data.train.batch(torch.tensor([0]))[0])
-    model_state.convert_(model, device, precision.dtype)
     model_state.check(model)
+    model_state.convert_(model, device, precision.dtype)
     _check_gradients(config, model)
     # Built once to reject bad options before the run folder exists. The strategy builds the optimizer that trains.
     _optimizer(config)([p for p in model.parameters() if p.requires_grad])
