@@ -8,7 +8,7 @@ buffers, travels as values.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hvd_train import packing
-from hvd_train.comm.base import REDUCIBLE, Communicator
+from hvd_train.comm.base import REDUCIBLE, Communicator, gather_json
 from hvd_train.errors import UserError
 
 EXTRA = "_extra_state"
@@ -53,11 +53,27 @@ def load_others(model: nn.Module, values: dict[str, Any]) -> None:
         model.load_state_dict(values, strict=False)
 
 
-def statistics(model: nn.Module) -> list[Tensor]:
-    """The buffers of which a mean over ranks has a meaning, such as running means."""
-    return [
-        b for b in model.buffers() if is_plain(b) and (b.is_floating_point() or b.is_complex()) and b.dtype in REDUCIBLE
-    ]
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers of which a mean over ranks has a meaning, such as running means, by name."""
+    plain = {name: b for name, b in model.named_buffers() if is_plain(b)}
+    return {n: b for n, b in plain.items() if (b.is_floating_point() or b.is_complex()) and b.dtype in REDUCIBLE}
+
+
+def common_statistics(model: nn.Module, comm: Communicator) -> list[Tensor]:
+    """Those of `statistics` that all ranks have, in the same shape: training may have resized a rank's own. Collective."""
+    own = statistics(model)
+    shapes = gather_json(comm, {name: list(b.shape) for name, b in own.items()})
+    return [b for name, b in own.items() if all(theirs.get(name) == list(b.shape) for theirs in shapes)]
+
+
+def fit_buffers(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Let buffers that training makes or resizes have the shapes that they have in `state`, of values by name."""
+    for path, module in model.named_modules():
+        for word, buffer in module._buffers.items():
+            saved = state.get(f"{path}.{word}" if path else word)
+            if isinstance(saved, Tensor) and is_plain(saved) and (buffer is None or buffer.shape != saved.shape):
+                like: Tensor = saved if buffer is None else buffer
+                module._buffers[word] = torch.empty_like(saved, device=like.device)
 
 
 def sparse_weights(model: nn.Module) -> set[Tensor]:
@@ -148,6 +164,26 @@ def check(model: nn.Module) -> None:
                 f"model: '{name}' cannot be saved: {what} holds {error}; expected tensors, arrays, numbers, text, bytes, lists, "
                 "tuples and dicts of them"
             ) from None
+
+
+def check_alone(model: nn.Module) -> None:
+    """UserError for modules that need other ranks in a way that ddl has no part in."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            raise UserError(
+                f"model: '{name}' is torch's SyncBatchNorm, which only torch.distributed synchronises; take an ordinary "
+                "nn.BatchNorm, of whose running statistics evaluations and checkpoints see the mean of all ranks, or nn.GroupNorm"
+            )
+
+
+def check_forward(model: nn.Module) -> None:
+    """UserError where the forward pass of a rank changes parameters that all ranks are to have alike."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise UserError(
+                f"model: '{name}' has max_norm, so that each rank's forward pass changes the rows it uses and ranks drift apart; "
+                "leave max_norm out, or take sync.strategy: local_sgd"
+            )
 
 
 def overlaps_itself(x: Tensor) -> bool:

@@ -94,6 +94,7 @@ class Trainer:
     def run(self) -> str:
         """Train to the end and return why it came: 'length', 'early stop' or 'converged'; Stopped on a signal."""
         self.strategy.start(self.model)
+        model_state.fit_buffers(self.model, self._own_buffers)
         for name, own in self._own_buffers.items():
             self.model.get_buffer(name).copy_(own)
         model_state.load_others(self.model, self._own_others)
@@ -417,7 +418,7 @@ class Trainer:
     @contextmanager
     def _mean_buffers(self) -> Iterator[None]:
         """The mean of the ranks' running statistics, taken back after: training keeps each its own."""
-        own = model_state.statistics(self.model)
+        own = model_state.common_statistics(self.model, self.strategy.world)
         before = [b.clone() for b in own]
         for b in own:
             self.strategy.world.all_reduce_(b, "mean")

@@ -270,6 +270,8 @@ def build(config: Config, comm: Communicator) -> Parts:
     model = plugins.create("hvd_train.models", config.model.name, data.spec, **config.model.options)
     model_state.materialise(model, data.train.batch(torch.tensor([0]))[0])
     model_state.check(model)
+    if comm.size > 1:
+        model_state.check_alone(model)
     model_state.convert_(model, device, precision.dtype)
     _check_gradients(config, model)
     # Built once to reject bad options before the run folder exists. The strategy builds the optimizer that trains.

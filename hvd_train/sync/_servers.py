@@ -106,7 +106,7 @@ class WithServers(SyncStrategy):
         if not self._who.dedicated:
             return
         works = self._who.works(self.comm.rank)
-        for buffer in model_state.statistics(self._model):
+        for buffer in model_state.common_statistics(self._model, self.comm):
             total = buffer.clone() if works else torch.zeros_like(buffer)
             self.comm.all_reduce_(total, "sum")
             if not works:

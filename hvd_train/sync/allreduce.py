@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hvd_train import model_state
 from hvd_train.comm._agree import agree
 from hvd_train.errors import UserError
 from hvd_train.fusion import FIXED, GradientBuckets, load_state_of, measured, state_of
@@ -45,6 +46,8 @@ class AllReduce(SyncStrategy):
         return max(own, 1) * int(ranks)
 
     def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
+        if self.comm.size > 1:
+            model_state.check_forward(model)
         name = kind(model, build)
         obstacle = agree(self.comm, self._obstacle(model, name))
         if self._shard is True and obstacle:

@@ -97,7 +97,7 @@ class Federated(Replicas):
         return self._optimizer
 
     def start(self, model: nn.Module) -> None:
-        self._buffers = model_state.statistics(model)
+        self._buffers = list(model_state.statistics(model).values())
         super().start(model)
 
     def follow(self) -> None:

@@ -39,7 +39,7 @@ class Independent(Replicas):
         if self._merge == "greedy" and self.score is None:
             raise UserError("sync.merge: greedy needs held-out samples, and data has none; take mean or weighted")
         super().start(model)
-        self._statistics = model_state.statistics(model)
+        self._statistics = list(model_state.statistics(model).values())
 
     def meets(self, step: int) -> bool:
         return (step + 1) % ASK == 0

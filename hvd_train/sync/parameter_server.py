@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from hvd_train import model_state
 from hvd_train.comm.base import Communicator, reduce_in_order, shares
 from hvd_train.errors import UserError
 from hvd_train.model_state import as_real, sparse_weights
@@ -222,6 +223,8 @@ class GradientServers(WithServers):
                 "sync.strategy: parameter_server with mode: gradients takes no sparse gradients (nn.Embedding(sparse=True)); "
                 "set sparse=False, mode: parameters, or strategy: allreduce"
             )
+        if self.comm.size > 1:
+            model_state.check_forward(model)
         whole = by_whole_tensors(model, build, "sync.mode: parameters or sync.strategy: allreduce")
         self._servers = ServerOptimizer(model, build, self.comm, self._who, whole=whole)
         return self._servers

@@ -112,6 +112,21 @@ class TensorState(nn.Module):
         return x * (1 + self.calls / 1000)
 
 
+class Growing(nn.Module):
+    """A buffer that is made and one that grows in training, by samples of this rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("made", None)
+        self.register_buffer("queue", torch.zeros(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.made = x.detach().mean(0)
+            self.queue = torch.cat([self.queue, x.detach()[1:, 0]])[-50:]
+        return x + self.queue.sum() / 100
+
+
 class Unsaved(nn.Module):
     """Buffers that `state_dict` leaves out, and a sparse one that it has."""
 
@@ -158,6 +173,7 @@ FEATURES: dict[str, Any] = {
     "dtypes": Dtypes,
     "extra state": ExtraState,
     "tensor state": TensorState,
+    "growing buffers": Growing,
     "unsaved and sparse buffers": Unsaved,
     "tied": Tied,
     "lazy": lambda: nn.LazyLinear(WIDTH),
@@ -169,7 +185,7 @@ FEATURES: dict[str, Any] = {
     "dropout": lambda: nn.Dropout(0.2),
 }
 ALIKE = set(FEATURES) - {
-    "extra state", "tensor state", "lazy batch norm", "batch norm", "dropout", "tied", "spectral norm",
+    "extra state", "tensor state", "growing buffers", "lazy batch norm", "batch norm", "dropout", "tied", "spectral norm",
 }  # fmt: skip
 """Features with which a sample's gradient does not depend on the other samples of its batch or before."""
 

@@ -262,3 +262,23 @@ def test_the_trial_step_leaves_no_trace() -> None:
     made = ModelOptimizer(model, lambda ps: torch.optim.AdamW(ps))
     assert made.torch.state == {}
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("sync", ["allreduce", "parameter_server"])
+def test_a_forward_pass_that_changes_parameters_is_refused_where_ranks_have_them_alike(sync: str) -> None:
+    add = lambda m: m.add_module("rows", nn.Embedding(5, 6, max_norm=1.0))  # noqa: E731
+    MAKE.append(add)
+    config = body.configuration(model={"target": "tests.single.test_odd_models:holding"}, sync={"strategy": sync})
+
+    def told(comm: Any) -> str:
+        with pytest.raises(UserError) as refused:
+            body.trainer(comm, config)
+        return str(refused.value)
+
+    assert all("'rows' has max_norm" in text for text in threads.run(2, told, timeout=20))
+    body.trainer(SingleCommunicator(), body.configuration(model={"target": "tests.single.test_odd_models:holding"}))
+
+
+def test_a_layer_that_only_torch_distributed_synchronises_is_refused() -> None:
+    with pytest.raises(UserError, match="'1' is torch's SyncBatchNorm, which only torch.distributed synchronises"):
+        model_state.check_alone(nn.Sequential(nn.Linear(2, 2), nn.SyncBatchNorm(2)))
