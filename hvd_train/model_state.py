@@ -68,12 +68,12 @@ def common_statistics(model: nn.Module, comm: Communicator) -> list[Tensor]:
 
 def fit_buffers(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Let buffers that training makes or resizes have the shapes that they have in `state`, of values by name."""
+    device = next((p.device for p in model.parameters()), None)
     for path, module in model.named_modules():
         for word, buffer in module._buffers.items():
             saved = state.get(f"{path}.{word}" if path else word)
             if isinstance(saved, Tensor) and is_plain(saved) and (buffer is None or buffer.shape != saved.shape):
-                like: Tensor = saved if buffer is None else buffer
-                module._buffers[word] = torch.empty_like(saved, device=like.device)
+                module._buffers[word] = torch.empty_like(saved, device=device if buffer is None else buffer.device)
 
 
 def sparse_weights(model: nn.Module) -> set[Tensor]:

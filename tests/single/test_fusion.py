@@ -13,6 +13,10 @@ from hvd_train.comm import threads
 from hvd_train.comm.base import Communicator, Op, Work
 from hvd_train.comm.single import SingleCommunicator
 from hvd_train.fusion import GradientBuckets, plan
+from hvd_train.signals import StopRequest
+from hvd_train.sync import allreduce
+from hvd_train.worker import assemble, build
+from tests.bodies import training as body
 
 
 @pytest.mark.parametrize(
@@ -142,3 +146,25 @@ def test_mixed_dtypes_shapes_and_layouts() -> None:
     for gradients in threads.run(3, run):
         assert len(gradients) == 5
         assert all(bool((g == 6).all()) for g in gradients)
+
+
+@pytest.mark.parametrize(("compression", "again"), [("none", 1 << 20), ("topk", fusion.FIXED), ("int8", fusion.FIXED)])
+def test_a_measured_size_is_saved_and_a_resumed_run_keeps_it(
+    compression: str, again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent with a compressor that works on buckets depends on their size, which is therefore not measured."""
+    sizes = iter([1 << 20, 2 << 20])
+    monkeypatch.setattr(allreduce, "measured", lambda comm, device: next(sizes))
+    config = body.configuration(
+        sync={"fusion_mb": "auto", "compression": compression, "shard_optimizer": False},
+        train={"steps": 2, "epochs": None, "precision": "fp32"},
+    )
+    first = body.trainer(SingleCommunicator(), config)
+    first.run()
+    saved = first.snapshot().state["fusion_bytes"]
+    assert saved == again
+    parts = build(config, SingleCommunicator())
+    second = assemble(config, SingleCommunicator(), parts, [], None, StopRequest(), fusion_bytes=saved)
+    second.restore(first.snapshot())
+    second.run()
+    assert second.strategy.fusion_bytes == again

@@ -280,5 +280,5 @@ def test_a_forward_pass_that_changes_parameters_is_refused_where_ranks_have_them
 
 
 def test_a_layer_that_only_torch_distributed_synchronises_is_refused() -> None:
-    with pytest.raises(UserError, match="'1' is torch's SyncBatchNorm, which only torch.distributed synchronises"):
+    with pytest.raises(UserError, match=r"'1' is torch's SyncBatchNorm, which only torch\.distributed synchronises"):
         model_state.check_alone(nn.Sequential(nn.Linear(2, 2), nn.SyncBatchNorm(2)))
