@@ -133,12 +133,18 @@ class _Rank:
                 return self._refuse(str(error))
         folder = Path(self.launch.output)
         try:
-            trainer = assemble(self.config, self.comm, parts, self._sinks(), folder / "checkpoints", self.stop)
+            trainer = assemble(
+                self.config, self.comm, parts, self._sinks(), folder / "checkpoints", self.stop, self._source
+            )
             if snapshot is not None:
                 trainer.restore(snapshot)
         except UserError as error:
             return self._refuse(str(error))
         return self._train(trainer, folder)
+
+    @property
+    def _source(self) -> Path | None:
+        return Path(self.launch.resume) if self.launch.resume else None
 
     def _refuse(self, problem: str) -> int:
         if self.comm.rank == 0:
@@ -249,10 +255,12 @@ def assemble(
     sinks: list[Sink],
     checkpoints: Path | None,
     stop: StopRequest,
+    source: Path | None = None,
 ) -> Trainer:
     """The trainer of one rank; from here on generators differ between ranks, so that their noise does.
 
-    Those of ranks that share layers stay in step: what they all compute has to drop out alike.
+    Those of ranks that share layers stay in step: what they all compute has to drop out alike. `source` is the run folder or
+    checkpoint that the run goes on from.
     """
     parts_of_model = layout(comm.size, config.parallel.pipeline, config.parallel.tensor)
     mesh = Mesh(comm, parts_of_model) if parts_of_model.split else None
@@ -263,6 +271,8 @@ def assemble(
         None if fusion == "auto" else int(fusion * 2**20),
         config.seed,
         split=mesh is not None,
+        folder=checkpoints.parent if checkpoints else None,
+        source=source,
     )
     strategy = plugins.create("hvd_train.sync", config.sync.strategy, context, **config.sync.options)
     partitioner = plugins.create("hvd_train.partition", config.data.partition.name, **config.data.partition.options)
@@ -280,6 +290,11 @@ def assemble(
         raise UserError(
             f"data.partition: '{config.data.partition.name}' deals samples to other clients in every epoch, so that sync.noise "
             "would protect nobody; take contiguous, round_robin, dirichlet or by_label"
+        )
+    if strategy.promises_privacy and config.train.class_weights == "balanced":
+        raise UserError(
+            "train.class_weights: 'balanced' counts the labels of all clients, which sync.noise does not cover; "
+            "give the weights as a list that does not depend on their data, or leave it out"
         )
     whole = WholeModel(parts.model, parts.loss, parts.data, parts.precision, Clock())
     execution: Execution = divide(whole, mesh, config) if mesh else whole
