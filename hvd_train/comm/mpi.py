@@ -38,8 +38,8 @@ _TYPES = {
 }
 _OPS = {"mean": MPI.SUM, "sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX, "product": MPI.PROD}
 
-_INTERFACES = "OMPI_MCA_btl_tcp_if_include"
-"""How Open MPI tells its ranks what its option of that name says, which is where ddl's `--iface` goes."""
+_INTERFACES = ("OMPI_MCA_btl_tcp_if_include", "MPIR_CVAR_NEMESIS_TCP_NETWORK_IFACE")
+"""The variables in which Open MPI and MPICH tell their ranks what ddl's `--iface` has told them."""
 
 _SMALL = 32 * 1024
 """Bytes up to which MPI reduces across nodes: a message of that size takes no longer than its latency."""
@@ -65,7 +65,7 @@ class MpiCommunicator(Communicator):
     def __init__(self, comm: MPI.Comm) -> None:
         super().__init__()
         self._comm = comm
-        self.interfaces = os.environ.get(_INTERFACES, "")
+        self.interfaces = next((os.environ[name] for name in _INTERFACES if name in os.environ), "")
         self.rank, self.size = comm.rank, comm.size
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         self._peers = comm.Split(node.rank)

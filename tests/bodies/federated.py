@@ -341,6 +341,8 @@ def epsilon_of(noise: float, fraction: float, rounds: int) -> float:
 
 def confidential_checkpoints_hold_no_client(comm: Communicator, folder: Path) -> None:
     """Inside the second round: the model is the first one's to the bit, and of a rank there are only its generators."""
+    if comm.size < FEWEST:
+        return
     first = body.trainer(comm, configuration(2, secure=True, local_epochs=2))
     first.run()
     job = body.trainer(comm, configuration(3, secure=True, local_epochs=2), checkpoints=folder / "checkpoints")
