@@ -133,47 +133,60 @@ def test_a_rank_that_does_not_come_is_named_on_all_ranks(monkeypatch: pytest.Mon
     assert texts[0].startswith(f"rank 2 on {socket.gethostname()} did not connect to rank 0 on")
 
 
-@pytest.mark.parametrize("answer", [b"", b"x" * 16, b"x" * 48, b"x" * 4096])
+@pytest.mark.parametrize("answer", [b"", b"x" * 16, b"x" * 47, b"x" * 48, b"x" * 4096])
 def test_a_program_that_answers_in_a_ranks_place_is_not_taken_for_it(
     answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has the address that was announced; what it records of a proof is of no use to it."""
+    """It has the address that was announced. Of the token it hears nothing but a proof for its own challenge."""
     monkeypatch.setattr(_connect, "_SECONDS", 1.5)
-    real, impostors = socket.create_server, list[socket.socket]()
     heard: list[bytes] = []
 
-    def impostor(listener: socket.socket) -> None:
-        try:
-            while True:
+    def answering(listener: socket.socket) -> None:
+        while True:
+            try:
                 connection, _ = listener.accept()
                 connection.sendall(answer)
-                heard.append(connection.recv(4096) if answer else b"")
+                heard.append(connection.recv(4096) if len(answer) >= 16 else b"")
                 connection.close()
-        except OSError:
-            pass
+            except OSError:
+                return
 
-    class Announced(socket.socket):
-        def getsockname(self) -> Any:
-            return impostors[0].getsockname()
+    token = secrets.token_bytes(32)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        threading.Thread(target=answering, args=(listener,), daemon=True).start()
+        places = [{"host": "n0", "at": "127.0.0.1", "port": port}, {"host": "n1", "at": "127.0.0.1", "port": 1}]
+        met = _connect._Meeting(1, places, token, time.monotonic() + 1.5)
+        with pytest.raises(
+            UserError, match=rf"rank 1 on n1 .* does not reach rank 0 on n0 \(127.0.0.1, TCP port {port}\)"
+        ):
+            met.call()
+        listener.shutdown(socket.SHUT_RDWR)
+    assert not met.connections
+    assert len(heard) > 1, "it calls again"
+    for said in filter(None, heard):
+        caller, _, proof = _connect._CALL.unpack(said)
+        assert (caller, proof) == (1, _connect._proof(token, b"call", answer[:16], 1, 0))
 
-    def create_server(address: tuple[str, int], **options: Any) -> socket.socket:
-        if not impostors:
-            impostors.append(real(address))
-            threading.Thread(target=impostor, args=(impostors[0],), daemon=True).start()
-        return Announced(fileno=real(address, **options).detach())
 
-    monkeypatch.setattr(socket, "create_server", create_server)
-
-    def refused(comm: Communicator) -> str:
-        with pytest.raises(UserError) as error:
-            comm.mailbox()
-        return str(error.value)
-
-    texts = threads.run(2, refused)
-    impostors[0].close()
-    assert len(set(texts)) == 1
-    assert "did not connect" in texts[0] or "does not reach" in texts[0]
-    assert all(len(said) in {0, _connect._CALL.size} for said in heard)
+def test_a_rank_is_taken_once_and_only_where_it_is_expected() -> None:
+    """Rank 1 of 4 listens for 2 and 3; who knows the token calls as 0, as 1, as 4, and as 2 again."""
+    token, deadline = secrets.token_bytes(32), time.monotonic() + 30
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        places = [{"host": "here", "at": "127.0.0.1", "port": listener.getsockname()[1]}] * 4
+        met = _connect._Meeting(1, places, token, deadline)
+        met.connections[0] = socket.socket()
+        waiting = threading.Thread(target=met.accept, args=(listener,))
+        waiting.start()
+        made = [_connect._Meeting(2, places, token, deadline)._introduced(1)]
+        for rank in (0, 1, 4, 2):
+            with pytest.raises(ConnectionError):
+                _connect._Meeting(rank, places, token, deadline)._introduced(1)
+        made.append(_connect._Meeting(3, places, token, deadline)._introduced(1))
+        waiting.join(30)
+    assert sorted(met.connections) == [0, 2, 3]
+    for connection in [*made, *met.connections.values()]:
+        connection.close()
 
 
 def test_a_proof_holds_for_one_challenge_one_direction_and_two_ranks() -> None:
