@@ -476,6 +476,7 @@ class Trainer:
         state = {
             "progress": asdict(self._from_here),
             "layout": self._layout,
+            "owners": self._owners,
             "optimizer": checkpoint.pack(self.optimizer.state(), "optimizer", tensors),
             "scaler": checkpoint.pack({} if discreet else self.precision.scaler.state_dict(), "scaler", tensors),
             "strategy_name": self.config.sync.strategy,
@@ -505,8 +506,18 @@ class Trainer:
         """What has to be the same for a rank to go on with what was its own: number of ranks, and parts of the model."""
         return [self.comm.size, self.config.parallel.pipeline, self.config.parallel.tensor]
 
+    @property
+    def _owners(self) -> dict[str, Any]:
+        """By what samples belong to ranks."""
+        return {"seed": self.config.seed, "partition": self.config.data.partition.model_dump()}
+
     def restore(self, snapshot: checkpoint.Snapshot) -> None:
         """Go on from `snapshot`; a rank that it does not know keeps its own generators and takes the mean buffers."""
+        if self.strategy.promises_privacy and snapshot.state.get("owners", self._owners) != self._owners:
+            raise UserError(
+                f"--resume: no epsilon holds for clients whose samples change: the checkpoint is of {snapshot.state['owners']}, "
+                f"and this run of {self._owners}; resume with the same seed and data.partition, or start anew"
+            )
         try:
             self.execution.load_state(snapshot.model)
         except RuntimeError as error:

@@ -147,6 +147,27 @@ def test_a_checkpoint_for_which_no_epsilon_holds_is_refused() -> None:
     assert threads.run(3, lambda comm: resumed(comm, noised))[0] == [[2.0, 1.0, 1], [1.0, 1.0, 1]]
 
 
+@pytest.mark.parametrize("other", [{"seed": 5}, {"data": {"partition": {"name": "dirichlet", "alpha": 9.0}}}])
+def test_clients_whose_samples_change_on_resume_are_refused_with_noise(other: dict[str, Any]) -> None:
+    noised = threads.run(2, lambda comm: snapshot(comm, body.configuration(1, noise=1.0, clip=1.0)))
+    plain = threads.run(2, lambda comm: snapshot(comm, body.configuration(1)))
+
+    def resumed(comm: Communicator, snapshots: list[Snapshot], **sync: Any) -> None:
+        config = body.configuration(2, **sync)
+        changed = config.model_dump()
+        config.seed = other.get("seed", config.seed)
+        if "data" in other:
+            config.data.partition.alpha = other["data"]["partition"]["alpha"]  # type: ignore[attr-defined]
+        assert changed != config.model_dump()
+        training.trainer(comm, config).restore(snapshots[comm.rank])
+
+    threads.run(2, lambda comm: resumed(comm, plain))
+    with pytest.raises(
+        UserError, match=r"--resume: no epsilon holds for clients whose samples change: .* of \{'seed': 0"
+    ):
+        threads.run(2, lambda comm: resumed(comm, noised, noise=1.0, clip=1.0))
+
+
 def snapshot(comm: Communicator, config: Any) -> Snapshot:
     job = training.trainer(comm, config)
     job.run()
