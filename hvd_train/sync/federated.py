@@ -240,7 +240,8 @@ class _Discreet(ModelOptimizer):
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([t.reshape(-1) for t in tensors])
+    """In float32 at least: in halves, rounding would make an update longer than `clip`, and noise coarse."""
+    return torch.cat([t.reshape(-1).to(torch.promote_types(t.dtype, torch.float32)) for t in tensors])
 
 
 def create(

@@ -17,7 +17,9 @@ from hvd_train.comm.single import SingleCommunicator
 from hvd_train.errors import UserError
 from hvd_train.privacy import gaussian, ledger, secure
 from hvd_train.privacy.accountant import Accountant
+from hvd_train.sync import _clients
 from hvd_train.sync._clients import PlainSum, PrivateMean, Sample
+from hvd_train.sync.federated import _flat
 from tests.bodies.federated import uniform
 
 
@@ -160,6 +162,24 @@ def test_clipping_bounds_what_one_client_changes(dtype: torch.dtype) -> None:
         assert float(change.double().norm()) <= 1 / 4 * (1 + 1e-6)
         if length < 1:
             assert torch.equal(clipped, update)
+
+
+def test_noise_is_added_before_it_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What leaves a rank is the rounded sum of part and noise, so the lowest digits are those of the sum."""
+    draw = torch.full((1,), 2.0**-25 + 2.0**-50, dtype=torch.float64)
+    monkeypatch.setattr(_clients, "gaussian", lambda numel, deviation: draw)
+    merge = PrivateMean(PlainSum(SingleCommunicator()), 1, 1.0, expected=1.0)
+    sent = merge(torch.tensor([1 - 2.0**-23]), 1, [0])
+    assert sent.dtype == torch.float32
+    assert float(sent) == float((torch.tensor([1 - 2.0**-23]).double() + draw).float())
+
+
+def test_updates_of_halves_are_clipped_and_hidden_in_float32() -> None:
+    """Rounded to bfloat16, one would be up to 0.4 % longer than the norm that the noise is for."""
+    tensors = [torch.ones(100, dtype=torch.bfloat16), torch.ones(2, 2, dtype=torch.float16), torch.ones(3)]
+    flat = _flat(tensors)
+    assert (flat.dtype, flat.shape) == (torch.float32, (107,))
+    assert _flat([torch.ones(2, dtype=torch.float64), *tensors]).dtype == torch.float64
 
 
 @pytest.mark.parametrize("numel", [0, 1, 2, 100_001])
