@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
@@ -462,6 +463,27 @@ def rounds_that_are_run_again_count_again(comm: Communicator, folder: Path) -> N
     comm.barrier()
 
 
+def a_round_that_is_over_stays_over_when_the_run_goes_on(comm: Communicator, folder: Path) -> None:
+    """Though the sample that the resumed run draws has more samples, or fewer, than the epoch that was saved at its end."""
+    if comm.size == 1:
+        return
+    nobody, everybody = (Sample(comm.size, q, 1, poisson=True) for q in (1e-12, 1.0))
+    for first, second in [(nobody, everybody), (everybody, nobody)]:
+        job = body.trainer(comm, configuration(1, noise=1.0, clip=1.0), checkpoints=folder / "checkpoints")
+        job.strategy._sample = first  # type: ignore[attr-defined]
+        job.run()
+        again = body.trainer(comm, configuration(2, noise=1.0, clip=1.0))
+        again.strategy._sample = second  # type: ignore[attr-defined]
+        again.restore(checkpoint.load(folder, comm, print))
+        again.run()
+        assert again.strategy.summary()["rounds"] == 2
+        assert again.progress.epoch == 2
+        comm.barrier()
+        if comm.rank == 0:
+            shutil.rmtree(folder / "checkpoints")
+        comm.barrier()
+
+
 def released(comm: Communicator, folder: Path) -> int:
     return sum(map(ledger.rounds, ledger.read(folder, None).values()))
 
@@ -565,6 +587,7 @@ MASKED = [
     too_few_updates_end_the_run_before_any_leaves,
 ]
 ON_DISK = [
+    a_round_that_is_over_stays_over_when_the_run_goes_on,
     rounds_that_are_run_again_count_again,
     buffers_of_a_client_are_not_saved,
     confidential_checkpoints_hold_no_client,

@@ -37,7 +37,10 @@ sync: {strategy: federated, clip: 1.0, noise: 2.0, fraction: 1.0}
 
 
 def test_rounds_that_a_killed_run_released_are_in_epsilon_however_it_goes_on(tmp_path: Path) -> None:
-    """Killed in round 2 before any checkpoint, begun again, and gone on from in another folder: 1 + 2 + 1 rounds."""
+    """Killed in round 2 before any checkpoint, and begun again: 1 + 2 rounds.
+
+    Gone on from in another folder for two more, and from there, after the first of these, in a third: 1 + 2 + 2 + 1.
+    """
     (tmp_path / "dies_once.py").write_text(DIES_ONCE)
     (tmp_path / "private.yaml").write_text(PRIVATE)
     done = ddl("run", "private.yaml", "--np", 2, "--output", "first", "--max-restarts", 1, cwd=tmp_path)
@@ -46,10 +49,15 @@ def test_rounds_that_a_killed_run_released_are_in_epsilon_however_it_goes_on(tmp
     assert "epsilon against outsiders" in done.stdout
     assert "epsilon against ranks" in done.stdout
     check(tmp_path / "first", rounds=2, released=3)
-    more = ["--resume", "first", "--output", "second", "train.epochs=3"]
-    done = ddl("run", "private.yaml", "--np", 2, *more, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    check(tmp_path / "second", rounds=3, released=4)
+    steps = summary(tmp_path / "first")["steps"] // 2
+    for source, folder, released in [
+        ("first", "second", 5),
+        (f"second/checkpoints/step-{3 * steps:08d}", "third", 6),
+    ]:
+        more = ["--resume", source, "--output", folder, "train.epochs=4", "checkpoint.every=epoch"]
+        done = ddl("run", "private.yaml", "--np", 2, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        check(tmp_path / folder, rounds=4, released=released)
 
 
 def check(folder: Path, rounds: int, released: int) -> None:

@@ -179,6 +179,7 @@ def test_updates_of_halves_are_clipped_and_hidden_in_float32() -> None:
     tensors = [torch.ones(100, dtype=torch.bfloat16), torch.ones(2, 2, dtype=torch.float16), torch.ones(3)]
     flat = _flat(tensors)
     assert (flat.dtype, flat.shape) == (torch.float32, (107,))
+    assert _flat(tensors[:1]).dtype == torch.float32
     assert _flat([torch.ones(2, dtype=torch.float64), *tensors]).dtype == torch.float64
 
 
