@@ -56,17 +56,10 @@ def connect(comm: Communicator) -> Mailbox:
         return Mailbox(comm.rank, {}, comm._count)
     token = bytes.fromhex(broadcast_json(comm, secrets.token_hex(32)))
     facts = gather_json(comm, _addresses.facts(comm.interfaces))
-    listener: socket.socket | None = None
-    here: dict[str, Any] = {"host": facts[comm.rank]["host"]}
-    try:
-        here["at"] = _addresses.own(comm.rank, facts)
-        listener = socket.create_server((here["at"], 0), backlog=128 + comm.size)
-        here["port"] = listener.getsockname()[1]
-    except (OSError, UserError) as error:
-        here["problem"] = f"{error} (rank {comm.rank} on {here['host']}, whose address is {here.get('at', 'unknown')})"
+    listener, here = _listening(comm.rank, facts)
     places = gather_json(comm, here)
     _refuse(places)
-    assert listener is not None
+    assert listener is not None, "a rank without one has a problem"
     met = _Meeting(comm.rank, places, token, time.monotonic() + _SECONDS)
     try:
         with listener:
@@ -77,13 +70,24 @@ def connect(comm: Communicator) -> Mailbox:
     try:
         _refuse(gather_json(comm, here))
     except UserError:
-        for connection in met.connections.values():
-            connection.close()
+        met.hang_up()
         raise
     for connection in met.connections.values():
         for level, option, value in _OPTIONS:
             connection.setsockopt(level, option, value)
     return Mailbox(comm.rank, met.connections, comm._count)
+
+
+def _listening(rank: int, facts: Sequence[_addresses.Facts]) -> tuple[socket.socket | None, dict[str, Any]]:
+    """The socket at which `rank` listens, and what the others are to know of it: where it is, or why it is not there."""
+    here: dict[str, Any] = {"host": facts[rank]["host"]}
+    try:
+        here["at"] = _addresses.own(rank, facts)
+        listener = socket.create_server((here["at"], 0), backlog=128 + len(facts))
+    except (OSError, UserError) as error:
+        problem = f"{error} (rank {rank} on {here['host']}, whose address is {here.get('at', 'unknown')})"
+        return None, {**here, "problem": problem}
+    return listener, {**here, "port": listener.getsockname()[1]}
 
 
 def _refuse(places: Sequence[dict[str, Any]]) -> None:
@@ -116,6 +120,10 @@ class _Meeting:
                 f"rank {peer} on {self._places[peer]['host']} did not connect to {self._name(self._me)} "
                 f"in {_SECONDS:.0f} s; {_NEED}"
             )
+
+    def hang_up(self) -> None:
+        for connection in self.connections.values():
+            connection.close()
 
     @property
     def _missing(self) -> set[int]:
@@ -218,9 +226,13 @@ class _Door:
     def _admit(self) -> None:
         try:
             connection, _ = self._listener.accept()
-            visitor = _Visitor(connection)
         except OSError:
             return  # it has gone again
+        try:
+            visitor = _Visitor(connection)
+        except OSError:
+            connection.close()
+            return
         if len(self._visitors) == _STRANGERS:
             self.dismiss(self._visitors[0]).close()
         self._visitors.append(visitor)

@@ -351,6 +351,8 @@ def _secure_sum(context: Context, clients: int, threshold: int | None) -> Sum:
 def _check_privacy(aggregate: str, clip: float | None, noise: float, delta: float, clients: int) -> None:
     if noise and not clip:
         raise UserError("sync.noise needs sync.clip, the norm to which updates are clipped, such as clip: 1.0")
+    if noise and not 1e-12 <= noise <= 1e6:
+        raise UserError(f"sync.noise: expected 0, or 1e-12 to 1e6, for which an epsilon can be computed, got {noise:g}")
     if noise and aggregate != "mean":
         raise UserError(
             f"sync.noise hides a client in a sum, and '{aggregate}' takes none: choose aggregate: mean, or noise: 0"

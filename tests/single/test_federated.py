@@ -44,6 +44,14 @@ REFUSED = {
     "a sample that is too small": ({"aggregate": "median", "byzantine": 1, "fraction": 0.6}, "median.*there are 2"),
     "a mean that withstands": ({"byzantine": 1}, "sync.byzantine: mean withstands no.*krum, median or trimmed_mean"),
     "noise without a norm": ({"noise": 1.0}, "sync.noise needs sync.clip"),
+    "noise that is next to nothing": (
+        {"noise": 1e-170, "clip": 1.0},
+        "sync.noise: expected 0, or 1e-12 to 1e6.*got 1e-170",
+    ),
+    "noise that is everything": (
+        {"noise": 1e300, "clip": 1.0},
+        r"sync.noise: expected 0, or 1e-12 to 1e6.*got 1e\+300",
+    ),
     "noise in a median": (
         {"noise": 1.0, "clip": 1.0, "aggregate": "median"},
         "sync.noise.*'median' takes none: choose aggregate: mean, or noise: 0",

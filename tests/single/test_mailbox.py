@@ -138,7 +138,7 @@ def test_a_program_that_answers_in_a_ranks_place_is_not_taken_for_it(
     answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has the address that was announced. Of the token it hears nothing but a proof for its own challenge."""
-    monkeypatch.setattr(_connect, "_SECONDS", 1.5)
+    monkeypatch.setattr(_connect, "_SECONDS", 0.6)
     heard: list[bytes] = []
 
     def answering(listener: socket.socket) -> None:
@@ -156,7 +156,7 @@ def test_a_program_that_answers_in_a_ranks_place_is_not_taken_for_it(
         port = listener.getsockname()[1]
         threading.Thread(target=answering, args=(listener,), daemon=True).start()
         places = [{"host": "n0", "at": "127.0.0.1", "port": port}, {"host": "n1", "at": "127.0.0.1", "port": 1}]
-        met = _connect._Meeting(1, places, token, time.monotonic() + 1.5)
+        met = _connect._Meeting(1, places, token, time.monotonic() + 0.6)
         with pytest.raises(
             UserError, match=rf"rank 1 on n1 .* does not reach rank 0 on n0 \(127.0.0.1, TCP port {port}\)"
         ):
