@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -84,6 +84,7 @@ class Trainer:
         self._own_others: dict[str, Any] = {}
         """After resuming: running statistics and extra state, which a start makes equal."""
         self._saved = self._evaluated = -1
+        self._epoch_over = False
         self._flag: tuple[Tensor, Work] | None = None
         scale = self.strategy.workers if self.config.schedule.scale_by_world_size else 1
         self._rates = [group["lr"] * scale for group in self.optimizer.torch.param_groups]
@@ -213,6 +214,7 @@ class Trainer:
     def _next_epoch(self) -> None:
         self.progress.epoch += 1
         self.progress.step_in_epoch = self.progress.samples_in_epoch = 0
+        self._epoch_over = False
 
     def _go_on_in(self, epoch: Epoch) -> None:
         """Under another number of ranks a step holds other samples: go on at the last boundary not after the old one."""
@@ -251,6 +253,7 @@ class Trainer:
         self.progress.step_in_epoch += 1
         self.progress.samples += samples
         self.progress.samples_in_epoch += samples
+        self._epoch_over = position + 1 >= epoch.steps
 
     def _gradients(self, batches: list[Tensor], samples: int) -> float:
         """Set the gradients of the step; return this rank's part of what it minimises."""
@@ -334,17 +337,22 @@ class Trainer:
 
     def _log(self) -> None:
         with self._control():
-            loss, count = self._summed(self._window)
+            loss = {} if self.strategy.discreet else {"loss": self._mean_loss()}
         now, samples = time.perf_counter(), self.progress.samples
         before, samples_before = self._logged
         self._window, self._logged = [0.0, 0.0], (now, samples)
         record = {
             **self._where(),
-            "loss": loss / max(count, 1),
+            **loss,
             "lr": self.optimizer.torch.param_groups[0]["lr"],
             "samples_per_second": (samples - samples_before) / (now - before),
         }
         self._tell("train", record)
+
+    def _mean_loss(self) -> float:
+        """Over the samples of all ranks since the last line of training metrics; collective."""
+        loss, count = self._summed(self._window)
+        return loss / max(count, 1)
 
     def _where(self) -> Record:
         return {"step": self.progress.step, "epoch": self.progress.epoch + 1}
@@ -472,33 +480,55 @@ class Trainer:
         tensors: dict[str, Tensor] = {}
         model = {name: value for name, value in whole.items() if is_plain(value)}
         others = {name: value for name, value in whole.items() if name not in model}
+        discreet = self.strategy.discreet
         state = {
-            "progress": asdict(self.progress),
+            "progress": asdict(self._from_here),
             "others": packing.pack(others, "others", tensors),
             "layout": self._layout,
+            "owners": self._owners,
             "optimizer": packing.pack(self.optimizer.state(), "optimizer", tensors),
-            "scaler": packing.pack(self.precision.scaler.state_dict(), "scaler", tensors),
+            "scaler": packing.pack({} if discreet else self.precision.scaler.state_dict(), "scaler", tensors),
             "fusion_bytes": self.strategy.fusion_bytes,
             "strategy_name": self.config.sync.strategy,
             "strategy": packing.pack(self.strategy.state_dict(), "strategy", tensors),
         }
-        mine = {
-            **_generators(),
+        own = {
             **{BUFFER + n: b for n, b in self.model.named_buffers() if is_plain(b)},
             **packing.to_tensors(model_state.others(self.model), OTHERS),
             **{SCALER + n: torch.tensor(v) for n, v in self.precision.scaler.state_dict().items()},
+        }
+        mine = {
+            **_generators(),
+            **({} if discreet else own),
             **{STRATEGY + n: t for n, t in self.strategy.rank_state().items()},
             **{SAMPLER + n: t for n, t in self.sampler.rank_state().items()},
         }
         return checkpoint.Snapshot(model, tensors, state, mine)
 
     @property
+    def _from_here(self) -> Progress:
+        """Where to go on. An epoch that is over stays so, though another sample of clients may need more steps for it."""
+        if not self._epoch_over:
+            return self.progress
+        return replace(self.progress, epoch=self.progress.epoch + 1, step_in_epoch=0, samples_in_epoch=0)
+
+    @property
     def _layout(self) -> list[int]:
         """What has to be the same for a rank to go on with what was its own: number of ranks, and parts of the model."""
         return [self.comm.size, self.config.parallel.pipeline, self.config.parallel.tensor]
 
+    @property
+    def _owners(self) -> dict[str, Any]:
+        """By what samples belong to ranks."""
+        return {"seed": self.config.seed, "partition": self.config.data.partition.model_dump()}
+
     def restore(self, snapshot: checkpoint.Snapshot) -> None:
         """Go on from `snapshot`; a rank that it does not know keeps its own generators and takes the mean buffers."""
+        if self.strategy.promises_privacy and snapshot.state.get("owners", self._owners) != self._owners:
+            raise UserError(
+                f"--resume: no epsilon holds for clients whose samples change: the checkpoint is of {snapshot.state['owners']}, "
+                f"and this run of {self._owners}; resume with the same seed and data.partition, or start anew"
+            )
         try:
             others = packing.unpack(snapshot.state["others"], snapshot.optimizer)
             self.execution.load_state({**snapshot.model, **others})
@@ -507,15 +537,19 @@ class Trainer:
         self.progress = Progress(**snapshot.state["progress"])
         self._saved = self.progress.step
         self.optimizer.load_state(packing.unpack(snapshot.state["optimizer"], snapshot.optimizer))
-        self.precision.scaler.load_state_dict(packing.unpack(snapshot.state["scaler"], snapshot.optimizer))
+        scaler = packing.unpack(snapshot.state["scaler"], snapshot.optimizer)
+        if scaler:
+            self.precision.scaler.load_state_dict(scaler)
         same = snapshot.state["strategy_name"] == self.config.sync.strategy
         agreed = packing.unpack(snapshot.state["strategy"], snapshot.optimizer) if same else {}
         self.strategy.load_state_dict(agreed)
         if snapshot.state["layout"] == self._layout and snapshot.mine:
             self._own_buffers = _with_prefix(BUFFER, snapshot.mine)
-            self._own_others = packing.from_tensors(snapshot.mine, OTHERS)
+            self._own_others = packing.from_tensors(snapshot.mine, OTHERS) if OTHERS in snapshot.mine else {}
             _set_generators(snapshot.mine)
-            self.precision.scaler.load_state_dict({n: t.item() for n, t in _with_prefix(SCALER, snapshot.mine).items()})
+            scaler = {n: t.item() for n, t in _with_prefix(SCALER, snapshot.mine).items()}
+            if scaler:
+                self.precision.scaler.load_state_dict(scaler)
             if same:
                 self.strategy.load_rank_state(_with_prefix(STRATEGY, snapshot.mine))
             self.sampler.load_rank_state(_with_prefix(SAMPLER, snapshot.mine))

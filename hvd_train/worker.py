@@ -158,7 +158,14 @@ class _Rank:
                 self._warn(text)
         measured = snapshot.state.get("fusion_bytes") if snapshot else None
         trainer = assemble(
-            self.config, self.comm, parts, self._sinks(), folder / "checkpoints", self.stop, fusion_bytes=measured
+            self.config,
+            self.comm,
+            parts,
+            self._sinks(),
+            folder / "checkpoints",
+            self.stop,
+            fusion_bytes=measured,
+            source=Path(self.launch.resume) if self.launch.resume else None,
         )
         if snapshot is not None:
             trainer.restore(snapshot)
@@ -319,12 +326,13 @@ def assemble(
     checkpoints: Path | None,
     stop: StopRequest,
     fusion_bytes: int | None = None,
+    source: Path | None = None,
 ) -> Trainer:
     """Put the trainer of one rank together; collective. UserError where ranks have different data or models.
 
     From here on generators differ between ranks, so that their noise does. Those of ranks that share layers stay in step:
     what they all compute has to drop out alike. `fusion_bytes` is what an earlier start of this run measured, for
-    `fusion_mb: auto`.
+    `fusion_mb: auto`, and `source` the run folder or checkpoint that the run goes on from.
     """
     alike(comm, parts.data, parts.model, parts.device)
     parts_of_model = layout(comm.size, config.parallel.pipeline, config.parallel.tensor)
@@ -336,6 +344,8 @@ def assemble(
         fusion_bytes if fusion == "auto" else int(fusion * 2**20),
         config.seed,
         split=mesh is not None,
+        folder=checkpoints.parent if checkpoints else None,
+        source=source,
     )
     strategy = plugins.create("hvd_train.sync", config.sync.strategy, context, **config.sync.options)
     partitioner = plugins.create("hvd_train.partition", config.data.partition.name, **config.data.partition.options)
@@ -354,6 +364,11 @@ def assemble(
         raise UserError(
             f"data.partition: '{config.data.partition.name}' deals samples to other clients in every epoch, so that sync.noise "
             "would protect nobody; take contiguous, round_robin, dirichlet or by_label"
+        )
+    if strategy.promises_privacy and config.train.class_weights == "balanced":
+        raise UserError(
+            "train.class_weights: 'balanced' counts the labels of all clients, which sync.noise does not cover; "
+            "give the weights as a list that does not depend on their data, or leave it out"
         )
     whole = WholeModel(parts.model, parts.loss, parts.data, parts.precision, Clock())
     execution: Execution = divide(whole, mesh, config) if mesh else whole

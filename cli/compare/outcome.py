@@ -16,7 +16,7 @@ Record = dict[str, Any]
 ENDED = "ended"
 FALLS = "loss"
 """The metric that falls; others rise."""
-_MEANT = ("staleness", "largest_gap", "drift", "dropped", "epsilon")
+_MEANT = ("staleness", "largest_gap", "drift", "dropped", "epsilon", "epsilon_ranks")
 """What a strategy's summary says of how far ranks were apart, or of what it cost in privacy."""
 
 

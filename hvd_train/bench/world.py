@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from mpi4py import MPI
 
+from hvd_train.comm import _addresses
+
 T = TypeVar("T")
 
 
@@ -28,17 +30,16 @@ class World:
 
     @cached_property
     def process_group(self) -> dist.ProcessGroup:
-        """torch.distributed's default group over gloo, whose ranks meet at a port that the system gives rank 0."""
-        host = self.mpi.bcast(socket.gethostname())
-        mine = self._store(host, 0) if self.rank == 0 else None
-        port = self.mpi.bcast(mine.port if mine else None)
-        dist.init_process_group("gloo", store=mine or self._store(host, port), rank=self.rank, world_size=self.size)
+        """torch.distributed's default group over gloo, whose ranks meet at a port of rank 0 in the network of the job."""
+        facts = self.gather(_addresses.facts())
+        listener = socket.create_server((_addresses.own(0, facts), 0)) if self.rank == 0 else None
+        host, port = self.mpi.bcast(listener.getsockname() if listener else None)
+        options = {"is_master": True, "master_listen_fd": listener.detach()} if listener else {}
+        store: Any = dist.TCPStore  # type: ignore[attr-defined]
+        met = store(host, port, self.size, wait_for_workers=False, **options)
+        dist.init_process_group("gloo", store=met, rank=self.rank, world_size=self.size)
         assert dist.group.WORLD is not None
         return dist.group.WORLD
-
-    def _store(self, host: str, port: int) -> Any:
-        store: Any = dist.TCPStore  # type: ignore[attr-defined]
-        return store(host, port, self.size, is_master=self.rank == 0, wait_for_workers=False)
 
     def close(self) -> None:
         if dist.is_initialized():

@@ -18,7 +18,8 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from hvd_train.comm._mailbox import Mailbox, connect
+from hvd_train.comm._connect import connect
+from hvd_train.comm._mailbox import Mailbox
 from hvd_train.comm._wrapper import Wrapper
 from hvd_train.comm.base import Communicator, Op, SharedMemory, Work
 from hvd_train.errors import ExitCode

@@ -230,6 +230,13 @@ class Arrivals:
         self._number = count()
         self._last: dict[int, float] = {}
         self._free = -math.inf
+        self._error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Nothing comes any more: `get` raises `error`."""
+        with self._changed:
+            self._error = error
+            self._changed.notify()
 
     def put(self, message: Message, delay: float, seconds: float) -> None:
         """The first bytes of `message` come in `delay` seconds, but not before those of its sender's last; it takes `seconds`."""
@@ -244,6 +251,8 @@ class Arrivals:
         end = math.inf if timeout is None else time.monotonic() + timeout
         with self._changed:
             while True:
+                if self._error is not None:
+                    raise self._error
                 now, due = time.monotonic(), self._due()
                 if due <= now:
                     self._free = due
@@ -298,7 +307,11 @@ class EmulatedMailbox(Mailbox):
 
     def _listen(self) -> None:
         while True:
-            message = self._inner.receive()
+            try:
+                message = self._inner.receive()
+            except ConnectionError as error:
+                self._arrivals.fail(error)
+                return
             assert message is not None
             if message.kind == _END:
                 return

@@ -7,8 +7,7 @@ whoever computes, and a rank that has died is noticed by none of its calls.
 from __future__ import annotations
 
 import json
-import os
-import secrets
+import math
 import selectors
 import socket
 import struct
@@ -17,33 +16,19 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import psutil
 import torch
 from torch import Tensor
-
-from hvd_train.errors import UserError
-
-if TYPE_CHECKING:
-    from hvd_train.comm.base import Communicator
 
 LOST = "lost"
 _BYE = "bye"
 _PREFIX = struct.Struct("!II")
 """Lengths of a message's text, and of the tensors after it in units of 8 bytes."""
-_HELLO = struct.Struct("!16sI")
+_TEXT = 64 << 20
+"""Bytes of the longest text of a message."""
 _SECONDS = 30.0
 _CHUNK = 1 << 20
-_OPTIONS = [
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    # A host that vanishes says nothing: ask after 5 s of silence, and give it up after 15.
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15000),
-]
 _DTYPES = {str(v).removeprefix("torch."): v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 Pieces = deque[memoryview]
 
@@ -62,7 +47,8 @@ class Mailbox:
     """One rank's messages. They arrive in the order in which a rank sent them; those of several ranks as they come.
 
     A rank that goes without closing its mailbox is announced by a message of kind LOST, after its last one; what is sent to
-    it from then on is dropped.
+    it from then on is dropped. Where the mailbox itself fails, as after bytes that are no message, `send` and `receive` raise
+    ConnectionError from then on.
     """
 
     _counting: ClassVar = threading.Lock()
@@ -71,7 +57,9 @@ class Mailbox:
     def __init__(self, rank: int, connections: dict[int, socket.socket], count: Callable[[float], None]) -> None:
         self.rank = rank
         self._count = count
-        self._arrived: SimpleQueue[Message] = SimpleQueue()
+        self._arrived: SimpleQueue[Message | None] = SimpleQueue()
+        """None: nothing comes any more, for `_error`."""
+        self._error: Exception | None = None
         self._peers = {peer: _Peer(peer, connection) for peer, connection in connections.items()}
         self._selector = selectors.DefaultSelector()
         self._waker, self._woken = socket.socketpair()
@@ -85,6 +73,7 @@ class Mailbox:
 
     def send(self, dst: int, kind: str, *tensors: Tensor, **values: Any) -> None:
         """Send to rank `dst`, this one included, and return at once; the tensors are the caller's again."""
+        self._check()
         if dst == self.rank:
             self._arrived.put(Message(dst, kind, values, [t.detach().cpu().clone() for t in tensors]))
             return
@@ -97,9 +86,13 @@ class Mailbox:
     def receive(self, timeout: float | None = None) -> Message | None:
         """The next message, whoever it is from; None where none came in `timeout` seconds."""
         try:
-            return self._arrived.get(timeout=timeout)
+            message = self._arrived.get(timeout=timeout)
         except Empty:
             return None
+        if message is None:
+            self._arrived.put(None)
+            self._check()
+        return message
 
     def close(self) -> None:
         """Say goodbye and leave, once all that was sent is on its way; the last call."""
@@ -115,6 +108,10 @@ class Mailbox:
         self._waker.close()
         self._woken.close()
 
+    def _check(self) -> None:
+        if self._error is not None:
+            raise ConnectionError(f"the mailbox of rank {self.rank} has failed: {self._error}") from self._error
+
     def _wake(self) -> None:
         self._waker.send(b"\0")
 
@@ -122,6 +119,9 @@ class Mailbox:
         try:
             while not (self._closing and not any(p.unsent for p in self._peers.values())):
                 self._look()
+        except Exception as error:
+            self._error = error
+            self._arrived.put(None)
         finally:
             self._selector.close()
             for peer in self._peers.values():
@@ -150,7 +150,10 @@ class Mailbox:
         self._selector.modify(peer.connection, wanted, peer)
 
     def _read(self, peer: _Peer) -> None:
-        messages, ended = peer.read()
+        try:
+            messages, ended = peer.read()
+        except Malformed as error:
+            raise Malformed(f"rank {peer.rank} sent what is no message: {error}") from error
         for message in messages:
             peer.said_goodbye |= message.kind == _BYE
             if message.kind != _BYE:
@@ -160,6 +163,10 @@ class Mailbox:
             peer.hang_up()
             if not peer.said_goodbye and not self._closing:
                 self._arrived.put(Message(peer.rank, LOST))
+
+
+class Malformed(Exception):
+    """Bytes that are no message."""
 
 
 class _Peer:
@@ -212,13 +219,17 @@ class _Peer:
 
 
 class _Reader:
-    """Cuts one peer's bytes into messages: a prefix, a text, the tensors that the text describes."""
+    """Cuts one peer's bytes into messages: a prefix, a text, the tensors that the text describes.
+
+    Memory grows with what has come, at most twice as fast, whatever length is announced.
+    """
 
     def __init__(self, source: int) -> None:
         self._source = source
-        self._begin()
+        self._begin(_PREFIX.size)
 
     def read(self, connection: socket.socket) -> tuple[list[Message], bool]:
+        """The messages that are complete by now, and whether the connection has ended; Malformed where one is none."""
         complete: list[Message] = []
         try:
             while self._fill(connection, complete):
@@ -229,93 +240,30 @@ class _Reader:
             pass
         return complete, True
 
-    def _begin(self) -> None:
-        self._prefix, self._filled = bytearray(_PREFIX.size), 0
-        self._body: bytearray | None = None
+    def _begin(self, size: int, text: int | None = None) -> None:
+        """Read `size` bytes: a body whose text has `text` bytes, or a prefix."""
+        self._size, self._text, self._filled = size, text, 0
+        self._buffer = bytearray(min(size, _CHUNK))
 
     def _fill(self, connection: socket.socket, complete: list[Message]) -> bool:
-        buffer = self._prefix if self._body is None else self._body
-        view = memoryview(buffer)[self._filled : self._filled + _CHUNK]
-        received = connection.recv_into(view)
+        with memoryview(self._buffer) as whole, whole[self._filled : self._filled + _CHUNK] as part:
+            received = connection.recv_into(part)
         self._filled += received
-        if self._filled == len(buffer):
+        if self._filled == self._size:
             self._advance(complete)
+        elif self._filled == len(self._buffer):
+            self._buffer.extend(bytes(min(self._filled, self._size - self._filled)))
         return received > 0
 
     def _advance(self, complete: list[Message]) -> None:
-        if self._body is None:
-            text, words = _PREFIX.unpack(self._prefix)
-            self._body, self._filled, self._text = bytearray(_padded(text) + 8 * words), 0, text
-        else:
-            complete.append(_decoded(self._source, self._body, self._text))
-            self._begin()
-
-
-def connect(comm: Communicator) -> Mailbox:
-    """The mailboxes of the ranks of `comm`; collective. UserError where two ranks cannot reach each other."""
-    from hvd_train.comm.base import broadcast_json, gather_json
-
-    token = bytes.fromhex(broadcast_json(comm, secrets.token_hex(16)))
-    listener = socket.create_server(("", 0), backlog=max(1, comm.size))
-    here = {"host": socket.gethostname(), "network": _network(), "port": listener.getsockname()[1], "at": _addresses()}
-    everybody = gather_json(comm, here)
-    connections: dict[int, socket.socket] = {}
-    with listener:
-        for peer in range(comm.rank):
-            connections[peer] = _call(everybody[peer], here["network"], _HELLO.pack(token, comm.rank))
-        listener.settimeout(_SECONDS)
-        while len(connections) < comm.size - 1:
-            caller, connection = _accept(listener, token)
-            if caller is not None:
-                connections[caller] = connection
-    for connection in connections.values():
-        for level, option, value in _OPTIONS:
-            connection.setsockopt(level, option, value)
-    comm.barrier()
-    return Mailbox(comm.rank, connections, comm._count)
-
-
-def _network() -> list[int]:
-    """What two ranks have in common that reach each other over the loopback interface."""
-    there = os.stat("/proc/self/ns/net")
-    return [there.st_dev, there.st_ino]
-
-
-def _addresses() -> list[str]:
-    every = (a.address for of in psutil.net_if_addrs().values() for a in of if a.family == socket.AF_INET)
-    return [address for address in every if not address.startswith("127.")]
-
-
-def _call(peer: dict[str, Any], network: list[int], hello: bytes) -> socket.socket:
-    same = peer["network"] == network and peer["host"] == socket.gethostname()
-    for address in ["127.0.0.1"] if same else peer["at"]:
-        try:
-            connection = socket.create_connection((address, peer["port"]), timeout=5)
-            connection.sendall(hello)
-            return connection
-        except OSError:
-            continue
-    raise UserError(
-        f"{socket.gethostname()} reaches no address of {peer['host']} ({', '.join(peer['at'])}) at TCP port {peer['port']}; "
-        "asynchronous strategies need connections between all hosts"
-    )
-
-
-def _accept(listener: socket.socket, token: bytes) -> tuple[int | None, socket.socket]:
-    try:
-        connection, _ = listener.accept()
-    except TimeoutError:
-        raise UserError(f"a rank did not connect to {socket.gethostname()} in {_SECONDS:.0f} s") from None
-    connection.settimeout(5)
-    try:
-        hello = connection.recv(_HELLO.size, socket.MSG_WAITALL)
-    except OSError:
-        hello = b""
-    sent, peer = _HELLO.unpack(hello) if len(hello) == _HELLO.size else (b"", 0)
-    if secrets.compare_digest(sent, token):
-        return peer, connection
-    connection.close()
-    return None, connection
+        if self._text is not None:
+            complete.append(_decoded(self._source, self._buffer, self._text))
+            self._begin(_PREFIX.size)
+            return
+        text, words = _PREFIX.unpack(self._buffer)
+        if not 0 < text <= _TEXT:
+            raise Malformed(f"a text of {text} bytes, expected 1 to {_TEXT}")
+        self._begin(_padded(text) + 8 * words, text)
 
 
 def _encoded(kind: str, values: dict[str, Any], tensors: tuple[Tensor, ...]) -> list[memoryview]:
@@ -323,6 +271,10 @@ def _encoded(kind: str, values: dict[str, Any], tensors: tuple[Tensor, ...]) -> 
     hosts = [t.detach().cpu().contiguous() for t in tensors]
     shapes = [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in hosts]
     text = json.dumps([kind, values, shapes]).encode()
+    if len(text) > _TEXT:
+        raise ValueError(
+            f"a message '{kind}' has {len(text)} bytes beside its tensors, and at most {_TEXT} can be sent"
+        )
     sizes = [t.numel() * t.element_size() for t in hosts]
     head = _PREFIX.pack(len(text), sum(map(_padded, sizes)) // 8) + text + bytes(_padded(len(text)) - len(text))
     pieces = [memoryview(head)]
@@ -335,15 +287,28 @@ def _encoded(kind: str, values: dict[str, Any], tensors: tuple[Tensor, ...]) -> 
 
 
 def _decoded(source: int, body: bytearray, length: int) -> Message:
-    kind, values, shapes = json.loads(bytes(body[:length]))
+    """The message in `body`, whose first `length` bytes are its text; Malformed where it is none."""
+    try:
+        kind, values, shapes = json.loads(bytes(body[:length]))
+        described = [(_DTYPES[name], _shape(shape)) for name, shape in shapes]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Malformed(f"its text describes none ({type(error).__name__}: {error})") from error
+    sizes = [_padded(math.prod(shape) * dtype.itemsize) for dtype, shape in described]
+    if not isinstance(kind, str) or not isinstance(values, dict) or _padded(length) + sum(sizes) != len(body):
+        raise Malformed(f"{len(body)} bytes, which are not those of the tensors that its text describes")
     tensors, start = [], _padded(length)
-    for name, shape in shapes:
-        dtype = _DTYPES[name]
-        numel = torch.Size(shape).numel()
+    for (dtype, shape), size in zip(described, sizes, strict=True):
+        numel = math.prod(shape)
         flat = torch.frombuffer(body, dtype=dtype, count=numel, offset=start) if numel else torch.empty(0, dtype=dtype)
         tensors.append(flat.view(shape))
-        start += _padded(numel * dtype.itemsize)
+        start += size
     return Message(source, kind, values, tensors)
+
+
+def _shape(sizes: list[int]) -> list[int]:
+    if not all(type(n) is int and n >= 0 for n in sizes):
+        raise ValueError(f"no shape: {sizes}")
+    return sizes
 
 
 def _padded(size: int) -> int:

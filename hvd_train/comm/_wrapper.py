@@ -20,6 +20,7 @@ class Wrapper(Communicator):
         self.rank, self.size = inner.rank, inner.size
         self.local_rank, self.local_size = inner.local_rank, inner.local_size
         self.cross_rank, self.cross_size = inner.cross_rank, inner.cross_size
+        self.interfaces = inner.interfaces
         self.host_memory_only, self._carriers = inner.host_memory_only, inner._carriers  # type: ignore[misc]
         self.outlives_ranks = inner.outlives_ranks  # type: ignore[misc]
 

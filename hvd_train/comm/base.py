@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor
 
-from hvd_train.comm._mailbox import Mailbox, connect
+from hvd_train.comm._connect import connect
+from hvd_train.comm._mailbox import Mailbox
 from hvd_train.errors import UserError
 
 Op = Literal["mean", "sum", "min", "max", "product"]
@@ -99,6 +100,9 @@ class Communicator(ABC):
     cross_size: int
     shared_memory: SharedMemory | None = None
     """Of the ranks on this node, where there are several and the engine can offer it."""
+
+    interfaces: str = ""
+    """What the launcher chose for messages between hosts: interfaces or subnets, separated by commas. Empty: any."""
 
     host_memory_only: bool = True
     """The engine reads host memory only: tensors of other devices are staged through it."""

@@ -6,6 +6,7 @@ nodes (`_pairwise.py`), beside the caller (`_background.py`). What is small, or 
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,9 @@ _TYPES = {
 }
 _OPS = {"mean": MPI.SUM, "sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX, "product": MPI.PROD}
 
+_INTERFACES = ("OMPI_MCA_btl_tcp_if_include", "MPIR_CVAR_NEMESIS_TCP_NETWORK_IFACE")
+"""The variables in which Open MPI and MPICH tell their ranks what ddl's `--iface` has told them."""
+
 _SMALL = 32 * 1024
 """Bytes up to which MPI reduces across nodes: a message of that size takes no longer than its latency."""
 
@@ -64,6 +68,7 @@ class MpiCommunicator(Communicator):
     def __init__(self, comm: MPI.Comm, node: MPI.Comm | None = None) -> None:
         super().__init__()
         self._comm = comm
+        self.interfaces = next((os.environ[name] for name in _INTERFACES if name in os.environ), "")
         self.rank, self.size = comm.rank, comm.size
         node = node or comm.Split_type(MPI.COMM_TYPE_SHARED)
         self._peers = comm.Split(node.rank)

@@ -11,6 +11,10 @@ from rich.table import Table
 
 from hvd_train.monitor.base import Record, Sink
 
+_PRIVACY = [
+    ("epsilon", "epsilon against outsiders, who see the models"),
+    ("epsilon_ranks", "epsilon against ranks, who know each round's clients"),
+]
 BAR_SECONDS = 0.1
 LINE_SECONDS = 5.0
 
@@ -45,7 +49,7 @@ class Terminal(Sink):
             self._progress.update(self._task, completed=step)
 
     def train(self, record: Record) -> None:
-        self._progress.update(self._task, figures=f"loss {record['loss']:.4f}")
+        self._progress.update(self._task, figures=f"loss {record['loss']:.4f}" if "loss" in record else "")
         if not self._bar and time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_SECONDS
             self._console.print(_line("train", record))
@@ -67,8 +71,12 @@ def _line(kind: str, record: Record) -> str:
 def _table(summary: Record) -> Table:
     table = Table(title="Run", show_header=False)
     seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in summary["seconds"].items())
+    privacy = {
+        title: f"{summary[name]:.4g} (delta {summary['delta']:g})" for name, title in _PRIVACY if name in summary
+    }
     rows = {
         **{f"test {name}": f"{value:.4f}" for name, value in summary["eval"].items()},
+        **privacy,
         "ended because": summary["ended"],
         "steps (epochs)": f"{summary['steps']} ({summary['epochs']:.4g})",
         "samples per second": f"{summary['samples_per_second']:,.0f}",

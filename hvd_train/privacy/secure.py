@@ -1,25 +1,22 @@
-"""Secure aggregation: a server learns the sum of its clients' vectors, and of a single vector nothing.
+"""Masks that hide a client's vector and cancel in the sum over all clients (pairwise masks of Bonawitz et al., CCS'17).
 
-The protocol of Bonawitz et al. (CCS'17) against parties that follow it but look at all they get, as functions without state:
+    advertise   a public key for the round
+    mask        the vector plus one mask for each other client, which that client subtracts
 
-    client  draw, advertise     two public keys
-    client  share               its secrets in shares, sealed for one other client each; `threshold` of them give a secret back
-    client  mask                its vector plus a mask of its own and one with every other client, which cancel in the sum
-    client  reveal              to the server: its shares of the own masks of those who delivered, of the keys of the others
-    server  unmask              the sum of masked vectors less the masks that are left in it
+A mask is derived from a key that only its two clients can compute. The sum over every client of the round is the plain sum, and
+any sum over fewer clients stays uniformly random to whoever does not hold the missing masks. The paper adds key shares with
+which a server removes the masks of clients that drop out. Ranks of a collective job do not drop out: a client whose vector does
+not count masks zeros, and a rank that dies ends the job. So no key is ever shared or revealed.
 
-A client never reveals both shares of another one, so a vector that was delivered stays masked whoever drops out. Vectors are
-int64 modulo 2^64, in which a uniform mask hides a number perfectly; `encode` puts real numbers there.
-
-Keys are X25519, derivation is HKDF-SHA256, masks are the key stream of ChaCha20, shares are Shamir's over GF(2^128), sealed
-with ChaCha20-Poly1305: all of pycryptodome. Every round draws new secrets, so no key is used twice.
+Vectors are int64 modulo 2^64, where adding a uniform mask hides a number perfectly. `encode` turns real numbers into fixed point.
+Keys are X25519, derivation is HKDF-SHA256, masks are the key stream of ChaCha20, all from pycryptodome. A client draws a new
+secret in every round, so no mask is used twice.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -27,93 +24,39 @@ from torch import Tensor
 from hvd_train.errors import UserError
 
 try:
-    from Crypto.Cipher import ChaCha20, ChaCha20_Poly1305
+    from Crypto.Cipher import ChaCha20
     from Crypto.Hash import SHA256
     from Crypto.Protocol.DH import import_x25519_private_key, import_x25519_public_key, key_agreement
     from Crypto.Protocol.KDF import HKDF
-    from Crypto.Protocol.SecretSharing import Shamir
-    from Crypto.PublicKey.ECC import EccKey
 except ImportError as error:
     raise UserError("sync.secure needs pycryptodome: pip install 'ddl[privacy]'") from error
 
-SECRET = 16
-PUBLIC = 32
+SECRET = 32
 SCALE = 2.0**24
-"""Of fixed point: a float32 near one keeps all of its digits."""
-
-
-class Secrets(NamedTuple):
-    """What a client draws for one round, 16 bytes each."""
-
-    channel: bytes
-    """Opens the shares that others send."""
-    pairs: bytes
-    """Makes the masks with other clients."""
-    own: bytes
-    """Makes the mask of its own."""
-
+"""Units of fixed point in one: a float32 near one keeps all of its digits."""
 
 Keys = Mapping[int, bytes]
-"""What every client of a round has advertised, by its number."""
+"""The public key of every client of a round, by its number."""
 
 
-def draw() -> Secrets:
-    return Secrets(*(os.urandom(SECRET) for _ in Secrets._fields))
+def draw() -> bytes:
+    """The secret of a client for one round, from the operating system's entropy."""
+    return os.urandom(SECRET)
 
 
-def advertise(mine: Secrets) -> bytes:
-    """The public keys of `channel` and `pairs`."""
-    return _public(mine.channel) + _public(mine.pairs)
+def advertise(secret: bytes) -> bytes:
+    """The public key to `secret`."""
+    return import_x25519_private_key(secret).public_key().export_key(format="raw")
 
 
-def share(mine: Secrets, me: int, keys: Keys, threshold: int) -> dict[int, bytes]:
-    """For each client, sealed: its share of `pairs`, then of `own`."""
-    pairs = Shamir.split(threshold, len(keys), mine.pairs)
-    own = Shamir.split(threshold, len(keys), mine.own)
-    plain = {client: p + o for client, (_, p), (_, o) in zip(sorted(keys), pairs, own, strict=True)}
-    return {client: _seal(_channel(mine, keys[client]), me, client, text) for client, text in plain.items()}
-
-
-def mask(vector: Tensor, mine: Secrets, me: int, keys: Keys) -> Tensor:
-    """`vector` as it may leave the client: uniform to all who do not know its masks."""
-    masked = vector + _stream(mine.own, vector.numel())
+def mask(vector: Tensor, secret: bytes, me: int, keys: Keys) -> Tensor:
+    """`vector` plus the masks of client `me` with all other clients of `keys`."""
+    masked = vector.clone()
     for other in keys:
-        masked += _between(mine.pairs, me, other, keys, vector.numel())
+        if other != me:
+            stream = _stream(_agree(secret, keys[other]), vector.numel())
+            masked += stream if me < other else -stream
     return masked
-
-
-def reveal(mine: Secrets, me: int, keys: Keys, sealed: Keys, delivered: Collection[int]) -> bytes:
-    """This client's shares in the order of clients: of `own` where a vector was delivered, of `pairs` where not.
-
-    `sealed` is what each client addressed to this one; ValueError where it was tampered with.
-    """
-    opened = {client: _open(_channel(mine, keys[client]), client, me, sealed[client]) for client in sorted(keys)}
-    return b"".join(text[SECRET:] if client in delivered else text[:SECRET] for client, text in opened.items())
-
-
-def unmask(total: Tensor, keys: Keys, delivered: Collection[int], revealed: Keys, threshold: int) -> Tensor:
-    """The sum of the vectors behind `total`, the sum of masked ones of the clients that `delivered`.
-
-    `revealed` are the shares of those who still answer; UserError where they are fewer than `threshold`.
-    """
-    check_threshold(len(revealed), len(keys), threshold)
-    plain = total.clone()
-    for place, client in enumerate(sorted(keys)):
-        secret = _combine(place, keys, revealed, threshold)
-        if client in delivered:
-            plain -= _stream(secret, total.numel())
-        else:
-            for other in delivered:
-                plain += _between(secret, client, other, keys, total.numel())
-    return plain
-
-
-def check_threshold(answers: int, clients: int, threshold: int) -> None:
-    if answers < threshold:
-        raise UserError(
-            f"secure aggregation: {answers} of {clients} clients delivered an update, and {threshold} must to unmask the sum: "
-            "lower sync.threshold, or see why the others have none (no samples, or an update that is not finite)"
-        )
 
 
 def encode(x: Tensor) -> Tensor:
@@ -127,63 +70,26 @@ def decode(x: Tensor) -> Tensor:
 
 def fits(x: Tensor, clients: int) -> bool:
     """Whether the sum of `x` over `clients` cannot wrap around; False where something is not finite."""
-    return bool((x.double().abs() < 2.0**62 / SCALE / clients).all())
+    return bool((x.double().abs() < limit(clients)).all())
 
 
-def _private(secret: bytes) -> EccKey:
-    return import_x25519_private_key(_derive(secret, b"ddl X25519 key"))
+def limit(clients: int) -> float:
+    """The absolute value below which the numbers of `clients` add up without wrapping around."""
+    return 2.0**62 / SCALE / clients
 
 
-def _public(secret: bytes) -> bytes:
-    return _private(secret).public_key().export_key(format="raw")
+def _agree(secret: bytes, public: bytes) -> bytes:
+    """The key that only the owners of `secret` and of the secret behind `public` can compute."""
+    private, theirs = import_x25519_private_key(secret), import_x25519_public_key(public)
+    return key_agreement(static_priv=private, static_pub=theirs, kdf=_derive)
 
 
-def _derive(secret: bytes, purpose: bytes) -> bytes:
-    key = HKDF(secret, 32, b"", SHA256, context=purpose)
+def _derive(shared: bytes) -> bytes:
+    key = HKDF(shared, 32, b"", SHA256, context=b"ddl mask")
     assert isinstance(key, bytes)
     return key
 
 
-def _agree(secret: bytes, public: bytes, purpose: bytes) -> bytes:
-    """The key that only the owners of `secret` and of the secret behind `public` know."""
-    theirs = import_x25519_public_key(public)
-    return key_agreement(static_priv=_private(secret), static_pub=theirs, kdf=lambda z: _derive(z, purpose))
-
-
-def _channel(mine: Secrets, advertised: bytes) -> bytes:
-    return _agree(mine.channel, advertised[:PUBLIC], b"ddl channel")
-
-
-def _between(pairs: bytes, me: int, other: int, keys: Keys, numel: int) -> Tensor:
-    """What `me` adds for `other`, who adds the opposite; zero for oneself."""
-    if me == other:
-        return torch.zeros(numel, dtype=torch.int64)
-    stream = _stream(_agree(pairs, keys[other][PUBLIC:], b"ddl pair"), numel)
-    return stream if me < other else -stream
-
-
-def _stream(secret: bytes, numel: int) -> Tensor:
-    cipher = ChaCha20.new(key=_derive(secret, b"ddl mask"), nonce=bytes(8))
+def _stream(key: bytes, numel: int) -> Tensor:
+    cipher = ChaCha20.new(key=key, nonce=bytes(8))
     return torch.frombuffer(bytearray(cipher.encrypt(bytes(8 * numel))), dtype=torch.int64)
-
-
-def _seal(key: bytes, sender: int, receiver: int, text: bytes) -> bytes:
-    sealed, tag = ChaCha20_Poly1305.new(key=key, nonce=_nonce(sender, receiver)).encrypt_and_digest(text)
-    return sealed + tag
-
-
-def _open(key: bytes, sender: int, receiver: int, sealed: bytes) -> bytes:
-    cipher = ChaCha20_Poly1305.new(key=key, nonce=_nonce(sender, receiver))
-    return cipher.decrypt_and_verify(sealed[:-16], sealed[-16:])
-
-
-def _nonce(sender: int, receiver: int) -> bytes:
-    """Two clients share one key for both directions."""
-    return sender.to_bytes(6, "big") + receiver.to_bytes(6, "big")
-
-
-def _combine(place: int, keys: Keys, revealed: Keys, threshold: int) -> bytes:
-    """The secret of the client at `place` in the order of clients."""
-    part = slice(place * SECRET, (place + 1) * SECRET)
-    points = [(i + 1, revealed[client][part]) for i, client in enumerate(sorted(keys)) if client in revealed]
-    return Shamir.combine(points[:threshold])

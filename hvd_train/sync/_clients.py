@@ -85,8 +85,9 @@ class PrivateMean:
 
     def __call__(self, update: Tensor, samples: int, clients: Sequence[int]) -> Tensor:
         part = update if usable(update, samples) else torch.zeros_like(update)
-        noise = gaussian(part.numel(), self._deviation).to(part)
-        return self._add(part + noise, True, range(self._ranks)) / self._expected
+        noise = gaussian(part.numel(), self._deviation).to(part.device)
+        # Added in float64 and rounded after: noise that was rounded first would leave digits of the part as they are.
+        return self._add((part.double() + noise).to(part.dtype), True, range(self._ranks)) / self._expected
 
 
 class Robust:

@@ -1,4 +1,4 @@
-"""Secure aggregation over collectives; rank 0 is the server."""
+"""Secure aggregation over collectives."""
 
 from __future__ import annotations
 
@@ -8,63 +8,56 @@ import torch
 from torch import Tensor
 
 from hvd_train.comm.base import Communicator
+from hvd_train.errors import UserError
 from hvd_train.privacy import secure
 
-SERVER = 0
+FEWEST = 3
+"""Updates in a sum: of two, each client reads the other's off the sum."""
 
 
 class SecureSum:
-    """The sum of clients' vectors, of which nothing but masked ones travel.
+    """Adds up the clients' vectors so that every rank learns their sum and no rank learns a single one.
 
-    A client that does not deliver, because its vector does not count or has a number too large for fixed point, drops out
-    after keys are shared: the others' shares take its masks out of the sum. UserError on every rank where fewer than
-    `threshold` of the round's clients deliver.
+    Every client of the round first tells all ranks its public key and whether its vector counts. A vector does not count where
+    the client has no samples, or where a number is not finite or too large for fixed point. If fewer than `threshold` vectors
+    count, every rank raises UserError before anything that depends on a vector has left a rank. Otherwise each client sends its
+    vector, or zeros if it does not count, under masks that cancel in the sum over all clients (`privacy/secure.py`).
 
-    What parties see who follow the protocol: every rank the public keys, who delivered, the sum of the masked vectors and the
-    sum itself; the server, which may be a client too, also the shares that are revealed to it: never both kinds of one client,
-    so that it can take the masks out of the sum alone. Up to `threshold` - 1 ranks that put together all they have learn no
-    more than the sum of the others; a server that lies about who delivered is not provided for.
+    What a rank sees: all public keys, which clients count, the sum, and, where the engine shows single contributions, each
+    client's masked vector. All ranks follow the protocol and may keep everything they see; the engine delivers what was sent.
+    Colluding ranks can take their own vectors out of the sum, and nothing else: they learn the sum over the other clients that
+    count. If at most `threshold` - 2 of the colluding ranks count, that is a sum of two vectors or more. With the smallest
+    threshold, 3, no rank alone learns another one's vector.
+
+    Not provided for: a rank that lies about its key or about whether it counts; and two sums of the same vectors over sets of
+    clients that differ by one, which a round that is run again after a crash may give.
     """
 
     def __init__(self, comm: Communicator, threshold: int) -> None:
-        self._comm, self._threshold = comm, threshold
+        self._comm, self._threshold, self._draw = comm, threshold, secure.draw
 
     def __call__(self, vector: Tensor, counts: bool, clients: Sequence[int]) -> Tensor:
-        delivers = self._comm.rank in clients and counts and secure.fits(vector, len(clients))
-        total = self._sum(secure.encode(vector.cpu()) if delivers else None, vector.numel(), clients)
+        me, secret = self._comm.rank, self._draw()
+        counts = me in clients and counts and secure.fits(vector, len(clients))
+        keys = self._keys(secret, counts, clients)
+        total = secure.encode(vector.cpu()) if counts else torch.zeros(vector.numel(), dtype=torch.int64)
+        if me in keys:
+            total = secure.mask(total, secret, me, keys)
+        self._comm.all_reduce_(total, "sum")
         return secure.decode(total)
 
-    def _sum(self, vector: Tensor | None, numel: int, clients: Sequence[int]) -> Tensor:
-        me, mine = self._comm.rank, secure.draw()
-        advertised = self._gather(secure.advertise(mine))
-        keys = {client: advertised[client] for client in clients}
-        sealed = self._swap(secure.share(mine, me, keys, self._threshold) if me in keys else {})
-        total = torch.zeros(numel, dtype=torch.int64) if vector is None else secure.mask(vector, mine, me, keys)
-        self._comm.all_reduce_(total, "sum")
-        delivered = [rank for rank, text in enumerate(self._gather(b"" if vector is None else b"here")) if text]
-        shares = {SERVER: secure.reveal(mine, me, keys, sealed, delivered)} if me in delivered else {}
-        return self._unmasked(total, keys, delivered, self._swap(shares))
-
-    def _unmasked(self, total: Tensor, keys: secure.Keys, delivered: list[int], revealed: dict[int, bytes]) -> Tensor:
-        """On every rank what the server finds."""
-        secure.check_threshold(len(delivered), len(keys), self._threshold)
-        if self._comm.rank == SERVER:
-            total = secure.unmask(total, keys, delivered, revealed, self._threshold)
-        self._comm.broadcast_(total, SERVER)
-        return total
-
-    def _gather(self, text: bytes) -> list[bytes]:
-        return [_text(x) for x in self._comm.all_gather(_tensor(text))]
-
-    def _swap(self, texts: dict[int, bytes]) -> dict[int, bytes]:
-        """What each rank addressed to this one, where it was something."""
-        received = self._comm.all_to_all([_tensor(texts.get(rank, b"")) for rank in range(self._comm.size)])
-        return {rank: _text(x) for rank, x in enumerate(received) if x.numel()}
+    def _keys(self, secret: bytes, counts: bool, clients: Sequence[int]) -> secure.Keys:
+        """The public keys of `clients`, told by all ranks; UserError on all of them where too few vectors count."""
+        told = self._comm.all_gather(_tensor(bytes([counts]) + secure.advertise(secret)))
+        counting = sum(int(told[client][0]) for client in clients)
+        if counting < self._threshold:
+            raise UserError(
+                f"secure aggregation: {counting} of {len(clients)} clients have an update that counts, and a sum of fewer than "
+                f"{self._threshold} is not taken (sync.threshold); see why the others have none: no samples, or an update "
+                "that is not finite"
+            )
+        return {client: told[client][1:].numpy().tobytes() for client in clients}
 
 
 def _tensor(text: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
-
-
-def _text(x: Tensor) -> bytes:
-    return x.numpy().tobytes()
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)

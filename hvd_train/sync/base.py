@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -35,6 +36,10 @@ class Context:
     fusion_bytes: int | None = None
     seed: int = 0
     split: bool = False
+    folder: Path | None = None
+    """Of the run, on rank 0's disk."""
+    source: Path | None = None
+    """The run folder that this run goes on from, or a checkpoint in it."""
 
     @property
     def compresses(self) -> bool:
@@ -71,6 +76,9 @@ class SyncStrategy:
 
     fusion_bytes: int | None = None
     """Bytes of gradients that are reduced at once, where the strategy fuses them."""
+
+    discreet: bool = False
+    """What only this rank's samples have made stays with the rank: neither its training loss nor its own state is recorded."""
 
     stopped: bool = False
     """Another rank, which this one does not wait for, had a signal to stop."""

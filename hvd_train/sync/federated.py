@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from hvd_train.errors import UserError
 from hvd_train.model_state import as_real
 from hvd_train.optimizer import Build, ModelOptimizer, State
 from hvd_train.options import Annotated, Field, Literal, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from hvd_train.privacy import ledger
 from hvd_train.privacy.accountant import Accountant
 from hvd_train.privacy.gaussian import clip_
 from hvd_train.sync._aggregate import check
@@ -36,8 +38,9 @@ class Federated(Replicas):
     number of ranks is another number of clients: such a run goes on from the last round's model, with noise it is refused.
 
     With `noise`, the sample and the noise are of the operating system's entropy, not of the run's seed, which others may know.
-    Where it is `discreet`, a checkpoint, which rank 0 writes, holds nothing of a single client: a run that was stopped inside a
-    round goes on with the rest of that round from the last one's model.
+    Each round is on rank 0's disk, in the ledger of `context.folder`, before its sum is released: a round that is run again
+    after a crash is counted again. Where it is `discreet`, a checkpoint, which rank 0 writes, holds nothing of a single client:
+    a run that was stopped inside a round goes on with the rest of that round from the last one's model.
     """
 
     def __init__(
@@ -50,19 +53,22 @@ class Federated(Replicas):
         clip: float | None = None,
         noise: float = 0.0,
         delta: float = 0.0,
+        accountant: Accountant | None = None,
         discreet: bool = False,
     ) -> None:
         super().__init__(context)
         self._sample, self._local_epochs, self._merge = sample, local_epochs, merge
         self._clip, self._noise, self._delta = clip, noise, delta
-        self._accountant = Accountant() if noise else None
-        self.promises_privacy = bool(noise)
-        self._discreet = discreet
+        self._accountant, self._folder = accountant, context.folder
+        self.promises_privacy = accountant is not None
+        self.discreet = discreet
         self._round = self._own = self._samples = 0
         self._models: list[Tensor] = []
         """The flat parameters and buffers of the last round's model."""
         self._buffers: list[Tensor] = []
         self._buffers_before: list[Tensor] = []
+        self._counters: dict[str, tuple[Tensor, Tensor]] = {}
+        """The buffers that are no floating-point numbers, by name, each with what it was at the start."""
 
     def roles(self) -> str:
         if self._sample.poisson:
@@ -85,7 +91,7 @@ class Federated(Replicas):
         return super().divisor(own, total)
 
     def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
-        if not self._discreet:
+        if not self.discreet:
             return super().optimizer(model, build)
         name = next((n for n, m in model.named_modules() if getattr(m, "running_mean", None) is not None), None)
         if name is not None:
@@ -93,12 +99,19 @@ class Federated(Replicas):
                 f"sync: '{name}' keeps running statistics of a client's data, which neither noise nor masks cover; "
                 "take a model with group or layer normalisation, or leave out noise and secure"
             )
+        name = next((n for n, t in model.state_dict(keep_vars=True).items() if t.is_complex()), None)
+        if name is not None:
+            raise UserError(
+                f"sync: '{name}' is complex, and noise and masks cover real numbers only; keep its real and imaginary part "
+                "as two parameters, or leave out noise and secure"
+            )
         self._optimizer = _Discreet(model, build)
         return self._optimizer
 
     def start(self, model: nn.Module) -> None:
         self._buffers = list(model_state.statistics(model).values())
         super().start(model)
+        self._counters = {n: (b, b.clone()) for n, b in model.named_buffers() if not b.is_floating_point()}
 
     def follow(self) -> None:
         self._models += [t.clone() for t in self.flat.tensors[len(self._models) :]]
@@ -124,10 +137,12 @@ class Federated(Replicas):
 
     def average_(self) -> None:
         """Every rank takes over the round's model."""
+        self._check_counters()
         clients = self._sample.of(self._round)
         update = _flat(self._tensors) - _flat(self._before)
         if self._clip:
             clip_(update, self._clip)
+        self._account()
         change = self._merge(update, self._samples if self.comm.rank in clients else 0, clients).to(update)
         parts = [as_real(before) for before in self._before]
         for before, piece in zip(parts, change.split([t.numel() for t in parts]), strict=True):
@@ -135,11 +150,26 @@ class Federated(Replicas):
         copy_(self._tensors, self._before)
         self._optimizer.torch.state.clear()
         self._samples = 0
+
+    def _account(self) -> None:
+        """Count the round whose sum is about to be released; on rank 0's disk before anything of it leaves a rank."""
         if self._accountant:
             self._accountant.add(self._noise, self._sample.fraction)
+            if self._folder and self.comm.rank == 0:
+                ledger.write(self._folder, self._accountant.processes)
+            self.comm.barrier()
+
+    def _check_counters(self) -> None:
+        changed = next((n for n, (now, before) in self._counters.items() if not torch.equal(now, before)), None)
+        if self.discreet and changed is not None:
+            raise UserError(
+                f"sync: buffer '{changed}' changes while a client trains, and noise and masks cover floating-point numbers only; "
+                "take a model without it, or leave out noise and secure"
+            )
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
+        self._check_counters()
         own = [t.clone() for t in self._tensors]
         copy_(self._tensors, self._before)
         try:
@@ -148,12 +178,17 @@ class Federated(Replicas):
             copy_(self._tensors, own)
 
     def figures(self) -> dict[str, float]:
-        return {"epsilon": self._accountant.epsilon(self._delta)} if self._accountant else {}
+        """`epsilon` holds against outsiders, who see the models; `epsilon_ranks` against who knows the rounds' clients too."""
+        if self._accountant is None:
+            return {}
+        known = self._accountant.epsilon(self._delta, sampled=False)
+        return {"epsilon": self._accountant.epsilon(self._delta), "epsilon_ranks": known}
 
     def summary(self) -> dict[str, Any]:
         if self._accountant:
-            return {"rounds": self.merges, **self.figures(), "delta": self._delta}
-        return {"rounds": self.merges, **({} if self._discreet else {"drift": super().summary()["drift"]})}
+            released = {"rounds_released": self._accountant.rounds}
+            return {"rounds": self.merges, **released, **self.figures(), "delta": self._delta}
+        return {"rounds": self.merges, **({} if self.discreet else {"drift": super().summary()["drift"]})}
 
     def state_dict(self) -> dict[str, Any]:
         spent = [list(s) for s in self._accountant.spent] if self._accountant else []
@@ -161,12 +196,14 @@ class Federated(Replicas):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self._accountant:
-            self._accountant.spent = [(noise, fraction, count) for noise, fraction, count in state.get("spent", [])]
-            if self._accountant.rounds != state.get("merges") or state.get("clients") != self.comm.size:
+            spent = [(noise, fraction, count) for noise, fraction, count in state.get("spent", [])]
+            if ledger.rounds(spent) < state.get("merges", 1) or state.get("clients") != self.comm.size:
                 raise UserError(
                     "--resume: no epsilon holds for this run, whose checkpoint is of other clients or has rounds without noise; "
                     "resume on as many ranks and with sync.noise, or start anew"
                 )
+            if self._accountant.rounds < ledger.rounds(spent):
+                self._accountant.processes = {"checkpoint": spent}
         super().load_state_dict(state)
 
     def go_on(self, state: dict[str, Any]) -> None:
@@ -174,7 +211,7 @@ class Federated(Replicas):
         self._round = state["round"]
 
     def rank_state(self) -> dict[str, Tensor]:
-        if self._discreet:
+        if self.discreet:
             return {}
         before = {f"buffer.{i}": b.clone() for i, b in enumerate(self._buffers_before)}
         return {**super().rank_state(), **before, "samples": torch.tensor(self._samples)}
@@ -194,7 +231,7 @@ class Federated(Replicas):
         return [*self._models, *self._buffers_before]
 
     def _look(self, own: Any) -> None:
-        if not self._discreet:
+        if not self.discreet:
             super()._look(own)
 
 
@@ -206,8 +243,11 @@ class _Discreet(ModelOptimizer):
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
-    """All values in one real vector."""
-    return torch.cat([as_real(t).reshape(-1) for t in tensors])
+    """All values in one real vector, in float32 at least.
+
+    In halves, rounding would make an update longer than `clip`, and noise coarse.
+    """
+    return torch.cat([as_real(t).reshape(-1).to(torch.promote_types(as_real(t).dtype, torch.float32)) for t in tensors])
 
 
 def create(
@@ -222,12 +262,15 @@ def create(
     byzantine: Annotated[NonNegativeInt, "poisoned clients of a round that aggregate is to withstand"] = 0,
     clip: Annotated[PositiveFloat | None, "largest norm of a client's update"] = None,
     noise: Annotated[
-        NonNegativeFloat, "differential privacy: deviation of the noise in the sum of updates, in units of clip"
+        NonNegativeFloat,
+        "differential privacy: deviation, in units of clip, of the noise in the sum of updates that no single rank knows",
     ] = 0.0,
     delta: Annotated[float, Field(gt=0, lt=1), "probability that epsilon does not hold; below 1 / clients"] = 1e-5,
     secure: Annotated[bool, "secure aggregation: updates travel under masks that cancel in their sum"] = False,
     threshold: Annotated[
-        PositiveInt | None, "with secure: clients that must deliver, and may not collude; default: more than half"
+        PositiveInt | None,
+        "with secure: fewest updates in a sum, of which threshold - 2 may be of colluding clients; "
+        "default: more than half of the clients, at least 3",
     ] = None,
 ) -> Federated:
     comm = context.comm
@@ -238,25 +281,75 @@ def create(
     _check_byzantine(aggregate, byzantine, sample.size)
     add: Sum = _secure_sum(context, comm.size if noise else sample.size, threshold) if secure else PlainSum(comm)
     merge: Merge = Robust(comm, aggregate, byzantine) if aggregate != "mean" else WeightedMean(add)
+    accountant = None
     if noise and clip:
-        merge = PrivateMean(add, comm.size, noise * clip, fraction * comm.size)
+        deviation = noise * clip * _beside_own(comm.size)
+        _check_fixed_point(secure, clip, deviation, comm.size)
+        merge = PrivateMean(add, comm.size, deviation, fraction * comm.size)
+        accountant = _accountant(context)
     return Federated(
-        context, sample, local_epochs, merge, clip=clip, noise=noise, delta=delta, discreet=bool(noise) or secure
+        context,
+        sample,
+        local_epochs,
+        merge,
+        clip=clip,
+        noise=noise,
+        delta=delta,
+        accountant=accountant,
+        discreet=bool(noise) or secure,
     )
+
+
+def _beside_own(ranks: int) -> float:
+    """By how much the noise is raised such that `noise` is left of it to each of `ranks`, which knows its own equal part."""
+    return math.sqrt(ranks / max(1, ranks - 1))
+
+
+def _check_fixed_point(masked: bool, clip: float, deviation: float, ranks: int) -> None:
+    """Masked numbers are multiples of 2^-24: noise must be far above that, and no client's part of the sum too large."""
+    if not masked:
+        return
+    from hvd_train.privacy import secure
+
+    finest, largest = 16 / secure.SCALE * math.sqrt(ranks), secure.limit(ranks)
+    if deviation < finest or clip + 9 * deviation >= largest:  # a number of the generator is below 9 deviations
+        raise UserError(
+            f"sync.clip: with secure: true, noise of deviation {deviation:g} does not go into fixed point; "
+            f"expected clip * noise from about {finest:.2g} to {largest / 9:.2g}"
+        )
+
+
+def _accountant(context: Context) -> Accountant:
+    """It knows what earlier starts of this run have released; collective."""
+    accountant = Accountant()
+    told: list[Any] = []
+    if context.comm.rank == 0:
+        try:
+            told = [ledger.read(context.folder, context.source), None]
+        except UserError as error:
+            told = [{}, str(error)]
+    released, problem = broadcast_json(context.comm, told)
+    if problem:
+        raise UserError(problem)
+    accountant.processes = {process: [(n, q, count) for n, q, count in spent] for process, spent in released.items()}
+    return accountant
 
 
 def _secure_sum(context: Context, clients: int, threshold: int | None) -> Sum:
     """Imported where it is used only: not every installation has pycryptodome."""
-    from hvd_train.sync._secure import SecureSum
+    from hvd_train.sync._secure import FEWEST, SecureSum
 
-    if clients < 2:
+    if clients < FEWEST:
         raise UserError(
-            "sync.secure: a round of one client has nobody to hide among; start more ranks, or raise fraction"
+            f"sync.secure: a round of {'one client' if clients == 1 else 'two clients'} has nobody to hide among, as of two "
+            f"updates each client reads the other's off the sum; expected {FEWEST} clients or more: "
+            "start more ranks, or raise fraction"
         )
-    threshold = threshold or clients // 2 + 1
-    if not 2 <= threshold <= clients:
+    threshold = threshold or max(FEWEST, clients // 2 + 1)
+    if not FEWEST <= threshold <= clients:
         raise UserError(
-            f"sync.threshold: expected 2 to {clients}, the clients that take part in a sum, got {threshold}"
+            f"sync.threshold: expected {FEWEST} to {clients}, the clients that take part in a sum, got {threshold}; "
+            "of two updates each client reads the other's off the sum"
         )
     return SecureSum(context.comm, threshold)
 
@@ -264,6 +357,8 @@ def _secure_sum(context: Context, clients: int, threshold: int | None) -> Sum:
 def _check_privacy(aggregate: str, clip: float | None, noise: float, delta: float, clients: int) -> None:
     if noise and not clip:
         raise UserError("sync.noise needs sync.clip, the norm to which updates are clipped, such as clip: 1.0")
+    if noise and not 1e-12 <= noise <= 1e6:
+        raise UserError(f"sync.noise: expected 0, or 1e-12 to 1e6, for which an epsilon can be computed, got {noise:g}")
     if noise and aggregate != "mean":
         raise UserError(
             f"sync.noise hides a client in a sum, and '{aggregate}' takes none: choose aggregate: mean, or noise: 0"

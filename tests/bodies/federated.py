@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from hvd_train import checkpoint
 from hvd_train.comm.base import Communicator
 from hvd_train.errors import UserError
 from hvd_train.monitor.base import Record, Sink
-from hvd_train.privacy import secure
+from hvd_train.privacy import ledger, secure
 from hvd_train.privacy.accountant import Accountant
 from hvd_train.sync._aggregate import AGGREGATORS, LEAST, Aggregator
 from hvd_train.sync._clients import PlainSum, PrivateMean, Sample, WeightedMean
-from hvd_train.sync._secure import SecureSum
+from hvd_train.sync._secure import FEWEST, SecureSum
 from hvd_train.trainer import Trainer
 from tests.bodies import training as body
 
@@ -125,6 +127,8 @@ def updates_are_clipped(comm: Communicator) -> None:
 def masked_rounds_are_plain_rounds(comm: Communicator) -> None:
     """But for fixed point; and of what every rank hands to the engine, nothing has to do with an update."""
     config = configuration(2)
+    if comm.size < FEWEST:
+        return
     plain = body.trainer(comm, config)
     plain.run()
     spy = Spy(comm)
@@ -144,7 +148,9 @@ def masked_rounds_are_plain_rounds(comm: Communicator) -> None:
 
 
 def floats_travel_only_before_training(comm: Communicator) -> None:
-    """The first model is broadcast; later, nothing of its size goes out but masked integers and the server's sum."""
+    """The first model is broadcast; later, nothing of its size goes out but masked integers."""
+    if comm.size < FEWEST:
+        return
     spy = Spy(comm)
     job = body.trainer(spy, configuration(1, secure=True))  # type: ignore[arg-type]
     start = job.strategy.start
@@ -202,24 +208,60 @@ class Spy:
         return self._comm.exchange(x, dst, src)
 
 
-def who_drops_out_is_left_out_of_the_sum(comm: Communicator) -> None:
-    """Every subset of clients that is large enough delivers; one that is not is refused on every rank."""
-    threshold = max(2, comm.size // 2)
-    add = SecureSum(comm, threshold)
-    vectors = [
-        torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(r)) for r in range(comm.size)
-    ]
-    for delivering in [(1 << comm.size) - 1, (1 << threshold) - 1, 0b1, (1 << comm.size) - 2]:
-        counting = [r for r in range(comm.size) if delivering >> r & 1]
-        right = sum((secure.encode(vectors[r]) for r in counting), torch.zeros(50, dtype=torch.int64))
-        if len(counting) >= threshold:
-            total = add(vectors[comm.rank], comm.rank in counting, range(comm.size))
-            assert torch.equal(secure.encode(total), right)
-        else:
-            with pytest.raises(
-                UserError, match=f"{len(counting)} of {comm.size} clients delivered .* {threshold} must"
-            ):
-                add(vectors[comm.rank], comm.rank in counting, range(comm.size))
+def curious_ranks_learn_sums_of_two_at_least(comm: Communicator) -> None:
+    """For every set of clients that count, also those that are too few: rank 0 and a rank that colludes keep all they see.
+
+    They are shown all that any rank hands to the engine, which is more than collectives return. What they then know of the
+    others is tried exhaustively: every sum of single contributions, with their own masks and vectors taken out.
+    """
+    if comm.size < FEWEST:
+        return
+    numel = 2000
+    vectors = [secure.encode(torch.full((numel,), float(r + 1), dtype=torch.float64)) for r in range(comm.size)]
+    for counting in (set(c) for n in range(comm.size + 1) for c in combinations(range(comm.size), n)):
+        colluding = {0, comm.size - 1} if len(counting) > FEWEST else {0}
+        spy, drawn = Spy(comm), secure.draw()
+        add = SecureSum(spy, FEWEST)  # type: ignore[arg-type]
+        add._draw = lambda: drawn  # noqa: B023
+        mine = secure.decode(vectors[comm.rank]), comm.rank in counting, range(comm.size)
+        if len(counting) < FEWEST:
+            with pytest.raises(UserError, match=f"{len(counting)} of {comm.size} clients have an update that counts"):
+                add(*mine)
+            assert all(x.numel() <= secure.SECRET + 1 for x in spy.sent), "something of a vector has left the rank"
+            continue
+        total = secure.encode(add(*mine))
+        assert torch.equal(total, sum((vectors[r] for r in counting), torch.zeros(numel, dtype=torch.int64)))
+        keys, masked = spy.sent
+        assert keys.tolist() == [comm.rank in counting, *secure.advertise(drawn)]
+        secrets = [x.numpy().tobytes() for x in comm.all_gather(torch.tensor(list(drawn), dtype=torch.uint8))]
+        told = {r: secure.advertise(secret) for r, secret in enumerate(secrets)}
+        shown = dict(enumerate(comm.all_gather(masked)))
+        for r in colluding:
+            known = {r: told[r] for r in range(comm.size) if r not in colluding}
+            for other in known:
+                shown[other] += secure.mask(torch.zeros_like(masked), secrets[r], r, {other: told[other]})
+        others = [r for r in range(comm.size) if r not in colluding]
+        for some in (set(c) for n in range(1, len(others)) for c in combinations(others, n)):
+            assert uniform(torch.stack([shown[r] for r in some]).sum(0)), f"{colluding} read a sum of {some}"
+        assert len(counting - colluding) >= 2
+        left = sum((vectors[r] for r in counting - colluding), torch.zeros(numel, dtype=torch.int64))
+        assert torch.equal(torch.stack([shown[r] for r in others]).sum(0), left)
+
+
+def too_few_updates_end_the_run_before_any_leaves(comm: Communicator) -> None:
+    """Of one client with samples, and two; on every rank, with the same words."""
+    if comm.size < FEWEST:
+        return
+    for few in (1, 2):
+        spy = Spy(comm)
+        job = body.trainer(spy, configuration(1, secure=True))  # type: ignore[arg-type]
+        start, merge = job.strategy.start, job.strategy._merge  # type: ignore[attr-defined]
+        job.strategy.start = lambda model: (start(model), spy.sent.clear())[0]  # type: ignore[method-assign]  # noqa: B023
+        job.strategy._merge = lambda u, n, c: merge(u, n if comm.rank < few else 0, c)  # type: ignore[attr-defined]  # noqa: B023
+        with pytest.raises(UserError, match=f"{few} of {comm.size} clients have an update that counts"):
+            job.run()
+        assert not [x for x in spy.sent if x.numel() >= len(flat(job))]
+        comm.barrier()
 
 
 def an_update_that_is_not_finite_drops_out(comm: Communicator) -> None:
@@ -231,7 +273,7 @@ def an_update_that_is_not_finite_drops_out(comm: Communicator) -> None:
         others = [float(r) for r in range(comm.size) if r != rank]
         weights = [r + 1 for r in range(comm.size) if r != rank]
         right = sum(x * n for x, n in zip(others, weights, strict=True)) / sum(weights)
-        for add in [PlainSum(comm), SecureSum(comm, 2)][rank:]:
+        for add in [PlainSum(comm), SecureSum(comm, min(FEWEST, comm.size - 1))][rank:]:
             own = torch.full((3,), value if comm.rank == rank else float(comm.rank), dtype=torch.float64)
             result = WeightedMean(add)(own, comm.rank + 1, range(comm.size))
             torch.testing.assert_close(result, torch.full((3,), right, dtype=torch.float64))
@@ -241,7 +283,7 @@ def noise_has_the_promised_variance(comm: Communicator) -> None:
     """Of the sum, whoever adds it up; it is the same on every rank and another one every time."""
     numel, deviation = 40_000, 3.0
     update = torch.full((numel,), float(comm.rank), dtype=torch.float64)
-    adders = [PlainSum(comm), *([SecureSum(comm, 2)] if comm.size > 1 else [])]
+    adders = [PlainSum(comm), *([SecureSum(comm, FEWEST)] if comm.size >= FEWEST else [])]
     for add in adders:
         merge = PrivateMean(add, comm.size, deviation, expected=1.0)
         # Of rank 0 nothing counts: it had no samples.
@@ -258,8 +300,13 @@ class Log(Sink):
     def __init__(self) -> None:
         self.records: list[Record] = []
 
+        self.steps: list[Record] = []
+
     def evaluation(self, record: Record) -> None:
         self.records.append(record)
+
+    def train(self, record: Record) -> None:
+        self.steps.append(record)
 
 
 def every_evaluation_tells_epsilon(comm: Communicator) -> None:
@@ -272,10 +319,17 @@ def every_evaluation_tells_epsilon(comm: Communicator) -> None:
     assert len(seeds) == 1
     assert seeds != {config.seed}
     if comm.rank == 0:
-        assert [record["epsilon"] for record in log.records] == [
-            epsilon_of(2.0, 0.5, rounds) for rounds in (0, 1, 1, 2)
-        ]
-        assert job.strategy.summary() == {"rounds": 2, "epsilon": epsilon_of(2.0, 0.5, 2), "delta": 1e-3}
+        for name, fraction in {"epsilon": 0.5, "epsilon_ranks": 1.0}.items():
+            right = [epsilon_of(2.0, fraction, rounds) for rounds in (0, 1, 1, 2)]
+            assert [record[name] for record in log.records] == right
+        assert job.strategy.summary() == {
+            "rounds": 2,
+            "rounds_released": 2,
+            "epsilon": epsilon_of(2.0, 0.5, 2),
+            "epsilon_ranks": epsilon_of(2.0, 1.0, 2),
+            "delta": 1e-3,
+        }
+        assert log.records[-1]["epsilon_ranks"] > log.records[-1]["epsilon"] > 0
     assert all(torch.equal(flat(job), other) for other in comm.all_gather(flat(job)))
 
 
@@ -288,13 +342,16 @@ def epsilon_of(noise: float, fraction: float, rounds: int) -> float:
 
 def confidential_checkpoints_hold_no_client(comm: Communicator, folder: Path) -> None:
     """Inside the second round: the model is the first one's to the bit, and of a rank there are only its generators."""
+    if comm.size < FEWEST:
+        return
     first = body.trainer(comm, configuration(2, secure=True, local_epochs=2))
     first.run()
     job = body.trainer(comm, configuration(3, secure=True, local_epochs=2), checkpoints=folder / "checkpoints")
     job.strategy.finish = lambda: None  # type: ignore[method-assign]
     job.run()
     inside = checkpoint.load(folder, comm, print)
-    assert not [name for name in inside.mine if name.startswith("strategy.")]
+    assert {name.partition(".")[0] for name in inside.mine} == {"rng"}
+    assert inside.state["scaler"] == {"dict": []}
     assert not inside.optimizer
     for name, value in body.parameters(first).items():
         assert torch.equal(inside.model[name], value), name
@@ -303,6 +360,132 @@ def confidential_checkpoints_hold_no_client(comm: Communicator, folder: Path) ->
     again.restore(inside)
     again.run()
     assert again.strategy.summary() == {"rounds": 2}
+
+
+def training_losses_of_discreet_runs_are_not_recorded(comm: Communicator) -> None:
+    """A mean over few clients, or one, tells on them, and neither noise nor masks cover it."""
+    masked = [{"secure": True}] if comm.size >= FEWEST else []
+    for sync in (*masked, {"noise": 1.0, "clip": 1.0}, {}):
+        log = Log()
+        config = configuration(1, **sync)
+        config.train.log_every = 1
+        body.trainer(comm, config, sinks=[log] if comm.rank == 0 else []).run()
+        if comm.rank == 0:
+            assert log.steps
+            assert all(("loss" in record) == (not sync) for record in log.steps)
+
+
+class Diary(nn.Module):
+    """Keeps what it has seen in buffers of other kinds than running statistics."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.register_buffer("seen", torch.zeros(6, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen += x.detach().sum(0).abs().mul(100).to(self.seen.dtype)
+        out: Tensor = self.layer(x)
+        return out
+
+
+def diary(integers: bool = False) -> nn.Module:
+    return Diary(torch.int64 if integers else torch.float32)
+
+
+def buffers_of_a_client_are_not_saved(comm: Communicator, folder: Path) -> None:
+    """Floating-point ones are part of the update, and as in the last round's model; of integers that change, none is saved."""
+
+    def run(integers: bool, where: Path) -> Trainer:
+        config = body.configuration(
+            model={"target": "tests.bodies.federated:diary", "args": {"integers": integers}},
+            data={"partition": "contiguous"},
+            train={"steps": 2, "epochs": None, "precision": "fp32", "eval_every": 1000},
+            checkpoint={"every": 1},
+            sync={"fusion_mb": None, "strategy": "federated", "clip": 1.0, "noise": 1.0},
+        )
+        job = body.trainer(comm, config, checkpoints=where / "checkpoints")
+        job.strategy.finish = lambda: None  # type: ignore[method-assign]
+        job.run()
+        return job
+
+    job = run(False, folder / "floats")
+    assert float(job.model.get_buffer("seen").abs().min()) > 0
+    inside = checkpoint.load(folder / "floats", comm, print)
+    assert torch.equal(inside.model["seen"], torch.zeros(6))
+    assert not [name for name in inside.mine if "seen" in name]
+    with pytest.raises(UserError, match="buffer 'seen' changes while a client trains"):
+        run(True, folder / "integers")
+    assert not list((folder / "integers").glob("checkpoints/step-*"))
+
+
+def rounds_that_are_run_again_count_again(comm: Communicator, folder: Path) -> None:
+    """Stopped after the checkpoint of round 2 by an error in round 4, whose noisy sum was released, and gone on from there."""
+
+    def job_of(epochs: int, **sync: Any) -> Trainer:
+        config = configuration(epochs, noise=2.0, clip=1.0, fraction=0.5, delta=1e-3, **sync)
+        return body.trainer(comm, config, checkpoints=folder / "checkpoints", source=folder)
+
+    first = job_of(2)
+    first.run()
+    assert released(comm, folder) == 2
+    saved = checkpoint.load(folder, comm, print)
+    again = job_of(4)
+    again.restore(saved)
+    again.checkpoints = None
+    take = again.strategy._merge  # type: ignore[attr-defined]
+
+    def dies(*arguments: Any) -> Any:
+        assert released(comm, folder) == again.strategy.merges + 1, "the sum is released before the round is on disk"  # type: ignore[attr-defined]
+        comm.barrier()
+        change = take(*arguments)
+        if again.strategy.merges == 3:  # type: ignore[attr-defined]
+            raise ConnectionError("killed")
+        return change
+
+    again.strategy._merge = dies  # type: ignore[attr-defined]
+    with pytest.raises(ConnectionError, match="killed"):
+        again.run()
+    comm.barrier()
+    assert released(comm, folder) == 4
+    last = job_of(4)
+    last.restore(saved)
+    last.run()
+    assert last.strategy.summary() == {
+        "rounds": 4,
+        "rounds_released": 6,
+        "epsilon": epsilon_of(2.0, 0.5, 6),
+        "epsilon_ranks": epsilon_of(2.0, 1.0, 6),
+        "delta": 1e-3,
+    }
+    assert sum(count for *_, count in last.strategy.state_dict()["spent"]) == 6
+    comm.barrier()
+
+
+def a_round_that_is_over_stays_over_when_the_run_goes_on(comm: Communicator, folder: Path) -> None:
+    """Though the sample that the resumed run draws has more samples, or fewer, than the epoch that was saved at its end."""
+    if comm.size == 1:
+        return
+    nobody, everybody = (Sample(comm.size, q, 1, poisson=True) for q in (1e-12, 1.0))
+    for first, second in [(nobody, everybody), (everybody, nobody)]:
+        job = body.trainer(comm, configuration(1, noise=1.0, clip=1.0), checkpoints=folder / "checkpoints")
+        job.strategy._sample = first  # type: ignore[attr-defined]
+        job.run()
+        again = body.trainer(comm, configuration(2, noise=1.0, clip=1.0))
+        again.strategy._sample = second  # type: ignore[attr-defined]
+        again.restore(checkpoint.load(folder, comm, print))
+        again.run()
+        assert again.strategy.summary()["rounds"] == 2
+        assert again.progress.epoch == 2
+        comm.barrier()
+        if comm.rank == 0:
+            shutil.rmtree(folder / "checkpoints")
+        comm.barrier()
+
+
+def released(comm: Communicator, folder: Path) -> int:
+    return sum(map(ledger.rounds, ledger.read(folder, None).values()))
 
 
 def normed_model() -> nn.Module:
@@ -394,10 +577,19 @@ BODIES = [
     updates_are_clipped,
     running_statistics_are_merged_like_parameters,
     noise_has_the_promised_variance,
+    training_losses_of_discreet_runs_are_not_recorded,
     an_update_that_is_not_finite_drops_out,
 ]
-MASKED = [masked_rounds_are_plain_rounds, floats_travel_only_before_training, who_drops_out_is_left_out_of_the_sum]
+MASKED = [
+    masked_rounds_are_plain_rounds,
+    floats_travel_only_before_training,
+    curious_ranks_learn_sums_of_two_at_least,
+    too_few_updates_end_the_run_before_any_leaves,
+]
 ON_DISK = [
+    a_round_that_is_over_stays_over_when_the_run_goes_on,
+    rounds_that_are_run_again_count_again,
+    buffers_of_a_client_are_not_saved,
     confidential_checkpoints_hold_no_client,
     resumes_between_rounds,
     resumes_inside_a_round,

@@ -83,11 +83,18 @@ def configuration(**sections: dict[str, Any]) -> Config:
         return resolve(Document(values, "test"))
 
 
-def trainer(comm: Communicator, config: Config, *, checkpoints: Path | None = None, sinks: list[Sink] = []) -> Trainer:
+def trainer(
+    comm: Communicator,
+    config: Config,
+    *,
+    checkpoints: Path | None = None,
+    sinks: list[Sink] = [],
+    source: Path | None = None,
+) -> Trainer:
     with ONE_AT_A_TIME:
         parts = build(config, comm)
     comm.barrier()
-    return assemble(config, comm, parts, sinks, checkpoints, StopRequest())
+    return assemble(config, comm, parts, sinks, checkpoints, StopRequest(), source)
 
 
 def parameters(trained: Trainer) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from hvd_train.checkpoint import Snapshot
 from hvd_train.comm import threads
@@ -22,7 +24,7 @@ def test_bodies_on_threads(check: Any, size: int) -> None:
     threads.run(size, check)
 
 
-@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("check", body.MASKED, ids=lambda f: f.__name__)
 def test_masked_bodies_on_threads(check: Any, size: int) -> None:
     threads.run(size, check)
@@ -42,6 +44,14 @@ REFUSED = {
     "a sample that is too small": ({"aggregate": "median", "byzantine": 1, "fraction": 0.6}, "median.*there are 2"),
     "a mean that withstands": ({"byzantine": 1}, "sync.byzantine: mean withstands no.*krum, median or trimmed_mean"),
     "noise without a norm": ({"noise": 1.0}, "sync.noise needs sync.clip"),
+    "noise that is next to nothing": (
+        {"noise": 1e-170, "clip": 1.0},
+        "sync.noise: expected 0, or 1e-12 to 1e6.*got 1e-170",
+    ),
+    "noise that is everything": (
+        {"noise": 1e300, "clip": 1.0},
+        r"sync.noise: expected 0, or 1e-12 to 1e6.*got 1e\+300",
+    ),
     "noise in a median": (
         {"noise": 1.0, "clip": 1.0, "aggregate": "median"},
         "sync.noise.*'median' takes none: choose aggregate: mean, or noise: 0",
@@ -52,12 +62,24 @@ REFUSED = {
         "'krum' needs single updates; choose aggregate: mean or secure: false",
     ),
     "a threshold of nothing": ({"threshold": 2}, "sync.threshold is that of secure aggregation: add secure: true"),
-    "a threshold out of range": ({"secure": True, "threshold": 4}, "sync.threshold: expected 2 to 3, .* got 4"),
-    "a threshold over the sample": (
-        {"secure": True, "threshold": 3, "fraction": 0.7},
-        "sync.threshold: expected 2 to 2, .* got 3",
+    "a threshold out of range": ({"secure": True, "threshold": 4}, "sync.threshold: expected 3 to 3, .* got 4"),
+    "a threshold that hides nobody": (
+        {"secure": True, "threshold": 2},
+        "sync.threshold: expected 3 to 3, .* got 2; of two updates each client reads the other's off the sum",
     ),
     "one alone": ({"secure": True, "fraction": 0.3}, "a round of one client has nobody to hide among"),
+    "two of three": (
+        {"secure": True, "fraction": 0.7},
+        "a round of two clients has nobody .*expected 3 clients or more",
+    ),
+    "noise too fine for masks": (
+        {"secure": True, "noise": 1.0, "clip": 1e-9},
+        "sync.clip: with secure: true, noise of deviation 1.2.*e-09 does not go into fixed point",
+    ),
+    "noise too large for masks": (
+        {"secure": True, "noise": 1.0, "clip": 1e11},
+        r"sync.clip: with secure: true.*expected clip \* noise from about .* to",
+    ),
     "compression": ({"compression": "topk"}, "sync.compression: federated sends whole parameters"),
 }
 
@@ -77,7 +99,36 @@ def test_running_statistics_are_refused_where_they_would_tell_on_a_client(option
         sync={"fusion_mb": None, "strategy": "federated", **options},
     )
     with pytest.raises(UserError, match=r"sync: '1' keeps running statistics.*group or layer normalisation"):
+        threads.run(3, lambda comm: training.trainer(comm, config))
+
+
+def test_two_clients_alone_cannot_be_masked() -> None:
+    with pytest.raises(UserError, match=r"a round of two clients has nobody to hide among.*start more ranks"):
+        threads.run(2, lambda comm: training.trainer(comm, body.configuration(1, secure=True)))
+
+
+def test_class_weights_that_count_labels_are_refused_with_noise() -> None:
+    config = training.configuration(
+        data={"partition": "contiguous"},
+        train={"class_weights": "balanced"},
+        sync={"fusion_mb": None, "strategy": "federated", "noise": 1.0, "clip": 1.0},
+    )
+    with pytest.raises(UserError, match=r"train.class_weights: 'balanced' counts the labels of all clients"):
         threads.run(2, lambda comm: training.trainer(comm, config))
+
+
+def test_complex_parameters_are_refused_where_only_real_numbers_are_covered() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+
+    def masked(comm: Communicator) -> None:
+        strategy = training.trainer(comm, body.configuration(1, secure=True)).strategy
+        strategy.optimizer(Turned(), lambda parameters: torch.optim.SGD(parameters, 0.1))
+
+    with pytest.raises(UserError, match="sync: 'turn' is complex, and noise and masks cover real numbers only"):
+        threads.run(3, masked)
 
 
 def test_noise_for_clients_whose_samples_change_is_refused() -> None:
@@ -102,6 +153,27 @@ def test_a_checkpoint_for_which_no_epsilon_holds_is_refused() -> None:
         with pytest.raises(UserError, match="--resume: no epsilon holds"):
             threads.run(size, lambda comm: resumed(comm, snapshots))  # noqa: B023
     assert threads.run(3, lambda comm: resumed(comm, noised))[0] == [[2.0, 1.0, 1], [1.0, 1.0, 1]]
+
+
+@pytest.mark.parametrize("other", [{"seed": 5}, {"data": {"partition": {"name": "dirichlet", "alpha": 9.0}}}])
+def test_clients_whose_samples_change_on_resume_are_refused_with_noise(other: dict[str, Any]) -> None:
+    noised = threads.run(2, lambda comm: snapshot(comm, body.configuration(1, noise=1.0, clip=1.0)))
+    plain = threads.run(2, lambda comm: snapshot(comm, body.configuration(1)))
+
+    def resumed(comm: Communicator, snapshots: list[Snapshot], **sync: Any) -> None:
+        config = body.configuration(2, **sync)
+        changed = config.model_dump()
+        config.seed = other.get("seed", config.seed)
+        if "data" in other:
+            config.data.partition.alpha = other["data"]["partition"]["alpha"]  # type: ignore[attr-defined]
+        assert changed != config.model_dump()
+        training.trainer(comm, config).restore(snapshots[comm.rank])
+
+    threads.run(2, lambda comm: resumed(comm, plain))
+    with pytest.raises(
+        UserError, match=r"--resume: no epsilon holds for clients whose samples change: .* of \{'seed': 0"
+    ):
+        threads.run(2, lambda comm: resumed(comm, noised, noise=1.0, clip=1.0))
 
 
 def snapshot(comm: Communicator, config: Any) -> Snapshot:
