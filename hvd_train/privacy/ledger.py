@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from hvd_train import strict_json
 from hvd_train.errors import UserError
 
 NAME = "privacy.json"
@@ -22,7 +23,7 @@ def write(folder: Path, processes: Processes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{NAME}.draft"
     with draft.open("w", encoding="utf-8") as file:
-        json.dump({"released": processes}, file, indent=1)
+        file.write(strict_json.dumps({"released": processes}, indent=1))
         file.flush()
         os.fsync(file.fileno())
     draft.replace(folder / NAME)
