@@ -34,10 +34,14 @@ def broadcast_parameters(params: Mapping[str, Any] | list[Any], root_rank: int) 
 def broadcast_optimizer_state(optimizer: torch.optim.Optimizer, root_rank: int, model: nn.Module | None = None) -> None:
     """Overwrite options and state with those of `root_rank`, where a rank has none yet too.
 
-    ValueError for LBFGS, whose state cannot be told from that of other ranks. `model` is not needed.
+    Where the optimizer has no state yet, trained parameters without a gradient get one of zeros, as by Horovod; the
+    gradients of the sparse embeddings of `model`, and all of SparseAdam, are sparse.
+    ValueError for LBFGS, whose state cannot be told from that of other ranks.
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("the state of torch.optim.LBFGS cannot be broadcast")
+    if not optimizer.state_dict()["state"]:
+        _zero_gradients(optimizer, model)
     shapes = _map(lambda t: t.to("meta"), optimizer.state_dict())
     shapes = broadcast_object(shapes, root_rank, name="optimizer_state")
     if rank() != root_rank:
@@ -54,21 +58,33 @@ def broadcast_object(
     obj: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet = global_process_set
 ) -> Any:
     """`root_rank`'s object; that of other ranks is ignored."""
-    name = name or type(obj).__name__
     data = _pickled(obj) if rank() == root_rank else torch.empty(0, dtype=torch.uint8)
-    length = broadcast_(torch.tensor([data.numel()]), root_rank, name=f"{name}.length", process_set=process_set)
+    length = broadcast_(torch.tensor([data.numel()]), root_rank, _part(name, "length"), process_set)
     if rank() != root_rank:
         data = torch.empty(int(length), dtype=torch.uint8)
-    broadcast_(data, root_rank, name=f"{name}.data", process_set=process_set)
+    broadcast_(data, root_rank, _part(name, "data"), process_set)
     return obj if rank() == root_rank else _unpickled(data)
 
 
 def allgather_object(obj: Any, name: str | None = None) -> list[Any]:
     """Every rank's object, in rank order."""
-    name = name or type(obj).__name__
     data = _pickled(obj)
-    lengths = allgather(torch.tensor([data.numel()]), name=f"{name}.lengths").tolist()
-    return [_unpickled(part) for part in allgather(data, name=f"{name}.data").split(lengths)]
+    lengths = allgather(torch.tensor([data.numel()]), _part(name, "lengths")).tolist()
+    return [_unpickled(part) for part in allgather(data, _part(name, "data")).split(lengths)]
+
+
+def _part(name: str | None, what: str) -> str | None:
+    """The name of one operation of several; those without one are counted, as ranks may have objects of different types."""
+    return f"{name}.{what}" if name else None
+
+
+def _zero_gradients(optimizer: torch.optim.Optimizer, model: nn.Module | None) -> None:
+    modules = model.modules() if model is not None else ()
+    sparse = {m.weight for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse}
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        if p.requires_grad and p.grad is None:
+            zeros = torch.zeros_like(p)
+            p.grad = zeros.to_sparse(1) if isinstance(optimizer, torch.optim.SparseAdam) or p in sparse else zeros
 
 
 def _broadcast_(pairs: Iterable[tuple[str | None, Tensor]], root_rank: int) -> None:

@@ -63,6 +63,31 @@ def parameters_stay_where_state_is_missing(hvd: Hvd) -> None:
         all_same([p.detach() for p in parameters], before, name)
 
 
+def trained_parameters_have_gradients_once_the_state_is_there(hvd: Hvd) -> None:
+    """Zeros, unless there were gradients; what is frozen has none."""
+    for named in (False, True):
+        model = nn.Linear(3, 2)
+        model.bias.requires_grad_(False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
+        if named:
+            optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters())
+        hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+        assert model.weight.grad is not None
+        same(model.weight.grad, torch.zeros(2, 3))
+        assert model.bias.grad is None
+
+
+def gradients_of_a_sparse_embedding_stay_sparse(hvd: Hvd) -> None:
+    for kind, model_of in ((torch.optim.SGD, lambda m: m), (torch.optim.SparseAdam, lambda m: None)):
+        table = nn.Embedding(3, 2, sparse=True)
+        optimizer = kind(table.parameters(), lr=0.5)
+        hvd.broadcast_optimizer_state(optimizer, root_rank=0, model=model_of(table))
+        assert table.weight.grad is not None
+        assert table.weight.grad.is_sparse
+        table(torch.tensor([1])).sum().backward()
+        optimizer.step()
+
+
 def an_optimizer_without_state_is_no_trouble(hvd: Hvd) -> None:
     optimizer = _optimizer(0, "SGD", {})
     hvd.broadcast_optimizer_state(optimizer, root_rank=0)
@@ -121,6 +146,14 @@ def objects_of_all(hvd: Hvd) -> None:
         {"rank": r, "long": "x" * r} for r in range(hvd.size())
     ]
     assert hvd.allgather_object(None, name="none") == [None] * hvd.size()
+
+
+@ours_only("Horovod names the operation after the type, and waits for ever")
+def objects_of_types_that_differ(hvd: Hvd) -> None:
+    rank, root = hvd.rank(), hvd.size() - 1
+    assert hvd.broadcast_object({"lr": 1} if rank == 0 else None) == {"lr": 1}
+    assert hvd.broadcast_object("last" if rank == root else rank, root_rank=root) == "last"
+    assert hvd.allgather_object([1] if rank == 0 else None) == [[1], *[None] * root]
 
 
 def compression_rounds_and_keeps_the_dtype(hvd: Hvd) -> None:
