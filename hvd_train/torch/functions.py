@@ -10,14 +10,14 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
-from hvd_train.torch.mpi_ops import allgather, broadcast_, broadcast_async_, rank, synchronize
+from hvd_train.torch.mpi_ops import _MOVABLE, allgather, broadcast_, broadcast_async_, rank, synchronize
 from hvd_train.torch.process_sets import ProcessSet, global_process_set
 
 
 def broadcast_parameters(params: Mapping[str, Any] | list[Any], root_rank: int) -> None:
     """Overwrite tensors with those of `root_rank`: a state_dict, a list of (name, tensor) pairs, or one of tensors.
 
-    ValueError where `params` is none of these.
+    Dense tensors of every dtype. ValueError where `params` is none of these, or has something else in it.
     """
     if isinstance(params, dict):
         pairs: list[tuple[str | None, Tensor]] = sorted(params.items())
@@ -28,6 +28,13 @@ def broadcast_parameters(params: Mapping[str, Any] | list[Any], root_rank: int) 
             f"broadcast_parameters: params should be a dict of names and tensors, or a list of pairs or tensors, got a "
             f"{type(params).__name__}; list(model.named_parameters()) is one"
         )
+    for name, tensor in pairs:
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            what = f"a sparse {tensor.type()}" if isinstance(tensor, Tensor) else f"of type {type(tensor).__name__}"
+            raise ValueError(
+                f"broadcast_parameters: {'an entry' if name is None else repr(name)} is no dense tensor, but {what}; "
+                "leave it out, and bring it to all ranks by broadcast_object"
+            )
     _broadcast_(pairs, root_rank)
 
 
@@ -88,16 +95,17 @@ def _zero_gradients(optimizer: torch.optim.Optimizer, model: nn.Module | None) -
 
 
 def _broadcast_(pairs: Iterable[tuple[str | None, Tensor]], root_rank: int) -> None:
-    """All under way at once; what is not contiguous goes by way of a copy."""
+    """All under way at once. What is not contiguous goes by way of a copy, and dtypes that are not reduced as bytes."""
     under_way = []
     for name, tensor in pairs:
-        sent = tensor if not isinstance(tensor, Tensor) else tensor.detach().contiguous()
-        under_way.append((tensor, sent, broadcast_async_(sent, root_rank, name=name)))
+        whole = tensor.detach().contiguous()
+        sent = whole if whole.dtype in _MOVABLE else whole.reshape(-1).view(torch.uint8)
+        under_way.append((tensor, whole, broadcast_async_(sent, root_rank, name=name)))
     with torch.no_grad():
-        for tensor, sent, handle in under_way:
+        for tensor, whole, handle in under_way:
             synchronize(handle)
-            if sent.data_ptr() != tensor.data_ptr():
-                tensor.copy_(sent)
+            if whole.data_ptr() != tensor.data_ptr():
+                tensor.copy_(whole)
 
 
 def _map(function: Callable[[Tensor], Any], tree: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,6 +88,7 @@ def loaders_that_are_closed_before_their_end(hvd: Hvd) -> None:
     loader = _loader(hvd)(async_loader_queue_size=1)
     for _ in range(2):
         assert next(iter(loader)) == 0
+        assert [t for t in threading.enumerate() if t.name == "data loader"] == []
     loader.close_async_loader()
 
 

@@ -37,6 +37,30 @@ def what_is_no_parameters_is_refused(hvd: Hvd) -> None:
             hvd.broadcast_parameters(wrong, root_rank=0)
 
 
+@ours_only("Horovod knows no such dtype, and sends views as if they were contiguous")
+def parameters_of_every_dtype_and_layout(hvd: Hvd) -> None:
+    dtypes = [torch.complex64, torch.complex128, torch.uint16, torch.float8_e4m3fn, torch.bfloat16, torch.bool]
+    for dtype in dtypes:
+        for shape in ((), (3,), (0, 2)):
+            x = torch.full(shape, hvd.rank() + 1).to(dtype)
+            hvd.broadcast_parameters({"x": x}, root_rank=hvd.size() - 1)
+            same(x.to(torch.complex64), torch.full(shape, hvd.size()).to(dtype).to(torch.complex64), dtype)
+    whole = torch.full((2, 4), float(hvd.rank()))
+    hvd.broadcast_parameters([("columns", whole[:, ::2]), ("turned", whole.t()[1::2])], root_rank=0)
+    same(whole, torch.zeros(2, 4))
+
+
+@ours_only("Horovod raises AttributeError")
+def what_is_no_tensor_among_parameters_is_refused_by_name(hvd: Hvd) -> None:
+    for wrong, what in (
+        (None, "of type NoneType"),
+        ({"n": 1}, "of type dict"),
+        (torch.ones(2).to_sparse(), "a sparse"),
+    ):
+        with pytest.raises(ValueError, match=f"'extra' is no dense tensor, but {what}.*broadcast_object"):
+            hvd.broadcast_parameters({"a": torch.ones(2), "extra": wrong}, root_rank=0)
+
+
 def state_of_optimizers_that_have_stepped(hvd: Hvd) -> None:
     for name, options in _OPTIMIZERS:
         optimizer = _stepped(hvd.rank(), name, options)
