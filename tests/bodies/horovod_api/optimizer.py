@@ -263,6 +263,33 @@ def gradients_of_an_embedding(hvd: Hvd) -> None:
         same(table.weight.data, -(uses / hvd.size()).unsqueeze(1).repeat(1, 2))
 
 
+@ours_only("Horovod waits for ever")
+def an_embedding_that_a_rank_does_not_use(hvd: Hvd) -> None:
+    """Once ranks have seen its sparse gradient, those without one have zeros; before that, it is an error on all."""
+    last = hvd.size() - 1
+
+    def step(table: nn.Embedding, optimizer: Any, *, used: bool) -> None:
+        optimizer.zero_grad()
+        if used:
+            table(torch.tensor([0])).sum().backward()
+        optimizer.step()
+
+    for before in (1, 0):
+        table = nn.Embedding(2, 2, sparse=True)
+        nn.init.zeros_(table.weight)
+        named = [("table", table.weight)]
+        optimizer = hvd.DistributedOptimizer(torch.optim.SGD([table.weight], lr=1.0), named_parameters=named)
+        for _ in range(before):
+            step(table, optimizer, used=True)
+        if before or last == 0:
+            for _ in range(2):
+                step(table, optimizer, used=hvd.rank() < last)
+            same(table.weight.data, torch.tensor([[-before - 2.0 * last / hvd.size()] * 2, [0.0] * 2]))
+        else:
+            with pytest.raises(hvd.HorovodInternalError, match="mismatched operations: allgather on rank"):
+                step(table, optimizer, used=hvd.rank() < last)
+
+
 def a_set_of_ranks_trains_apart(hvd: Hvd) -> None:
     if hvd.size() == 1:
         return
