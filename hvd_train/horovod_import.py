@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+
+from hvd_train.horovod_run import run
 
 VERSION = "0.28.1"
 """The Horovod whose API this is."""
@@ -18,14 +21,21 @@ _OURS = {
     "horovod.common.exceptions": "hvd_train.torch.exceptions",
     "horovod.common.process_sets": "hvd_train.torch.process_sets",
     "horovod.common.util": "hvd_train.torch.util",
+    "horovod.data": "hvd_train.torch.data",
+    "horovod.runner.util.threads": "hvd_train.torch.threads",
 }
-_PACKAGES = {"horovod", "horovod.common"}
-_OFFER = "this is ddl's own engine, which offers horovod.torch only"
+_PACKAGES = {"horovod", "horovod.common", "horovod.runner", "horovod.runner.util"}
+_OFFER = "ddl's own engine has horovod.torch, horovod.run and what scripts use beside them"
 
 
-def install(engine: str, *, say: bool) -> None:
+def install(engine: str = "mpi", *, say: bool = False) -> None:
     """From now on `import horovod` is for 'horovod' the real one, else ours; the first may `say` on stderr which it is."""
     sys.meta_path.insert(0, _Finder(engine, say))
+
+
+def ours(name: str) -> str | None:
+    """The module that stands for Horovod's module `name`, if there is one."""
+    return next((ours + name[len(theirs) :] for theirs, ours in _OURS.items() if _within(name, theirs)), None)
 
 
 class _Finder(MetaPathFinder):
@@ -39,10 +49,12 @@ class _Finder(MetaPathFinder):
         self._say()
         if not self._ours:
             return None
-        real = next((ours + name[len(theirs) :] for theirs, ours in _OURS.items() if _within(name, theirs)), None)
-        if real is None and name not in _PACKAGES:
+        if name in _PACKAGES:
+            return ModuleSpec(name, _Package(), is_package=True)
+        real = ours(name)
+        if real is None or importlib.util.find_spec(real) is None:
             return ModuleSpec(name, _Missing())
-        return ModuleSpec(name, _Alias(real), is_package=real is None)
+        return ModuleSpec(name, _Alias(real))
 
     def _say(self) -> None:
         if not self._silent:
@@ -52,33 +64,39 @@ class _Finder(MetaPathFinder):
 
 
 class _Alias(Loader):
-    """Another name of the module `real`; without one, a package of our own."""
+    """Another name of the module `real`."""
 
-    def __init__(self, real: str | None) -> None:
+    def __init__(self, real: str) -> None:
         self._real = real
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        if self._real is not None:
-            sys.modules[module.__name__] = importlib.import_module(self._real)
-        elif module.__name__ == "horovod":
-            module.__dict__.update(__version__=VERSION, run=_run)
+        sys.modules[module.__name__] = importlib.import_module(self._real)
+
+
+class _Package(Loader):
+    """A package of our own, for the modules in it."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__name__ == "horovod":
+            module.__dict__["__version__"] = VERSION
+        if module.__name__ in {"horovod", "horovod.runner"}:
+            module.__dict__["run"] = run
 
 
 class _Missing(Loader):
     """A part of Horovod that we do not have: found, so that the import says why it fails."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        raise ImportError(f"{spec.name}: {_OFFER}; --engine horovod runs the real Horovod", name=spec.name)
+        raise ImportError(f"no {spec.name}: {_OFFER}; --engine horovod runs the real Horovod", name=spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         raise AssertionError("never created")
-
-
-def _run(*_: object, **__: object) -> None:
-    raise RuntimeError(f"horovod.run: {_OFFER}; start ranks with ddl run")
 
 
 def _within(name: str, package: str) -> bool:

@@ -197,11 +197,17 @@ class Engine:
         get = self._entries.get
         entries = [get(request.word) for request in response.requests]
         if response.kind == "join":
+            self._recount()
             entries = [entry for entry in list(self._entries.values()) if entry.key.kind == "join"]
         elif not response.error:
             self._carry_out(response, entries)
         self._finish([entry for entry in entries if entry is not None], response, start)
         self._notify()
+
+    def _recount(self) -> None:
+        """Count operations without a name anew: a rank that has joined did not count those that others issued meanwhile."""
+        with self._lock:
+            self._counters.clear()
 
     def _finish(self, entries: list[Entry], response: Response, start: float) -> None:
         with self._lock:

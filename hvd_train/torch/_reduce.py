@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,12 @@ from hvd_train.torch.process_sets import ProcessSet
 
 SEVERAL_HOSTS = 8 << 20
 """Bytes of a request where there are several hosts: the first begins early, and each is long enough for the network."""
+
+_ORDER_BITS = 0xFFFFFF
+"""Of a hash of the parameters' order: the sum of the squares over all ranks fits an int64."""
+
+_FROZEN = 1 << 20
+"""What a frozen parameter adds to the sum of ranks on which a gradient is sparse."""
 
 TOO_MANY_PASSES = (
     "a gradient was computed more than backward_passes_per_step times before step() or synchronize(); "
@@ -57,7 +64,18 @@ class Rule:
 class Gradient:
     """A parameter's gradient on its way, and how many backward passes it still waits for."""
 
-    __slots__ = ("_context", "_finish", "_frozen", "_sent", "_sparse_dim", "group", "name", "parameter", "passes_left")
+    __slots__ = (
+        "_context",
+        "_finish",
+        "_frozen",
+        "_sent",
+        "_sparse_dim",
+        "group",
+        "name",
+        "parameter",
+        "passes_left",
+        "sparse_elsewhere",
+    )
 
     group: Group
     _sent: Tensor
@@ -68,6 +86,8 @@ class Gradient:
         self._sparse_dim = 0
         self._frozen = False
         self._finish: Callable[[], Tensor] | None = None
+        self.sparse_elsewhere = False
+        """Another rank's is sparse, and so are the zeros of a rank that has none."""
 
     @property
     def sparse(self) -> bool:
@@ -79,7 +99,7 @@ class Gradient:
         self._finish = None
         self._frozen = p.grad is None and not p.requires_grad
         if p.grad is None:
-            p.grad = torch.zeros_like(p)
+            p.grad = torch.zeros_like(p).to_sparse(1) if self.sparse_elsewhere else torch.zeros_like(p)
         self._sparse_dim = p.grad.sparse_dim() if p.grad.is_sparse else 0
         if self._sparse_dim and not dense:
             self._finish = sparse_allreduce_async(p.grad, name=self.name, op=rule.op, process_set=rule.process_set)
@@ -240,21 +260,30 @@ class GradientReducer:
     def _propose(self) -> None:
         """Tell the other ranks which gradients should not go together; nobody waits for the answer in this step."""
         self._voters = [group.gradients[0] for group in self._groups]
+        names = [g.name for g in self._voters]
+        order = crc32("\n".join(names).encode()) & _ORDER_BITS
         sparse = [g.sparse and not self._rule.sparse_as_dense for g in self._voters]
-        apart = torch.tensor(
-            [1, *(s or not g.parameter.requires_grad for s, g in zip(sparse, self._voters, strict=True))]
-        )
-        name = f"{self._voters[0].name}.fuse" if self._voters else "fuse"
-        self._vote = Vote(apart, name, self._rule.process_set)
+        apart = [s + _FROZEN * (not g.parameter.requires_grad) for s, g in zip(sparse, self._voters, strict=True)]
+        name = f"{min(names)}.fuse" if names else "fuse"
+        self._vote = Vote(torch.tensor([1, order, order**2, *apart]), name, self._rule.process_set)
 
     def _fuse(self) -> None:
-        """Where every rank has told, put together what is dense on all; one that has joined tells later."""
+        """Where every rank has told, put together what is dense on all; one that has joined tells later.
+
+        A group is known to other ranks by position: where ranks have parameters in different orders, there are none.
+        """
         if self._vote is None:
             return
         votes, self._vote = self._vote.total, None
-        if votes is not None and votes[0] == self._rule.process_set.size():
+        if votes is None:
+            return
+        ranks, order, square, *apart = votes.tolist()
+        if ranks == self._rule.process_set.size():
             self._settled = True
-            fusible = [g for g, apart in zip(self._voters, votes[1:].tolist(), strict=True) if not apart]
+            same_order = ranks * square == order**2  # Cauchy-Schwarz: equal only where all summands are
+            for gradient, own in zip(self._voters, apart, strict=True):
+                gradient.sparse_elsewhere = same_order and own % _FROZEN > 0
+            fusible = [g for g, own in zip(self._voters, apart, strict=True) if same_order and not own]
             rest = [group for group in self._groups if group.gradients[0] not in fusible]
             self._groups = [*_fused(fusible), *rest]
             self.reset()

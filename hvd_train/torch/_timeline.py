@@ -27,7 +27,7 @@ class Timeline:
         self._file.write(b"[")
         self._first = True
         self._lock = threading.Lock()
-        self._row("rounds")
+        self._row("rounds", start_time_since_epoch_in_micros=time.time_ns() // 1000)
         self.flush()
 
     def operation(self, key: Key, asked: float, agreed: float, done: float) -> None:
@@ -66,10 +66,10 @@ class Timeline:
         self._file.flush()
         self._first = False
 
-    def _row(self, name: str) -> int:
+    def _row(self, name: str, **more: int) -> int:
         if name not in self._rows:
             self._rows[name] = len(self._rows)
-            self._add({"name": "process_name", "ph": "M", "pid": self._rows[name], "args": {"name": name}})
+            self._add({"name": "process_name", "ph": "M", "pid": self._rows[name], "args": {"name": name, **more}})
         return self._rows[name]
 
     def _add(self, event: dict[str, object]) -> None:

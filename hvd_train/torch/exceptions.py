@@ -15,4 +15,16 @@ class HostsUpdatedInterrupt(RuntimeError):
         self.skip_sync = skip_sync
 
 
+class HorovodVersionMismatchError(ImportError):
+    """A framework has another version than the one this API stands on."""
+
+    def __init__(self, name: str, version: str, installed_version: str | None) -> None:
+        super().__init__(get_version_mismatch_message(name, version, installed_version))
+        self.name, self.version, self.installed_version = name, version, installed_version
+
+
+def get_version_mismatch_message(name: str, version: str, installed_version: str | None) -> str:
+    return f"{name}: found version {version}, and {installed_version} is installed; install one version only"
+
+
 NOT_INITIALIZED = "Horovod's API has not been initialized: call hvd.init() first"

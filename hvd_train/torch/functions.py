@@ -10,14 +10,14 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
-from hvd_train.torch.mpi_ops import allgather, broadcast_, broadcast_async_, rank, synchronize
+from hvd_train.torch.mpi_ops import _MOVABLE, allgather, broadcast_, broadcast_async_, rank, synchronize
 from hvd_train.torch.process_sets import ProcessSet, global_process_set
 
 
 def broadcast_parameters(params: Mapping[str, Any] | list[Any], root_rank: int) -> None:
     """Overwrite tensors with those of `root_rank`: a state_dict, a list of (name, tensor) pairs, or one of tensors.
 
-    ValueError where `params` is none of these.
+    Dense tensors of every dtype. ValueError where `params` is none of these, or has something else in it.
     """
     if isinstance(params, dict):
         pairs: list[tuple[str | None, Tensor]] = sorted(params.items())
@@ -28,16 +28,27 @@ def broadcast_parameters(params: Mapping[str, Any] | list[Any], root_rank: int) 
             f"broadcast_parameters: params should be a dict of names and tensors, or a list of pairs or tensors, got a "
             f"{type(params).__name__}; list(model.named_parameters()) is one"
         )
+    for name, tensor in pairs:
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            what = f"a sparse {tensor.type()}" if isinstance(tensor, Tensor) else f"of type {type(tensor).__name__}"
+            raise ValueError(
+                f"broadcast_parameters: {'an entry' if name is None else repr(name)} is no dense tensor, but {what}; "
+                "leave it out, and bring it to all ranks by broadcast_object"
+            )
     _broadcast_(pairs, root_rank)
 
 
 def broadcast_optimizer_state(optimizer: torch.optim.Optimizer, root_rank: int, model: nn.Module | None = None) -> None:
     """Overwrite options and state with those of `root_rank`, where a rank has none yet too.
 
-    ValueError for LBFGS, whose state cannot be told from that of other ranks. `model` is not needed.
+    Where the optimizer has no state yet, trained parameters without a gradient get one of zeros, as by Horovod; the
+    gradients of the sparse embeddings of `model`, and all of SparseAdam, are sparse.
+    ValueError for LBFGS, whose state cannot be told from that of other ranks.
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("the state of torch.optim.LBFGS cannot be broadcast")
+    if not optimizer.state_dict()["state"]:
+        _zero_gradients(optimizer, model)
     shapes = _map(lambda t: t.to("meta"), optimizer.state_dict())
     shapes = broadcast_object(shapes, root_rank, name="optimizer_state")
     if rank() != root_rank:
@@ -54,34 +65,47 @@ def broadcast_object(
     obj: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet = global_process_set
 ) -> Any:
     """`root_rank`'s object; that of other ranks is ignored."""
-    name = name or type(obj).__name__
     data = _pickled(obj) if rank() == root_rank else torch.empty(0, dtype=torch.uint8)
-    length = broadcast_(torch.tensor([data.numel()]), root_rank, name=f"{name}.length", process_set=process_set)
+    length = broadcast_(torch.tensor([data.numel()]), root_rank, _part(name, "length"), process_set)
     if rank() != root_rank:
         data = torch.empty(int(length), dtype=torch.uint8)
-    broadcast_(data, root_rank, name=f"{name}.data", process_set=process_set)
+    broadcast_(data, root_rank, _part(name, "data"), process_set)
     return obj if rank() == root_rank else _unpickled(data)
 
 
 def allgather_object(obj: Any, name: str | None = None) -> list[Any]:
     """Every rank's object, in rank order."""
-    name = name or type(obj).__name__
     data = _pickled(obj)
-    lengths = allgather(torch.tensor([data.numel()]), name=f"{name}.lengths").tolist()
-    return [_unpickled(part) for part in allgather(data, name=f"{name}.data").split(lengths)]
+    lengths = allgather(torch.tensor([data.numel()]), _part(name, "lengths")).tolist()
+    return [_unpickled(part) for part in allgather(data, _part(name, "data")).split(lengths)]
+
+
+def _part(name: str | None, what: str) -> str | None:
+    """The name of one operation of several; those without one are counted, as ranks may have objects of different types."""
+    return f"{name}.{what}" if name else None
+
+
+def _zero_gradients(optimizer: torch.optim.Optimizer, model: nn.Module | None) -> None:
+    modules = model.modules() if model is not None else ()
+    sparse = {m.weight for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse}
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        if p.requires_grad and p.grad is None:
+            zeros = torch.zeros_like(p)
+            p.grad = zeros.to_sparse(1) if isinstance(optimizer, torch.optim.SparseAdam) or p in sparse else zeros
 
 
 def _broadcast_(pairs: Iterable[tuple[str | None, Tensor]], root_rank: int) -> None:
-    """All under way at once; what is not contiguous goes by way of a copy."""
+    """All under way at once. What is not contiguous goes by way of a copy, and dtypes that are not reduced as bytes."""
     under_way = []
     for name, tensor in pairs:
-        sent = tensor if not isinstance(tensor, Tensor) else tensor.detach().contiguous()
-        under_way.append((tensor, sent, broadcast_async_(sent, root_rank, name=name)))
+        whole = tensor.detach().contiguous()
+        sent = whole if whole.dtype in _MOVABLE else whole.reshape(-1).view(torch.uint8)
+        under_way.append((tensor, whole, broadcast_async_(sent, root_rank, name=name)))
     with torch.no_grad():
-        for tensor, sent, handle in under_way:
+        for tensor, whole, handle in under_way:
             synchronize(handle)
-            if sent.data_ptr() != tensor.data_ptr():
-                tensor.copy_(sent)
+            if whole.data_ptr() != tensor.data_ptr():
+                tensor.copy_(whole)
 
 
 def _map(function: Callable[[Tensor], Any], tree: Any) -> Any:

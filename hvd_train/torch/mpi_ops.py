@@ -276,7 +276,8 @@ def sparse_allreduce_async(
     """Gather the values of all ranks, summed where they meet; the result is a function that waits for it."""
     indices = tensor._indices().transpose(0, 1).contiguous()
     indices_handle = allgather_async(indices, name=f"{name}.indices", process_set=process_set)
-    values_handle = allgather_async(tensor._values(), name=f"{name}.values", process_set=process_set)
+    # By the name that a dense gradient of another rank has, so that both fail instead of waiting.
+    values_handle = allgather_async(tensor._values(), name=name, process_set=process_set)
 
     def finish() -> Tensor:
         values, indices = synchronize(values_handle), synchronize(indices_handle)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hvd_train.comm.base import shares
 from hvd_train.torch._reduce import GradientReducer, Rule
 from hvd_train.torch.compression import Compression
+from hvd_train.torch.functions import broadcast_object
 from hvd_train.torch.mpi_ops import Adasum, Average, grouped_allreduce_, size
 from hvd_train.torch.process_sets import ProcessSet, global_process_set
 
@@ -56,17 +57,17 @@ def DistributedOptimizer(
     if backward_passes_per_step <= 0:
         raise ValueError(f"backward_passes_per_step: expected 1 or more, got {backward_passes_per_step}")
     names = _names(optimizer, named_parameters)
-    together = _grouped(groups, names)
+    _check_groups(groups)
     rule = Rule(op, gradient_predivide_factor, compression, sparse_as_dense, process_set)
     if op == Adasum and size() > 1:
         if process_set is not global_process_set:
             raise NotImplementedError("Adasum is possible for the global process set only")
-        return _wrapped(optimizer, _Adasum, _Deltas(names, rule), rule, backward_passes_per_step)
+        return _wrapped(optimizer, _Adasum, _Deltas(names, rule), names, rule, backward_passes_per_step)
     alone = size() == 1 and os.environ.get("HOROVOD_ELASTIC") != "1"
     if alone or not process_set.included():
-        return _wrapped(optimizer, _Distributed, _Nothing(), rule, backward_passes_per_step)
-    reducer = GradientReducer(names, rule, together, backward_passes_per_step)
-    return _wrapped(optimizer, _Distributed, reducer, rule, backward_passes_per_step)
+        return _wrapped(optimizer, _Distributed, _Nothing(), names, rule, backward_passes_per_step)
+    reducer = GradientReducer(names, rule, _grouped(groups, names, process_set), backward_passes_per_step)
+    return _wrapped(optimizer, _Distributed, reducer, names, rule, backward_passes_per_step)
 
 
 class _Distributed(torch.optim.Optimizer):
@@ -74,6 +75,8 @@ class _Distributed(torch.optim.Optimizer):
 
     _reducer: GradientReducer | _Deltas | _Nothing
     backward_passes_per_step: int
+    _parameter_names: dict[nn.Parameter, str]
+    """Under the name that scripts read it by in Horovod."""
     _should_synchronize: bool
     _synchronized: bool
 
@@ -100,8 +103,8 @@ class _Distributed(torch.optim.Optimizer):
         if self._should_synchronize:
             if self._synchronized:
                 warnings.warn(
-                    "step() after synchronize() reduces the gradients a second time; "
-                    "call it within optimizer.skip_synchronize()",
+                    "optimizer.step() called without optimizer.skip_synchronize() context after optimizer.synchronize() "
+                    "reduces the gradients a second time; put step() into the context",
                     stacklevel=2,
                 )
             if closure is None or self._reducer.under_way:
@@ -124,7 +127,9 @@ class _Distributed(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         number = len(self.param_groups) - 1
-        self._reducer.add({p: _unnamed(number, i) for i, p in enumerate(self.param_groups[number]["params"])})
+        names = {p: _unnamed(number, i) for i, p in enumerate(self.param_groups[number]["params"])}
+        self._parameter_names |= names
+        self._reducer.add(names)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The wrapped optimizer's; what is under way is forgotten."""
@@ -172,7 +177,8 @@ class _Deltas:
     under_way = False
 
     def __init__(self, names: Names, rule: Rule) -> None:
-        self._parameters, self._name, self._rule = list(names), next(iter(names.values()), "adasum"), rule
+        self._parameters = sorted(names, key=names.__getitem__)
+        self._name, self._rule = min(names.values(), default="adasum"), rule
         self._before: list[tuple[nn.Parameter, Tensor]] = []
 
     def set_passes(self, passes: int) -> None:
@@ -222,6 +228,7 @@ def _wrapped(
     optimizer: torch.optim.Optimizer,
     kind: type[_Distributed],
     reducer: GradientReducer | _Deltas | _Nothing,
+    names: Names,
     rule: Rule,
     passes: int,
 ) -> torch.optim.Optimizer:
@@ -233,6 +240,7 @@ def _wrapped(
     wrapped.__dict__.pop("step", None)
     wrapped._reducer, wrapped.backward_passes_per_step = reducer, passes
     wrapped._should_synchronize, wrapped._synchronized = True, False
+    wrapped._parameter_names = dict(names)
     wrapped.op, wrapped.process_set = rule.op, rule.process_set
     wrapped.gradient_predivide_factor, wrapped.sparse_as_dense = rule.predivide, rule.sparse_as_dense
     distributed: torch.optim.Optimizer = wrapped
@@ -267,17 +275,30 @@ def _unnamed(group: int, index: int) -> str:
     return f"allreduce.noname.{group}.{index}"
 
 
-def _grouped(groups: int | list[list[Tensor]] | None, names: Names) -> list[list[Any]] | None:
-    """Lists of parameters to be reduced together; of a number of groups, consecutive ones."""
-    if groups is None:
-        return None
-    if isinstance(groups, int):
-        trained = [p for p in names if p.requires_grad]
-        ends = [0, *itertools.accumulate(shares(len(trained), groups))]
-        return [trained[start:end] for start, end in itertools.pairwise(ends) if end > start]
+def _check_groups(groups: int | list[list[Tensor]] | None) -> None:
+    if not isinstance(groups, list):
+        return
     members = [p for group in groups for p in group]
     if not all(isinstance(p, Tensor) for p in members):
         raise ValueError("groups: expected lists of torch.Tensor, and there is something else in them")
     if len(set(members)) < len(members):
         raise ValueError("groups: a parameter can be in them once only")
-    return groups
+
+
+def _grouped(
+    groups: int | list[list[Tensor]] | None, names: Names, process_set: ProcessSet
+) -> list[list[nn.Parameter]] | None:
+    """Lists of parameters to be reduced together, in the same order on every rank, whose optimizers may have them in others.
+
+    A number of groups are consecutive parameters, in the order of the first rank.
+    """
+    if groups is None:
+        return None
+    trained = {name: p for p, name in names.items() if p.requires_grad}
+    if isinstance(groups, list):
+        chosen = [{id(p) for p in group} for group in groups]
+        return [[p for _, p in sorted(trained.items()) if id(p) in members] for members in chosen]
+    order = broadcast_object(list(trained), (process_set.ranks or [0])[0], process_set=process_set)
+    ends = [0, *itertools.accumulate(shares(len(order), groups))]
+    parts = [order[start:end] for start, end in itertools.pairwise(ends) if end > start]
+    return [[trained[name] for name in part if name in trained] for part in parts]

@@ -14,8 +14,9 @@ from hvd_train.torch.mpi_ops import Sum, allgather, allreduce, size
 class SyncBatchNorm(_BatchNorm):
     """`torch.nn.BatchNorm*` of the concatenation of all ranks' inputs, on any device; batches may differ in size.
 
-    Input is (N, C, ...). Evaluation, and a world of one rank, are those of torch. As in it, gradients of weight and
-    bias are this rank's part: their sum over ranks is that of the whole batch.
+    Input is (N, C, ...), and output has its dtype. Evaluation, and a world of one rank, are those of torch. As in it, gradients
+    of weight and bias are this rank's part: their sum over ranks is that of the whole batch. ValueError, on every rank, where
+    all ranks together have a single value per channel.
     """
 
     def __init__(
@@ -32,12 +33,11 @@ class SyncBatchNorm(_BatchNorm):
         if not self.training or size() == 1:
             return super().forward(input)
         self._check_input_dim(input)
-        normalized: Tensor
-        normalized, mean, var, count = _Normalize.apply(input, self.eps)  # type: ignore[no-untyped-call]
-        self._track(mean, var, int(count))
-        if self.weight is None:
-            return normalized
-        return normalized * _along(self.weight, input) + _along(self.bias, input)
+        output: Tensor
+        output, mean, var, count = _Normalize.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+        if count > 0:
+            self._track(mean, var, int(count))
+        return output
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -56,32 +56,51 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class _Normalize(torch.autograd.Function):
-    """(x - mean) / sqrt(var + eps) with mean and variance over all ranks, which come along with the count."""
+    """(x - mean) / sqrt(var + eps) * weight + bias, in the dtype of x, with mean and variance over all ranks.
+
+    Halves are computed with in float32. Mean, variance and their count come along. Gradients of weight and bias are this rank's.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean, var, count = _moments(x)
         if count == 1:
             raise ValueError(
                 f"SyncBatchNorm: expected more than 1 value per channel over all ranks, got input of {x.shape}"
             )
         scale = torch.rsqrt(var + eps)
-        normalized = ((x - _along(mean, x)) * _along(scale, x)).to(x.dtype)
-        ctx.save_for_backward(normalized, scale)
-        ctx.count = count
+        output = _normalized(x, mean, scale)
+        if weight is not None:
+            output = output * _along(weight, x)
+        if bias is not None:
+            output = output + _along(bias, x)
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.count, ctx.bias_dtype = count, None if bias is None else bias.dtype
         number = torch.tensor(count)
         ctx.mark_non_differentiable(mean, var, number)
-        return normalized, mean, var, number
+        return output.to(x.dtype), mean, var, number
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:  # type: ignore[override]
-        normalized, scale = ctx.saved_tensors
-        wide = gradient.to(scale.dtype)
-        dims = [d for d in range(gradient.dim()) if d != 1]
-        sums = torch.stack([wide.sum(dims), (wide * normalized).sum(dims)])
-        shift, slope = allreduce(sums, op=Sum) / ctx.count
-        result = (wide - _along(shift, wide) - normalized * _along(slope, wide)) * _along(scale, wide)
-        return result.to(gradient.dtype), None
+        x, weight, mean, scale = ctx.saved_tensors
+        wide, normalized = gradient.to(scale.dtype), _normalized(x, mean, scale)
+        dims = [d for d in range(x.dim()) if d != 1]
+        of_bias, of_weight = wide.sum(dims), (wide * normalized).sum(dims)
+        shift, slope = allreduce(torch.stack([of_bias, of_weight]), op=Sum) / max(ctx.count, 1)
+        factor = scale if weight is None else scale * weight
+        of_x = (wide - _along(shift, x) - normalized * _along(slope, x)) * _along(factor, x)
+        return (
+            of_x.to(x.dtype),
+            None if weight is None else of_weight.to(weight.dtype),
+            None if ctx.bias_dtype is None else of_bias.to(ctx.bias_dtype),
+            None,
+        )
+
+
+def _normalized(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    return (x - _along(mean, x)) * _along(scale, x)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -94,8 +113,9 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
     # Each rank's deviations are from its own mean, so that no digits cancel (Chan et al. 1979).
     counts, means, variances = allgather(mine[None]).unbind(1)
     total = counts.sum(0)
-    center = (counts * means).sum(0) / total
-    spread = (counts * (variances + (means - center).square())).sum(0) / total
+    some = total.clamp_min(1)
+    center = (counts * means).sum(0) / some
+    spread = (counts * (variances + (means - center).square())).sum(0) / some
     return center.to(wide.dtype), spread.to(wide.dtype), round(float(total[0]))
 
 

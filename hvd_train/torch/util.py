@@ -2,24 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from hvd_train.torch.exceptions import HorovodVersionMismatchError, get_version_mismatch_message
 
 T = TypeVar("T")
 
+EXTENSIONS = ["torch"]
+
+
+def _cache(f: Callable[..., T]) -> Callable[..., T]:
+    """`f`, called once for each list of arguments."""
+    return functools.cache(f)
+
+
+@contextmanager
+def env(**kwargs: str | None) -> Iterator[None]:
+    """Set these environment variables for a while; one of None stays as it is."""
+    wanted = {name: value for name, value in kwargs.items() if value is not None}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
 
 def check_extension(ext_name: str, ext_env_var: str, pkg_path: str, *args: Any) -> None:
-    """Nothing: ours needs no extension to be built."""
+    """Do nothing: this engine needs no extension to be built. ImportError for another framework than PyTorch."""
+    if not extension_available(ext_name.rpartition(".")[2]):
+        raise ImportError(
+            f"{ext_name}: ddl's own engine has horovod.torch only; --engine horovod runs the real Horovod"
+        )
+
+
+def extension_available(ext_base_name: str, verbose: bool = False) -> bool:
+    """Whether `horovod.<ext_base_name>` can be imported as a framework."""
+    return ext_base_name in EXTENSIONS
 
 
 def gpu_available(ext_base_name: str, verbose: bool = False) -> bool:
     import torch
 
-    return torch.cuda.is_available()
+    return extension_available(ext_base_name) and torch.cuda.is_available()
+
+
+def mpi_built(verbose: bool = False) -> bool:
+    return True
+
+
+def gloo_built(verbose: bool = False) -> bool:
+    return False
+
+
+def nccl_built(verbose: bool = False) -> bool:
+    return False
+
+
+def ddl_built(verbose: bool = False) -> bool:
+    """False: IBM's library of this name is no part of this project."""
+    return False
+
+
+def ccl_built(verbose: bool = False) -> bool:
+    return False
+
+
+def check_installed_version(name: str, version: str, exception: Exception | None = None) -> None:
+    """Warn, or raise HorovodVersionMismatchError from `exception`, where `version` is not the installed one of PyTorch."""
+    import torch
+
+    installed = torch.__version__ if name in {"torch", "pytorch"} else None
+    if installed == version:
+        return
+    if exception is not None:
+        raise HorovodVersionMismatchError(name, version, installed) from exception
+    warnings.warn(get_version_mismatch_message(name, version, installed), stacklevel=2)
+
+
+def get_average_backwards_compatibility_fun(reduce_ops: Any) -> Callable[[Any, bool | None], Any]:
+    """A function of `op` and the deprecated `average` to the one of `reduce_ops` that is meant."""
+
+    def chosen(op: Any, average: bool | None) -> Any:
+        if op is not None and average is not None:
+            raise ValueError("op and the deprecated average are both given; give op only")
+        if average is not None:
+            warnings.warn("average is deprecated: use op=hvd.Average or op=hvd.Sum", DeprecationWarning, stacklevel=2)
+            return reduce_ops.Average if average else reduce_ops.Sum
+        return reduce_ops.Average if op is None else op
+
+    return chosen
 
 
 def is_iterable(x: object) -> bool:
-    return hasattr(x, "__iter__")
+    try:
+        iter(x)  # type: ignore[call-overload]
+    except TypeError:
+        return False
+    return True
+
+
+def is_version_greater_equal_than(ver: str, target: str) -> bool:
+    """Whether the version `ver` is `target`, as major.minor.patch, or a later one."""
+    from torch.torch_version import TorchVersion
+
+    if not isinstance(ver, str) or not isinstance(target, str):
+        raise ValueError(f"expected two versions as text, got {ver!r} and {target!r}")
+    if len(target.split(".")) != 3:
+        raise ValueError(f"expected a version as major.minor.patch, got '{target}'")
+    return bool(TorchVersion(ver) >= target)
 
 
 def num_rank_is_power_2(num_rank: int) -> bool:

@@ -8,13 +8,16 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from cli import engines
+from hvd_train import horovod_run
 from tests.integration.ddl import ROOT, alive, ddl, ranks, start, wait_for
 from tests.integration.parts import needs
 
@@ -24,17 +27,23 @@ import horovod.torch as hvd
 import torch
 from horovod.common.exceptions import HorovodInternalError, HostsUpdatedInterrupt
 from horovod.common.process_sets import global_process_set
-from horovod.common.util import is_iterable, num_rank_is_power_2, split_list
+from horovod.common.util import _cache, env, extension_available, gloo_built, gpu_available, mpi_built, nccl_built
+from horovod.common.elastic import HorovodInternalError as same_error, HostsUpdatedInterrupt, ObjectState, State, run_fn
+from horovod.data import AsyncDataLoaderMixin, BaseDataLoader
+from horovod.runner import run
+from horovod.runner.util.threads import in_thread
 from horovod.torch.compression import Compression
 from horovod.torch.elastic import TorchState
+from horovod.torch.functions import broadcast_object
+from horovod.torch.optimizer import DistributedOptimizer
+from horovod.torch.sync_batch_norm import SyncBatchNorm
 from horovod.torch.elastic.sampler import ElasticSampler
 from horovod.torch.mpi_ops import Sum, allreduce_async_, synchronize
 import horovod.torch.mpi_ops
 
 assert horovod.torch is hvd and horovod.torch.mpi_ops.allreduce is hvd.allreduce
 assert hvd.HorovodInternalError is HorovodInternalError and hvd.global_process_set is global_process_set
-assert split_list(list("abcde"), 2) == [["a", "b", "c"], ["d", "e"]]
-assert num_rank_is_power_2(4) and not num_rank_is_power_2(6) and not num_rank_is_power_2(0)
+assert same_error is HorovodInternalError and run is horovod.run
 hvd.init()
 x = torch.tensor([1.0 + hvd.rank()])
 synchronize(allreduce_async_(x, op=Sum))
@@ -64,12 +73,95 @@ def test_a_script_without_horovod_hears_nothing_of_it(tmp_path: Path) -> None:
     assert "horovod" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["horovod.tensorflow", "horovod.keras", "horovod.mxnet", "horovod.spark"])
-def test_what_ours_does_not_have_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
-    (tmp_path / "other.py").write_text(f"import {name}\n")
-    done = ddl("run", "--engine", "mpi", "other.py", cwd=tmp_path)
-    assert done.returncode == 1
-    assert f"ImportError: {name}: this is ddl's own engine, which offers horovod.torch only; " in done.stderr
+MISSING = """\
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        assert error.name == name
+        print(error)
+"""
+
+
+def test_what_ours_does_not_have_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    inside = ["common.basics", "runner.launch", "runner.common", "runner.util.network", "torch.mpi_lib_v2"]
+    names = [f"horovod.{n}" for n in ("tensorflow", "keras", "mxnet", "spark", "ray", *inside)]
+    (tmp_path / "other.py").write_text(MISSING)
+    done = ddl("run", "--engine", "mpi", "other.py", "--", *names, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in said] == [f"no {name}" for name in names]
+    assert all(line.endswith("; --engine horovod runs the real Horovod") for line in said)
+
+
+CALLS = """\
+import os, sys
+from hvd_train import horovod_import
+horovod_import.install()
+import horovod, beside
+
+def train(rate, steps=1):
+    import horovod.torch as hvd, torch
+    hvd.init()
+    print(f"rank {hvd.rank()} of {hvd.size()}")
+    total = hvd.allreduce(torch.tensor([rate * (1 + hvd.rank())]), op=hvd.Sum)
+    return hvd.rank(), total, beside.twice(steps), os.getcwd()
+
+def fails():
+    import horovod.torch as hvd
+    hvd.init()
+    if hvd.rank() == 1:
+        raise ValueError("three is enough")
+    hvd.barrier()
+
+for rank, (number, total, twice, folder) in enumerate(horovod.run(train, args=(2.0,), kwargs={"steps": 4}, np=2)):
+    assert (number, total.item(), twice, folder) == (rank, 6.0, 8, os.getcwd())
+try:
+    horovod.run(fails, num_proc=2)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_a_function_is_called_on_every_rank_as_from_a_notebook(tmp_path: Path) -> None:
+    """The function is the caller's own, uses a module beside it, and a cli.py there is none of ddl's business."""
+    needs("mpirun")
+    (tmp_path / "calls.py").write_text(CALLS)
+    (tmp_path / "beside.py").write_text("def twice(x):\n    return 2 * x\n")
+    (tmp_path / "cli.py").write_text("raise SystemExit('not this one')\n")
+    before = set(Path(tempfile.gettempdir()).glob("ddl-call-*"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "calls.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "rank 0 of 2\n" in done.stdout
+    assert "rank 1 of 2\n" in done.stdout
+    said = done.stdout[done.stdout.index("horovod.run: the job failed with exit code 1") :]
+    assert "the first failure: rank 1 on " in said
+    assert "ValueError: three is enough" in said
+    assert set(Path(tempfile.gettempdir()).glob("ddl-call-*")) <= before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"slots": 2, "min_np": 1}, "ddl's own engine has no min_num_proc, slots; leave it out"),
+        ({"hosts": "a:1", "hostfile": "hosts"}, "hosts and hostfile both say where to run"),
+        ({"use_gloo": True, "use_mpi": True}, "use_gloo and use_mpi are both given"),
+    ],
+)
+def test_options_of_run_that_cannot_be_used_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        horovod_run.run(print, **options)
+
+
+def test_a_rank_of_several_starts_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="already one of 2 ranks"):
+        horovod_run.run(print)
 
 
 @pytest.mark.parametrize(

@@ -39,4 +39,6 @@ def test_timeline_is_a_chrome_trace_that_names_the_tensors(
         named = {event["args"].get("name") for event in events if event["ph"] == "M"}
         assert {"allreduce.works", "allgather.layer.weight"} <= named
         assert {"NEGOTIATE_ALLREDUCE", "ALLREDUCE", "ALLGATHER"} <= {event.get("name") for event in events}
+        began = [event["args"].get("start_time_since_epoch_in_micros") for event in events if event["ph"] == "M"]
+        assert any(abs(time.time() - micros / 1e6) < 600 for micros in began if micros)
         assert all(event["ts"] >= 0 for event in events if event["ph"] in "BEX")

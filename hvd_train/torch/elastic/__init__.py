@@ -9,10 +9,14 @@ from hvd_train.torch.elastic.state import (
     State,
     StateHandler,
     TorchState,
+    get_handler_registry,
+    set_handler_registry,
 )
 from hvd_train.torch.elastic.training import run, run_fn
+from hvd_train.torch.exceptions import HorovodInternalError, HostsUpdatedInterrupt
 
 __all__ = [
-    "ElasticSampler", "ModelStateHandler", "ObjectState", "OptimizerStateHandler", "SamplerStateHandler", "State",
-    "StateHandler", "TorchState", "run", "run_fn",
+    "ElasticSampler", "HorovodInternalError", "HostsUpdatedInterrupt", "ModelStateHandler", "ObjectState",
+    "OptimizerStateHandler", "SamplerStateHandler", "State", "StateHandler", "TorchState", "get_handler_registry", "run",
+    "run_fn", "set_handler_registry",
 ]  # fmt: skip

@@ -156,6 +156,15 @@ _HANDLERS: list[tuple[type, type[StateHandler]]] = [
 ]
 
 
+def get_handler_registry() -> list[tuple[type, type[StateHandler]]]:
+    """What keeps a value of `TorchState`: the first handler whose type the value has."""
+    return _HANDLERS
+
+
+def set_handler_registry(registry: list[tuple[type, type[StateHandler]]]) -> None:
+    _HANDLERS[:] = registry
+
+
 class TorchState(ObjectState):
     """Models, optimizers, samplers and other objects of a training, each an attribute."""
 

@@ -2,6 +2,7 @@
 
 from tests.bodies.horovod_api import (
     batch_norm,
+    beside,
     coordination,
     elastic,
     errors,
@@ -27,6 +28,7 @@ _FAMILIES = (
     optimizer,
     batch_norm,
     elastic,
+    beside,
 )
 BODIES = [body for family in _FAMILIES for body in family.BODIES]
 LIFECYCLE = lifecycle.BODIES

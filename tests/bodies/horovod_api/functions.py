@@ -37,6 +37,30 @@ def what_is_no_parameters_is_refused(hvd: Hvd) -> None:
             hvd.broadcast_parameters(wrong, root_rank=0)
 
 
+@ours_only("Horovod knows no such dtype, and sends views as if they were contiguous")
+def parameters_of_every_dtype_and_layout(hvd: Hvd) -> None:
+    dtypes = [torch.complex64, torch.complex128, torch.uint16, torch.float8_e4m3fn, torch.bfloat16, torch.bool]
+    for dtype in dtypes:
+        for shape in ((), (3,), (0, 2)):
+            x = torch.full(shape, hvd.rank() + 1).to(dtype)
+            hvd.broadcast_parameters({"x": x}, root_rank=hvd.size() - 1)
+            same(x.to(torch.complex64), torch.full(shape, hvd.size()).to(dtype).to(torch.complex64), dtype)
+    whole = torch.full((2, 4), float(hvd.rank()))
+    hvd.broadcast_parameters([("columns", whole[:, ::2]), ("turned", whole.t()[1::2])], root_rank=0)
+    same(whole, torch.zeros(2, 4))
+
+
+@ours_only("Horovod raises AttributeError")
+def what_is_no_tensor_among_parameters_is_refused_by_name(hvd: Hvd) -> None:
+    for wrong, what in (
+        (None, "of type NoneType"),
+        ({"n": 1}, "of type dict"),
+        (torch.ones(2).to_sparse(), "a sparse"),
+    ):
+        with pytest.raises(ValueError, match=f"'extra' is no dense tensor, but {what}.*broadcast_object"):
+            hvd.broadcast_parameters({"a": torch.ones(2), "extra": wrong}, root_rank=0)
+
+
 def state_of_optimizers_that_have_stepped(hvd: Hvd) -> None:
     for name, options in _OPTIMIZERS:
         optimizer = _stepped(hvd.rank(), name, options)
@@ -61,6 +85,31 @@ def parameters_stay_where_state_is_missing(hvd: Hvd) -> None:
         before = [p.detach().clone() for p in parameters]
         hvd.broadcast_optimizer_state(optimizer, root_rank=0)
         all_same([p.detach() for p in parameters], before, name)
+
+
+def trained_parameters_have_gradients_once_the_state_is_there(hvd: Hvd) -> None:
+    """Zeros, unless there were gradients; what is frozen has none."""
+    for named in (False, True):
+        model = nn.Linear(3, 2)
+        model.bias.requires_grad_(False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
+        if named:
+            optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters())
+        hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+        assert model.weight.grad is not None
+        same(model.weight.grad, torch.zeros(2, 3))
+        assert model.bias.grad is None
+
+
+def gradients_of_a_sparse_embedding_stay_sparse(hvd: Hvd) -> None:
+    for kind, model_of in ((torch.optim.SGD, lambda m: m), (torch.optim.SparseAdam, lambda m: None)):
+        table = nn.Embedding(3, 2, sparse=True)
+        optimizer = kind(table.parameters(), lr=0.5)
+        hvd.broadcast_optimizer_state(optimizer, root_rank=0, model=model_of(table))
+        assert table.weight.grad is not None
+        assert table.weight.grad.is_sparse
+        table(torch.tensor([1])).sum().backward()
+        optimizer.step()
 
 
 def an_optimizer_without_state_is_no_trouble(hvd: Hvd) -> None:
@@ -121,6 +170,14 @@ def objects_of_all(hvd: Hvd) -> None:
         {"rank": r, "long": "x" * r} for r in range(hvd.size())
     ]
     assert hvd.allgather_object(None, name="none") == [None] * hvd.size()
+
+
+@ours_only("Horovod names the operation after the type, and waits for ever")
+def objects_of_types_that_differ(hvd: Hvd) -> None:
+    rank, root = hvd.rank(), hvd.size() - 1
+    assert hvd.broadcast_object({"lr": 1} if rank == 0 else None) == {"lr": 1}
+    assert hvd.broadcast_object("last" if rank == root else rank, root_rank=root) == "last"
+    assert hvd.allgather_object([1] if rank == 0 else None) == [[1], *[None] * root]
 
 
 def compression_rounds_and_keeps_the_dtype(hvd: Hvd) -> None:

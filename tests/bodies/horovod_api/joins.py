@@ -62,6 +62,17 @@ def optimizers_with_uneven_data(hvd: Hvd) -> None:
     same(p.data, torch.full((2,), -float(total)))
 
 
+@ours_only("Horovod counts the operations of each rank alone, and waits for ever")
+def operations_without_names_after_uneven_ones(hvd: Hvd) -> None:
+    """Rank r had r of them."""
+    for _ in range(hvd.rank()):
+        hvd.allreduce(torch.ones(1))
+    hvd.join()
+    for _ in range(2):
+        same(hvd.allreduce(torch.ones(2), op=hvd.Sum), torch.full((2,), float(hvd.size())))
+        assert hvd.broadcast_object(hvd.rank()) == 0
+
+
 def what_cannot_go_on_without_all_is_refused(hvd: Hvd) -> None:
     _refused_after_join(hvd, lambda: hvd.broadcast(torch.ones(1), hvd.size() - 1, name="late"))
 

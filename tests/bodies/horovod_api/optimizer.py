@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.bodies.horovod_api.base import Hvd, all_same, bodies, contribution, gather, reduced, same
+from tests.bodies.horovod_api.base import Hvd, all_same, bodies, contribution, gather, ours_only, reduced, same
 
 SHAPES = [(3,), (2, 2), (1,), (2, 3)]
 Optimizer = torch.optim.Optimizer
@@ -146,7 +146,10 @@ def a_step_after_synchronize_warns(hvd: Hvd) -> None:
     optimizer = _wrap(hvd, torch.optim.SGD(mine, lr=0.5), mine)
     _backward(mine, 0, hvd.rank())
     optimizer.synchronize()
-    with pytest.warns(UserWarning, match="skip_synchronize"):
+    said = (
+        r"optimizer\.step\(\) called without optimizer\.skip_synchronize\(\) context after optimizer\.synchronize\(\)"
+    )
+    with pytest.warns(UserWarning, match=said):
         optimizer.step()
 
 
@@ -236,6 +239,17 @@ def it_is_an_optimizer_of_the_same_class(hvd: Hvd) -> None:
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in mine]
 
 
+def names_of_parameters(hvd: Hvd) -> None:
+    """Those given, or the same different ones on every rank."""
+    mine = _parameters()
+    optimizer = _wrap(hvd, torch.optim.SGD(mine, lr=0.5), mine)
+    assert [optimizer._parameter_names[p] for p in mine] == ["p0", "p1", "p2", "p3"]
+    groups = [{"params": mine[:2]}, {"params": mine[2:]}]
+    nameless = hvd.DistributedOptimizer(torch.optim.SGD(groups, lr=0.5))._parameter_names
+    assert len(set(nameless.values())) == len(mine)
+    assert all(names == sorted(nameless.values()) for names in gather(sorted(nameless.values())))
+
+
 def gradients_of_an_embedding(hvd: Hvd) -> None:
     """Sparse ones, gathered; and made dense for the way."""
     for as_dense in (False, True):
@@ -247,6 +261,33 @@ def gradients_of_an_embedding(hvd: Hvd) -> None:
         optimizer.step()
         uses = torch.tensor([1.0] + [2.0] * (hvd.size() - 1) + [1.0])
         same(table.weight.data, -(uses / hvd.size()).unsqueeze(1).repeat(1, 2))
+
+
+@ours_only("Horovod waits for ever")
+def an_embedding_that_a_rank_does_not_use(hvd: Hvd) -> None:
+    """Once ranks have seen its sparse gradient, those without one have zeros; before that, it is an error on all."""
+    last = hvd.size() - 1
+
+    def step(table: nn.Embedding, optimizer: Any, *, used: bool) -> None:
+        optimizer.zero_grad()
+        if used:
+            table(torch.tensor([0])).sum().backward()
+        optimizer.step()
+
+    for before in (1, 0):
+        table = nn.Embedding(2, 2, sparse=True)
+        nn.init.zeros_(table.weight)
+        named = [("table", table.weight)]
+        optimizer = hvd.DistributedOptimizer(torch.optim.SGD([table.weight], lr=1.0), named_parameters=named)
+        for _ in range(before):
+            step(table, optimizer, used=True)
+        if before or last == 0:
+            for _ in range(2):
+                step(table, optimizer, used=hvd.rank() < last)
+            same(table.weight.data, torch.tensor([[-before - 2.0 * last / hvd.size()] * 2, [0.0] * 2]))
+        else:
+            with pytest.raises(hvd.HorovodInternalError, match="mismatched operations: allgather on rank"):
+                step(table, optimizer, used=hvd.rank() < last)
 
 
 def a_set_of_ranks_trains_apart(hvd: Hvd) -> None:
@@ -319,6 +360,34 @@ def parameters_in_another_order_on_each_rank(hvd: Hvd) -> None:
         (mine[i] * _gradient(hvd.rank(), 0, i)).sum().backward()
     optimizer.step()
     all_same(_data(mine), [-0.5 * _mean(hvd, 0, i) for i in range(len(mine))])
+
+
+def optimizers_that_have_parameters_in_another_order_on_each_rank(hvd: Hvd) -> None:
+    """As those of a set of parameters do. Names pair them, in every step and however they are put together."""
+    for options in ({}, {"groups": 2}, {"op": hvd.Adasum}):
+        _in_another_order(hvd, lambda own: own[::-1], options)
+        _in_another_order(hvd, lambda own: [own[0], own[2], own[1], own[3]], options)
+
+
+@ours_only("Horovod reduces a group in the order of its list, by the name of the first")
+def groups_whose_lists_are_in_another_order_on_each_rank(hvd: Hvd) -> None:
+    _in_another_order(hvd, lambda own: own[::-1], {"groups": lambda order: [order[1:3]]})
+    _in_another_order(hvd, lambda own: [own[0], own[2], own[1], own[3]], {"groups": lambda order: [order]})
+
+
+def _in_another_order(hvd: Hvd, permute: Callable[[list[Any]], list[Any]], options: dict[str, Any]) -> None:
+    """Odd ranks have the parameters in the order that `permute` makes. All ranks have the same gradients."""
+    mine = [nn.Parameter(torch.zeros(3)) for _ in range(4)]
+    order = permute(mine) if hvd.rank() % 2 else mine
+    if callable(options.get("groups")):
+        options = {"groups": options["groups"](order)}
+    named = [(f"p{i}", p) for i, p in enumerate(mine)]
+    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(order, lr=0.5), named_parameters=named, **options)
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.stack([p.sum() * 2 ** (i + 1) for i, p in enumerate(mine)]).sum().backward()
+        optimizer.step()
+    all_same(_data(mine), [torch.full((3,), -1.5 * 2 ** (i + 1)) for i in range(4)], options)
 
 
 def n_ranks_equal_one_process(hvd: Hvd) -> None:
