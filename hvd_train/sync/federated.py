@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hvd_train import model_state
-from hvd_train.comm.base import broadcast_json
+from hvd_train.comm.base import broadcast_json, gather_json
 from hvd_train.errors import UserError
 from hvd_train.model_state import as_real
 from hvd_train.optimizer import Build, ModelOptimizer, State
@@ -26,6 +26,7 @@ from hvd_train.sync._flat import copy_
 from hvd_train.sync._replicas import Replicas
 from hvd_train.sync.base import Context, Share
 
+_STATISTICS = "statistics."
 STOP_EVERY = 16
 """Steps between two questions whether to stop: a round may be long."""
 
@@ -64,9 +65,8 @@ class Federated(Replicas):
         self.discreet = discreet
         self._round = self._own = self._samples = 0
         self._models: list[Tensor] = []
-        """The flat parameters and buffers of the last round's model."""
-        self._buffers: list[Tensor] = []
-        self._buffers_before: list[Tensor] = []
+        self._statistics: dict[str, Tensor] = {}
+        """The flat parameters and the running statistics of the last round's model."""
         self._counters: dict[str, tuple[Tensor, Tensor]] = {}
         """The buffers that are no floating-point numbers, by name, each with what it was at the start."""
 
@@ -99,7 +99,7 @@ class Federated(Replicas):
                 f"sync: '{name}' keeps running statistics of a client's data, which neither noise nor masks cover; "
                 "take a model with group or layer normalisation, or leave out noise and secure"
             )
-        name = next((n for n, t in model.state_dict(keep_vars=True).items() if t.is_complex()), None)
+        name = next((n for n, t in model_state.tensors(model) if t.is_complex()), None)
         if name is not None:
             raise UserError(
                 f"sync: '{name}' is complex, and noise and masks cover real numbers only; keep its real and imaginary part "
@@ -109,14 +109,14 @@ class Federated(Replicas):
         return self._optimizer
 
     def start(self, model: nn.Module) -> None:
-        self._buffers = list(model_state.statistics(model).values())
+        self._model = model
         super().start(model)
         self._counters = {n: (b, b.clone()) for n, b in model.named_buffers() if not b.is_floating_point()}
 
     def follow(self) -> None:
         self._models += [t.clone() for t in self.flat.tensors[len(self._models) :]]
-        if not self._buffers_before:
-            self._buffers_before = [b.clone() for b in self._buffers]
+        if not self._statistics:
+            self._statistics = {name: b.clone() for name, b in model_state.statistics(self._model).items()}
 
     def on_parameters(self, step: int) -> None:
         super().on_parameters(step)
@@ -139,15 +139,16 @@ class Federated(Replicas):
         """Every rank takes over the round's model."""
         self._check_counters()
         clients = self._sample.of(self._round)
-        update = _flat(self._tensors) - _flat(self._before)
+        now, last = self._shared()
+        update = _flat(now) - _flat(last)
         if self._clip:
             clip_(update, self._clip)
         self._account()
         change = self._merge(update, self._samples if self.comm.rank in clients else 0, clients).to(update)
-        parts = [as_real(before) for before in self._before]
+        parts = [as_real(before) for before in last]
         for before, piece in zip(parts, change.split([t.numel() for t in parts]), strict=True):
             before.add_(piece.view(before.shape))
-        copy_(self._tensors, self._before)
+        copy_(now, last)
         self._optimizer.torch.state.clear()
         self._samples = 0
 
@@ -159,23 +160,42 @@ class Federated(Replicas):
                 ledger.write(self._folder, self._accountant.processes)
             self.comm.barrier()
 
+    def _shared(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What clients train, and what it was in the last round's model; collective.
+
+        Running statistics that training has resized on some rank are that rank's own from then on.
+        """
+        now = model_state.statistics(self._model)
+        last = self._statistics
+        kept = [name for name, b in now.items() if name in last and last[name].shape == b.shape]
+        common = set(kept).intersection(*gather_json(self.comm, kept))
+        names = [name for name in kept if name in common]
+        return (
+            [*self.flat.tensors, *(now[name] for name in names)],
+            [*self._models, *(last[name] for name in names)],
+        )
+
     def _check_counters(self) -> None:
+        there = dict(self._model.named_buffers())
         changed = next((n for n, (now, before) in self._counters.items() if not torch.equal(now, before)), None)
+        resized = (n for n, last in self._statistics.items() if n not in there or there[n].shape != last.shape)
+        changed = changed or next(resized, None)
         if self.discreet and changed is not None:
             raise UserError(
-                f"sync: buffer '{changed}' changes while a client trains, and noise and masks cover floating-point numbers only; "
-                "take a model without it, or leave out noise and secure"
+                f"sync: buffer '{changed}' changes while a client trains, and noise and masks cover floating-point numbers "
+                "of a fixed shape only; take a model without it, or leave out noise and secure"
             )
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
         self._check_counters()
-        own = [t.clone() for t in self._tensors]
-        copy_(self._tensors, self._before)
+        now, last = self._shared()
+        own = [t.clone() for t in now]
+        copy_(now, last)
         try:
             yield
         finally:
-            copy_(self._tensors, own)
+            copy_(now, own)
 
     def figures(self) -> dict[str, float]:
         """`epsilon` holds against outsiders, who see the models; `epsilon_ranks` against who knows the rounds' clients too."""
@@ -213,22 +233,16 @@ class Federated(Replicas):
     def rank_state(self) -> dict[str, Tensor]:
         if self.discreet:
             return {}
-        before = {f"buffer.{i}": b.clone() for i, b in enumerate(self._buffers_before)}
-        return {**super().rank_state(), **before, "samples": torch.tensor(self._samples)}
+        last = {_STATISTICS + name: b.clone() for name, b in self._statistics.items()}
+        return {**super().rank_state(), **last, "samples": torch.tensor(self._samples)}
 
     @torch.no_grad()
     def go_on_alone(self, state: dict[str, Tensor]) -> None:
         super().go_on_alone(state)
         self._samples = int(state["samples"])
-        copy_(self._buffers_before, [state[f"buffer.{i}"] for i in range(len(self._buffers_before))])
-
-    @property
-    def _tensors(self) -> list[Tensor]:
-        return [*self.flat.tensors, *self._buffers]
-
-    @property
-    def _before(self) -> list[Tensor]:
-        return [*self._models, *self._buffers_before]
+        self._statistics = {
+            name.removeprefix(_STATISTICS): t.clone() for name, t in state.items() if name.startswith(_STATISTICS)
+        }
 
     def _look(self, own: Any) -> None:
         if not self.discreet:

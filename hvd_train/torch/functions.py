@@ -10,6 +10,7 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
+from hvd_train.model_state import sparse_weights
 from hvd_train.torch.mpi_ops import _MOVABLE, allgather, broadcast_, broadcast_async_, rank, synchronize
 from hvd_train.torch.process_sets import ProcessSet, global_process_set
 
@@ -86,8 +87,7 @@ def _part(name: str | None, what: str) -> str | None:
 
 
 def _zero_gradients(optimizer: torch.optim.Optimizer, model: nn.Module | None) -> None:
-    modules = model.modules() if model is not None else ()
-    sparse = {m.weight for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse}
+    sparse = sparse_weights(model) if model is not None else set()
     for p in (p for group in optimizer.param_groups for p in group["params"]):
         if p.requires_grad and p.grad is None:
             zeros = torch.zeros_like(p)
