@@ -17,6 +17,7 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from hvd_train.comm import _addresses
@@ -57,16 +58,16 @@ def connect(comm: Communicator) -> Mailbox:
     token = bytes.fromhex(broadcast_json(comm, secrets.token_hex(32)))
     facts = gather_json(comm, _addresses.facts(comm.interfaces))
     listener, here = _listening(comm.rank, facts)
-    places = gather_json(comm, here)
-    _refuse(places)
-    assert listener is not None, "a rank without one has a problem"
-    met = _Meeting(comm.rank, places, token, time.monotonic() + _SECONDS)
-    try:
-        with listener:
+    with listener or nullcontext():
+        places = gather_json(comm, here)
+        _refuse(places)
+        assert listener is not None, "a rank without one has a problem"
+        met = _Meeting(comm.rank, places, token, time.monotonic() + _SECONDS)
+        try:
             met.call()
             met.accept(listener)
-    except (OSError, UserError) as error:
-        here["problem"] = str(error)
+        except (OSError, UserError) as error:
+            here["problem"] = str(error)
     try:
         _refuse(gather_json(comm, here))
     except UserError:
