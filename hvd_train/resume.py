@@ -147,10 +147,10 @@ def difference(was: Mapping[str, Any], now: Mapping[str, Any], *, may_convert: b
 
     `may_convert`: precision differs, so that floating point tensors may be of another width.
     """
-    for name in [*now, *(name for name in was if name not in now)]:
+    for name in sorted({*was, *now}):
         there, here = was.get(name), now.get(name)
         if not _fits(there, here, may_convert=may_convert):
-            return f"'{name}' is {_described(there)} there and {_described(here)} here"
+            return f"'{name}' is {_described(there, here)} there and {_described(here, there)} here"
     return None
 
 
@@ -244,7 +244,10 @@ def _fits(there: Any, here: Any, *, may_convert: bool) -> bool:
     return there.shape == here.shape and (there.dtype == here.dtype or converts)
 
 
-def _described(value: Any) -> str:
+def _described(value: Any, other: Any) -> str:
+    """In what `value` differs from `other`: in its shape, or else in its dtype."""
     if not isinstance(value, Tensor):
         return "missing" if value is None else f"a {type(value).__name__}"
-    return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    if isinstance(other, Tensor) and value.shape == other.shape:
+        return str(value.dtype).removeprefix("torch.")
+    return f"of shape {tuple(value.shape)}"

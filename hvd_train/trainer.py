@@ -563,7 +563,7 @@ class Trainer:
         there = resume.difference(snapshot.model, here, may_convert=may_convert) if self.comm.rank == 0 else None
         differs = broadcast_json(self.comm, there)
         if differs:
-            raise UserError(f"--resume: {snapshot.where} is of another model than this one: {differs}")
+            raise UserError(f"--resume: {snapshot.where} is of another model: {differs}")
         self.execution.load_state(snapshot.model)
 
     def _load_optimizer(

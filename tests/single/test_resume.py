@@ -350,12 +350,12 @@ COUNTED, WEIGHED = ({"name": "target", "target": f"tests.single.test_resume:{nam
 @pytest.mark.parametrize(
     ("there", "here", "said"),
     [
-        ({"hidden": [16]}, {"hidden": [8]}, r"'1.weight' is f of shape \(16, 6\) there and f of shape \(8, 6\) here"),
-        ({"hidden": [16]}, {"hidden": [16, 16]}, r"'\S+' is f of shape \(3, 16\) there and f of shape \(16, 16\) here"),
-        ({"hidden": [16, 16]}, {"hidden": [16]}, r"'\S+' is f of shape \(16, 16\) there and f of shape \(3, 16\) here"),
-        ({}, {"name": "linear"}, r"'1.weight' is f of shape \(128, 6\) there and f of shape \(3, 6\) here"),
-        ({"name": "linear"}, COUNTED, r"'weight' is missing there and f of shape \(3, 6\) here"),
-        (COUNTED, WEIGHED, r"'seen' is int64 of shape \(\) there and f of shape \(\) here"),
+        ({"hidden": [16]}, {"hidden": [8]}, r"'1.bias' is of shape \(16,\) there and of shape \(8,\) here"),
+        ({"hidden": [16]}, {"hidden": [16, 16]}, r"'4.bias' is of shape \(3,\) there and of shape \(16,\) here"),
+        ({"hidden": [16, 16]}, {"hidden": [16]}, r"'4.bias' is of shape \(16,\) there and of shape \(3,\) here"),
+        ({}, {"name": "linear"}, r"'1.bias' is of shape \(128,\) there and of shape \(3,\) here"),
+        ({"name": "linear"}, COUNTED, r"'1.bias' is of shape \(3,\) there and missing here"),
+        (COUNTED, WEIGHED, r"'seen' is int64 there and float(32|64) here"),
     ],
 )
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
@@ -366,9 +366,9 @@ def test_another_model_is_refused_by_the_first_difference(
         return configured(model={"name": "mlp", "target": None, **model}, train={"precision": precision})
 
     went_on(tmp_path, config(there, "fp32"), config(there, precision))
-    with pytest.raises(UserError, match=r"--resume: .*step-00000005 is of another model than this one: ") as refusal:
+    with pytest.raises(UserError, match=r"--resume: .*step-00000005 is of another model: ") as refusal:
         went_on(tmp_path, config(there, "fp32"), config(here, precision))
-    assert re.search(said.replace(" f of", r" float(32|64) of"), str(refusal.value)), refusal.value
+    assert re.search(said, str(refusal.value)), refusal.value
 
 
 class Counted(nn.Linear):
