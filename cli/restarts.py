@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cli import ssh
 from cli.hosts import Host
 from cli.machine import Machine
 from hvd_train.errors import UserError
+from hvd_train.submitted import has_checkpoint
 
 SECONDS = 15.0
 """How long a host may take to answer before it counts as lost."""
@@ -30,11 +32,39 @@ def again(hosts: tuple[Host, ...], wanted: int, fewest: int, *, oversubscribe: b
     return left, ranks
 
 
-def source(folder: Path | None) -> str | None:
-    """What to go on from: the run folder, once a checkpoint is in it. One without any is put aside."""
+@dataclass(frozen=True)
+class Origin:
+    """What a job was to go on from when it was first started (`--resume`), and the `checkpoints` that its `folder` then had."""
+
+    folder: Path | None
+    resume: str | None
+    checkpoints: frozenset[tuple[str, int]]
+
+    @classmethod
+    def of(cls, folder: Path | None, resume: str | None) -> Origin:
+        return cls(folder, None if resume == "latest" else resume, _checkpoints(folder))
+
+    def source(self) -> str | None:
+        """What to go on from now: the run folder, once the job has changed the checkpoints in it; until then as at first.
+
+        A folder without any checkpoint is put aside where the job began from nothing.
+        """
+        now = _checkpoints(self.folder)
+        if self.resume is not None and (now == self.checkpoints or not now):
+            return self.resume
+        return _source(self.folder)
+
+
+def _checkpoints(folder: Path | None) -> frozenset[tuple[str, int]]:
+    """Name and time of each checkpoint of a run."""
+    manifests = [] if folder is None else folder.glob("checkpoints/*step-*/manifest.json")
+    return frozenset((path.parent.name, path.stat().st_mtime_ns) for path in manifests)
+
+
+def _source(folder: Path | None) -> str | None:
     if folder is None or not folder.exists():
         return None
-    if any((folder / "checkpoints").glob("step-*[0-9]")):
+    if has_checkpoint(folder):
         return str(folder)
     number = next(n for n in range(1, 10**6) if not _aside(folder, n).exists())
     folder.rename(_aside(folder, number))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -62,14 +64,27 @@ def _folders(file: Path, output: Path | None, resume: str | None) -> tuple[Path,
     source = _latest(file, output) if resume == "latest" else Path(resume)
     if not source.is_dir():
         raise UserError(f"--resume: {source}: no such folder; expected 'latest', a run folder or a checkpoint in one")
-    run = source.parent.parent if source.parent.name == "checkpoints" else source
-    return (output or run).absolute(), source.absolute()
+    source = Path(os.path.abspath(source))
+    return (output or _run_of(source)).absolute(), source
 
 
 def _latest(file: Path, output: Path | None) -> Path:
     if output is not None:
         return output
-    runs = sorted(Path("runs").glob(f"{file.stem}-*"))
+    name = re.compile(re.escape(file.stem) + r"-\d{8}-\d{6}")
+    runs = sorted(path for path in Path("runs").glob("*") if name.fullmatch(path.name) and path.is_dir())
     if not runs:
         raise UserError(f"--resume latest: no run of {file.name} in runs/; give its folder")
     return runs[-1]
+
+
+def _run_of(source: Path) -> Path:
+    """The run folder that `source` is, or that the checkpoint `source` is in, put aside or not."""
+    if not (source / "manifest.json").is_file():
+        return source
+    holder = source.parent.parent if source.parent.name.startswith("abandoned-") else source.parent
+    if holder.name != "checkpoints":
+        raise UserError(
+            f"--resume: the checkpoint {source} is in no run folder; say by --output where the run is to go"
+        )
+    return holder.parent

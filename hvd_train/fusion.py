@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -132,17 +132,31 @@ def seed_of(seed: int, bucket: int, comm: Communicator) -> int:
     return (seed << 16 | bucket) * comm.size + comm.rank
 
 
-def state_of(buckets: Iterable[Bucket]) -> dict[str, Tensor]:
+REDUCER = "reducer."
+"""How the names begin of what compressors go on from."""
+
+
+class Reduced(Protocol):
+    def state(self) -> dict[str, Tensor]:
+        """As `compress.base.Reducer.state`."""
+
+
+def state_of(reduced: Iterable[Reduced]) -> dict[str, Tensor]:
     """What the compressors of this rank go on from."""
-    return {f"{number}.{name}": t for number, b in enumerate(buckets) for name, t in b.state().items()}
+    return {f"{REDUCER}{number}.{name}": t for number, b in enumerate(reduced) for name, t in b.state().items()}
 
 
-def load_state_of(buckets: Iterable[Bucket], state: dict[str, Tensor]) -> None:
-    """The reverse of `state_of`; that of other buckets or of another compressor is passed over."""
-    own = state_of(buckets)
-    if {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in state.items()}:
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+def load_state_of(reduced: Iterable[Reduced], state: dict[str, Tensor]) -> bool:
+    """The reverse of `state_of`; False where `state` is of other buckets or of another compressor, and is passed over.
+
+    In `state` names of another kind may stand beside.
+    """
+    own = state_of(reduced)
+    saved = {name: t for name, t in state.items() if name.startswith(REDUCER)}
+    fits = {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in saved.items()}
+    for name, tensor in own.items() if fits else ():
+        tensor.copy_(saved[name])
+    return fits or not saved
 
 
 class GradientBuckets:

@@ -73,7 +73,8 @@ def fit_buffers(model: nn.Module, state: Mapping[str, Any]) -> None:
         for word, buffer in module._buffers.items():
             saved = state.get(f"{path}.{word}" if path else word)
             if isinstance(saved, Tensor) and is_plain(saved) and (buffer is None or buffer.shape != saved.shape):
-                module._buffers[word] = torch.empty_like(saved, device=device if buffer is None else buffer.device)
+                like = saved.to(device) if buffer is None else buffer
+                module._buffers[word] = torch.empty(saved.shape, dtype=like.dtype, device=like.device)
 
 
 def sparse_weights(model: nn.Module) -> set[Tensor]:

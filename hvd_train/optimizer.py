@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hvd_train.config import OptimizerSection
 from hvd_train.errors import UserError
 from hvd_train.model_state import sparse_weights
 
@@ -32,6 +34,51 @@ def without_compiler(build: Callable[[], torch.optim.Optimizer]) -> torch.optim.
         step = torch.no_grad()(inspect.unwrap(type(optimizer).step))
         optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
     return optimizer
+
+
+def builder(section: OptimizerSection, precision: str) -> Build:
+    """What makes the optimizer that `section` describes; UserError where torch refuses it, also when it is called."""
+    if section.name == "LBFGS" and precision == "fp16":
+        raise UserError(
+            "optimizer.name: LBFGS evaluates a step more than once and cannot scale losses; use bf16 or fp32"
+        )
+    cls = getattr(torch.optim, section.name)
+    defaults = inspect.signature(cls).parameters
+    options = {name: _as_of(defaults[name].default, value) for name, value in section.options.items()}
+
+    def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        try:
+            return without_compiler(partial(cls, parameters, **options))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"optimizer: {section.name} refuses this model or these options: {error}") from None
+
+    return build
+
+
+def _as_of(default: Any, value: Any) -> Any:
+    """`value`, which came from YAML as a list or a float, in the type of an option's `default`: some are counts."""
+    if isinstance(value, float) and isinstance(default, int) and value.is_integer():
+        return int(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def entries(build: Build, parameters: Mapping[str, Tensor], device: torch.device) -> dict[str, set[str]] | None:
+    """The names under which the optimizer of `build` remembers something of each parameter, found by a step on small ones.
+
+    None for LBFGS, whose state is of all parameters together.
+    """
+    small = {p.dim(): nn.Parameter(torch.zeros([2] * p.dim(), device=device)) for p in parameters.values()}
+    if not small:
+        return {}
+    optimizer = build(list(small.values()))
+    if isinstance(optimizer, torch.optim.LBFGS):
+        return None
+    for p in small.values():
+        p.grad = torch.zeros_like(p)
+        if isinstance(optimizer, torch.optim.SparseAdam):
+            p.grad = p.grad.to_sparse()
+    optimizer.step()
+    return {name: set(optimizer.state[small[p.dim()]]) for name, p in parameters.items()}
 
 
 def kind(model: nn.Module, build: Build) -> str:

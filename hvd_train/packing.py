@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -119,8 +120,11 @@ def to_bytes(tensors: dict[str, Tensor]) -> bytes:
 
 
 def from_bytes(content: bytes) -> dict[str, Tensor]:
-    """The reverse of `to_bytes`."""
-    tensors = safetensors.torch.load(content)
+    """The reverse of `to_bytes`; ValueError where `content` is damaged."""
+    try:
+        tensors = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     kinds = json.loads(header.get("__metadata__", {}).get("dtypes", "{}"))
     return {**tensors, **{name: _restored(tensors[name], getattr(torch, kind)) for name, kind in kinds.items()}}

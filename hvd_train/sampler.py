@@ -108,6 +108,13 @@ class Sampler:
         if self._measures and number != self._planned:
             self._balance(share[0] if share else -1)
         self._planned = number
+        return self._plan(share, number)
+
+    def plan(self, number: int) -> Epoch:
+        """As `epoch`, under the weights in use, and without any effect on later epochs; collective."""
+        return self._plan(self.share(number), number)
+
+    def _plan(self, share: tuple[int, int] | None, number: int) -> Epoch:
         indices, batch_size = torch.empty(0, dtype=torch.int64), self.batch_size
         if share:
             indices, batch_size = self._deal(share, number)

@@ -7,7 +7,7 @@ import math
 from hvd_train.config import ScheduleSection
 
 
-def factor(schedule: ScheduleSection, step: int, total: int) -> float:
+def factor(schedule: ScheduleSection, step: float, total: int) -> float:
     """What the base rate is multiplied by at `step` (from 0) of `total`: warm-up first, then the named course."""
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps
@@ -18,5 +18,5 @@ def factor(schedule: ScheduleSection, step: int, total: int) -> float:
     if schedule.name == "linear":
         return schedule.final + (1 - schedule.final) * (1 - progress)
     if schedule.name == "step":
-        return schedule.factor ** (after // schedule.every)
+        return schedule.factor ** int(after // schedule.every)
     return 1.0

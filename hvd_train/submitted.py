@@ -9,4 +9,9 @@ RECORD = "job.json"
 
 def awaits_start(folder: Path) -> bool:
     """Whether `folder` was made for a run that has saved nothing yet, so that it may begin there, or begin again."""
-    return (folder / RECORD).is_file() and not any(folder.glob("checkpoints/step-*"))
+    return (folder / RECORD).is_file() and not has_checkpoint(folder)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint of the run `folder` was written to its end, which its manifest is."""
+    return any(manifest.stat().st_size for manifest in folder.glob("checkpoints/*step-*/manifest.json"))

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-import random
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_train import checkpoint, model_state, packing, schedule
+from hvd_train import checkpoint, generators, model_state, packing, resume, schedule
 from hvd_train.clock import Clock
-from hvd_train.comm.base import Communicator, Work, gather_json
+from hvd_train.comm.base import Communicator, Work, broadcast_json, gather_json
 from hvd_train.config import Config
 from hvd_train.data.base import Dataset, Split
 from hvd_train.errors import Diverged, Stopped, UserError
 from hvd_train.execution import Execution
+from hvd_train.fusion import REDUCER
 from hvd_train.model_state import is_plain
 from hvd_train.monitor.base import Record, Sink
-from hvd_train.optimizer import ModelOptimizer
+from hvd_train.optimizer import ModelOptimizer, State, builder, entries
 from hvd_train.precision import Precision
 from hvd_train.sampler import Epoch, Sampler
 from hvd_train.signals import StopRequest
-from hvd_train.sync.base import SyncStrategy
+from hvd_train.sync.base import OPTIMIZER, SyncStrategy
 
 DEFAULT_EPOCHS = 10
 LOWER_RATE = "a lower optimizer.lr, train.clip_norm or schedule.warmup_steps usually mends it"
 BUFFER, SCALER, STRATEGY, SAMPLER, OTHERS = "buffer.", "scaler.", "strategy.", "sampler.", "others"
+
+
+def _to_stderr(text: str) -> None:
+    print(f"ddl: warning: {text}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -47,6 +52,10 @@ class Progress:
     samples_in_epoch: int = 0
     best: float | None = None
     evaluations_without_improvement: int = 0
+    seconds: float = 0.0
+    """Of training before this process began, as all ranks agreed."""
+    bytes_sent: int = 0
+    """By the training of all ranks before this process began."""
 
 
 @dataclass
@@ -84,7 +93,11 @@ class Trainer:
         self._own_others: dict[str, Any] = {}
         """After resuming: running statistics and extra state, which a start makes equal."""
         self._saved = self._evaluated = -1
-        self._epoch_over = False
+        self._began: float | None = None
+        self._steps_of_epoch: int | None = None
+        """In the epoch under way, once there is one."""
+        self._resumed: checkpoint.Snapshot | None = None
+        self._warn: Callable[[str], None] = _to_stderr
         self._flag: tuple[Tensor, Work] | None = None
         scale = self.strategy.workers if self.config.schedule.scale_by_world_size else 1
         self._rates = [group["lr"] * scale for group in self.optimizer.torch.param_groups]
@@ -95,6 +108,7 @@ class Trainer:
     def run(self) -> str:
         """Train to the end and return why it came: 'length', 'early stop' or 'converged'; Stopped on a signal."""
         self.strategy.start(self.model)
+        self._settle()
         model_state.fit_buffers(self.model, self._own_buffers)
         for name, own in self._own_buffers.items():
             self.model.get_buffer(name).copy_(own)
@@ -146,13 +160,15 @@ class Trainer:
     @property
     def _seconds(self) -> float:
         """Of training in this process, evaluations that all ranks wait for left out."""
+        if self._began is None:
+            return 0.0
         alone = self.comm.size < self.strategy.comm.size
         return time.perf_counter() - self._began - (0.0 if alone else self.clock.seconds["eval"])
 
     @property
     def bytes_sent(self) -> int:
         """What this rank's training sent: all but what its start, metrics, stopping and checkpoints took."""
-        return self._sent - self.control_bytes
+        return 0 if self._began is None else self._sent - self.control_bytes
 
     @property
     def _sent(self) -> int:
@@ -171,6 +187,7 @@ class Trainer:
     @property
     def samples_per_second(self) -> float:
         """Over the training of this process, evaluations included."""
+        assert self._began is not None, "asked after the run"
         return (self.progress.samples - self._samples_before) / (time.perf_counter() - self._began)
 
     def _open(self, epoch: Epoch) -> None:
@@ -178,22 +195,30 @@ class Trainer:
             raise UserError("data: the training set is empty")
         train = self.config.train
         self._epochs = None if train.steps else train.epochs or DEFAULT_EPOCHS
-        self._total = train.steps or epoch.steps * (train.epochs or DEFAULT_EPOCHS)
-        end = self.progress.step + max(0, self._total - self._position(epoch))
+        with self._control():
+            self._full_epoch = epoch.steps if train.steps or not self.progress.epoch else self.sampler.plan(0).steps
+        self._total = train.steps or self._full_epoch * (train.epochs or DEFAULT_EPOCHS)
+        end = self.progress.step + max(0, math.ceil(self._total - self._position(epoch)))
         title = f"{end} steps: {self.execution.roles(self.strategy.roles())}"
         self._tell("open", {"total_steps": end, "first_step": self.progress.step, "title": title})
         self._began, self._samples_before = time.perf_counter(), self.progress.samples
         self._steps_before, self.control_bytes = self.progress.step, self._sent
         self._logged = (self._began, self.progress.samples)
 
-    def _position(self, epoch: Epoch) -> int:
-        """Steps into the schedule. A run by epochs counts them as the present number of ranks would have taken them."""
+    def _position(self, epoch: Epoch) -> float:
+        """Steps into the schedule, which never falls.
+
+        A run by epochs counts each as if it had the steps of the first, under the present number of ranks.
+        """
         if self._epochs is None:
             return self.progress.step
-        return self.progress.epoch * epoch.steps + self.progress.step_in_epoch
+        done = self.progress.step_in_epoch
+        within = done if epoch.steps == self._full_epoch else done * self._full_epoch / epoch.steps
+        return self.progress.epoch * self._full_epoch + within
 
     def _train(self, epoch: Epoch) -> str:
         while not self._ended():
+            self._steps_of_epoch = epoch.steps
             self._go_on_in(epoch)
             while self.progress.step_in_epoch < epoch.steps and not self._ended():
                 self._step(epoch)
@@ -214,7 +239,6 @@ class Trainer:
     def _next_epoch(self) -> None:
         self.progress.epoch += 1
         self.progress.step_in_epoch = self.progress.samples_in_epoch = 0
-        self._epoch_over = False
 
     def _go_on_in(self, epoch: Epoch) -> None:
         """Under another number of ranks a step holds other samples: go on at the last boundary not after the old one."""
@@ -253,7 +277,6 @@ class Trainer:
         self.progress.step_in_epoch += 1
         self.progress.samples += samples
         self.progress.samples_in_epoch += samples
-        self._epoch_over = position + 1 >= epoch.steps
 
     def _gradients(self, batches: list[Tensor], samples: int) -> float:
         """Set the gradients of the step; return this rank's part of what it minimises."""
@@ -376,12 +399,16 @@ class Trainer:
             self._tell("evaluation", {**self._where(), **self.metrics, **self.spent, **self.strategy.figures()})
 
     def _spent(self) -> dict[str, float]:
-        """Seconds of training so far, and bytes that all ranks sent; one that goes alone takes others' for as many as its own."""
+        """Seconds of training so far, and bytes that all ranks sent; one that goes alone takes others' for as many as its own.
+
+        What earlier processes took, until the checkpoint that this one resumed from, counts too.
+        """
         mean = torch.tensor([self._seconds, self.bytes_sent], dtype=torch.float64)
         with self._control():
             self.comm.all_reduce_(mean, "mean")
         ranks = max(self.comm.size, self.strategy.comm.size)
-        return {"seconds": float(mean[0]), "bytes_sent": round(float(mean[1]) * ranks)}
+        seconds, sent = self.progress.seconds + float(mean[0]), self.progress.bytes_sent + round(float(mean[1]) * ranks)
+        return {"seconds": seconds, "bytes_sent": sent}
 
     @torch.no_grad()
     def _score(self) -> float:
@@ -482,14 +509,13 @@ class Trainer:
         others = {name: value for name, value in whole.items() if name not in model}
         discreet = self.strategy.discreet
         state = {
-            "progress": asdict(self._from_here),
+            "format": resume.FORMAT,
+            "facts": self._facts(),
+            "progress": asdict(self._progress_to_save()),
             "others": packing.pack(others, "others", tensors),
-            "layout": self._layout,
-            "owners": self._owners,
+            "fusion_bytes": self.strategy.fusion_bytes,
             "optimizer": packing.pack(self.optimizer.state(), "optimizer", tensors),
             "scaler": packing.pack({} if discreet else self.precision.scaler.state_dict(), "scaler", tensors),
-            "fusion_bytes": self.strategy.fusion_bytes,
-            "strategy_name": self.config.sync.strategy,
             "strategy": packing.pack(self.strategy.state_dict(), "strategy", tensors),
         }
         own = {
@@ -498,89 +524,147 @@ class Trainer:
             **{SCALER + n: torch.tensor(v) for n, v in self.precision.scaler.state_dict().items()},
         }
         mine = {
-            **_generators(),
+            **generators.state(),
             **({} if discreet else own),
             **{STRATEGY + n: t for n, t in self.strategy.rank_state().items()},
             **{SAMPLER + n: t for n, t in self.sampler.rank_state().items()},
         }
         return checkpoint.Snapshot(model, tensors, state, mine)
 
-    @property
-    def _from_here(self) -> Progress:
-        """Where to go on. An epoch that is over stays so, though another sample of clients may need more steps for it."""
-        if not self._epoch_over:
-            return self.progress
-        return replace(self.progress, epoch=self.progress.epoch + 1, step_in_epoch=0, samples_in_epoch=0)
+    def _progress_to_save(self) -> Progress:
+        """At the end of an epoch the next one is under way: a run that resumes with other data must not repeat the old one."""
+        spent = self._spent()
+        progress = replace(self.progress, seconds=spent["seconds"], bytes_sent=int(spent["bytes_sent"]))
+        if self._steps_of_epoch is None or progress.step_in_epoch < self._steps_of_epoch:
+            return progress
+        return replace(progress, epoch=progress.epoch + 1, step_in_epoch=0, samples_in_epoch=0)
 
-    @property
-    def _layout(self) -> list[int]:
-        """What has to be the same for a rank to go on with what was its own: number of ranks, and parts of the model."""
-        return [self.comm.size, self.config.parallel.pipeline, self.config.parallel.tensor]
+    def _facts(self) -> resume.Facts:
+        """What `resume.compare` compares."""
+        parallel, labels = self.config.parallel, self.data.train.labels
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        together = self.config.optimizer.name == "LBFGS"
+        found = {
+            "ranks": self.strategy.comm.size * parallel.pipeline * parallel.tensor,
+            "trained": list(trained),
+            "trained.elements": sum(p.numel() for p in trained.values()) if together else None,
+            "data.samples": len(labels),
+            "data.labels": self._labels,
+        }
+        return resume.facts(self.config, found)
 
-    @property
-    def _owners(self) -> dict[str, Any]:
-        """By what samples belong to ranks."""
-        return {"seed": self.config.seed, "partition": self.config.data.partition.model_dump()}
+    @cached_property
+    def _labels(self) -> str:
+        """A digest of the training samples' labels."""
+        labels = self.data.train.labels.detach().cpu().contiguous()
+        return hashlib.sha256(labels.view(torch.uint8).numpy().tobytes()).hexdigest()
 
-    def restore(self, snapshot: checkpoint.Snapshot) -> None:
-        """Go on from `snapshot`; a rank that it does not know keeps its own generators and takes the mean buffers."""
-        if self.strategy.promises_privacy and snapshot.state.get("owners", self._owners) != self._owners:
-            raise UserError(
-                f"--resume: no epsilon holds for clients whose samples change: the checkpoint is of {snapshot.state['owners']}, "
-                f"and this run of {self._owners}; resume with the same seed and data.partition, or start anew"
-            )
-        try:
-            others = packing.unpack(snapshot.state["others"], snapshot.optimizer)
-            self.execution.load_state({**snapshot.model, **others})
-        except RuntimeError as error:
-            raise UserError(f"--resume: the checkpoint is of another model: {error}") from None
-        self.progress = Progress(**snapshot.state["progress"])
-        self._saved = self.progress.step
-        self.optimizer.load_state(packing.unpack(snapshot.state["optimizer"], snapshot.optimizer))
+    def restore(self, snapshot: checkpoint.Snapshot, warn: Callable[[str], None] = _to_stderr) -> None:
+        """Go on from `snapshot` with what of it fits this run, as `resume.RULES` say; rank 0 warns of the rest.
+
+        UserError, before anything has changed, where it is of another model or its contents are not as `snapshot` writes them.
+        Collective.
+        """
+        self._warn = warn if self.comm.rank == self.strategy.comm.rank == 0 else lambda text: None
+        with resume.reading(snapshot.where):
+            was = resume.facts_of(snapshot.state, snapshot.model, now := self._facts())
+            if self.strategy.promises_privacy:
+                resume.check_owners(was, now)
+            verdict = resume.compare(was, now)
+            self._load_model(snapshot, was.get("train.precision") != now["train.precision"])
+            warnings = [*verdict.warnings, *self._load_optimizer(snapshot, verdict, was, now)]
+            self._load_agreed(snapshot, verdict)
+            if snapshot.mine:
+                self._load_own(snapshot.mine, verdict)
+        for text in warnings:
+            self._warn(f"--resume: {text}")
+        self._resumed, self._saved = snapshot, self.progress.step
+
+    def _load_model(self, snapshot: checkpoint.Snapshot, may_convert: bool) -> None:
+        model_state.fit_buffers(self.model, snapshot.model)
+        here = {name: value for name, value in self.execution.state().items() if is_plain(value)}
+        there = resume.difference(snapshot.model, here, may_convert=may_convert) if self.comm.rank == 0 else None
+        differs = broadcast_json(self.comm, there)
+        if differs:
+            raise UserError(f"--resume: {snapshot.where} is of another model: {differs}")
+        others = packing.unpack(snapshot.state["others"], snapshot.optimizer) if "others" in snapshot.state else {}
+        self.execution.load_state({**snapshot.model, **others})
+
+    def _load_optimizer(
+        self, snapshot: checkpoint.Snapshot, verdict: resume.Verdict, was: resume.Facts, now: resume.Facts
+    ) -> list[str]:
+        """What there is to warn of."""
+        state: State = packing.unpack(snapshot.state["optimizer"], snapshot.optimizer)
+        if "optimizer" in verdict.anew:
+            return []
+        build = builder(self.config.optimizer, self.config.train.precision)
+        wanted = entries(build, {name: snapshot.model[name] for name in state}, self.precision.device)
+        fitting, missing = resume.fitting(state, wanted)
+        self.optimizer.load_state(fitting)
+        if missing:
+            text = f"the checkpoint has no {missing}, which {now['optimizer.name']} needs"
+            return [f"{text}: {resume.PARTS['optimizer']} begins anew"]
+        new = resume.newly_trained(was, now)
+        return [new] if new else []
+
+    def _load_agreed(self, snapshot: checkpoint.Snapshot, verdict: resume.Verdict) -> None:
+        """What all ranks have alike."""
+        self.progress = _progress(snapshot.state["progress"])
+        if "epoch" in verdict.anew:
+            self.progress.step_in_epoch = self.progress.samples_in_epoch = 0
+        if "best" in verdict.anew:
+            self.progress.best, self.progress.evaluations_without_improvement = None, 0
         scaler = packing.unpack(snapshot.state["scaler"], snapshot.optimizer)
-        if scaler:
+        if "scaling" not in verdict.anew and scaler:
             self.precision.scaler.load_state_dict(scaler)
-        same = snapshot.state["strategy_name"] == self.config.sync.strategy
-        agreed = packing.unpack(snapshot.state["strategy"], snapshot.optimizer) if same else {}
-        self.strategy.load_state_dict(agreed)
-        if snapshot.state["layout"] == self._layout and snapshot.mine:
-            self._own_buffers = _with_prefix(BUFFER, snapshot.mine)
-            self._own_others = packing.from_tensors(snapshot.mine, OTHERS) if OTHERS in snapshot.mine else {}
-            _set_generators(snapshot.mine)
-            scaler = {n: t.item() for n, t in _with_prefix(SCALER, snapshot.mine).items()}
-            if scaler:
-                self.precision.scaler.load_state_dict(scaler)
-            if same:
-                self.strategy.load_rank_state(_with_prefix(STRATEGY, snapshot.mine))
-            self.sampler.load_rank_state(_with_prefix(SAMPLER, snapshot.mine))
+        kept = "strategy" not in verdict.anew
+        self.strategy.load_state_dict(packing.unpack(snapshot.state["strategy"], snapshot.optimizer) if kept else {})
+
+    def _load_own(self, mine: dict[str, Tensor], verdict: resume.Verdict) -> None:
+        """What is this rank's own."""
+        if "statistics" not in verdict.anew:
+            self._own_buffers = _with_prefix(BUFFER, mine)
+            self._own_others = packing.from_tensors(mine, OTHERS) if OTHERS in mine else {}
+        if "generators" not in verdict.anew:
+            generators.load(mine)
+        scaler = {name: t.item() for name, t in _with_prefix(SCALER, mine).items()}
+        if not {"scaling", "replicas"} & verdict.anew and scaler:
+            self.precision.scaler.load_state_dict(scaler)
+        if "replicas" not in verdict.anew:
+            # Format 1 numbers buckets without a prefix.
+            named = _with_prefix(STRATEGY, mine).items()
+            own = {REDUCER + name if name[0].isdigit() else name: t for name, t in named}
+            dropped = {OPTIMIZER: "optimizer", REDUCER: "residuals"}
+            gone = tuple(prefix for prefix, part in dropped.items() if part in verdict.anew)
+            self.strategy.load_rank_state({name: t for name, t in own.items() if not name.startswith(gone)})
+        if "speeds" not in verdict.anew:
+            self.sampler.load_rank_state(_with_prefix(SAMPLER, mine))
+
+    def _settle(self) -> None:
+        """After resuming: warn of what the strategy could not take over, and put other branches' checkpoints aside."""
+        if self._resumed is None:
+            return
+        for text in self.strategy.begun_anew:
+            self._warn(f"--resume: {text}")
+        if self.checkpoints is not None and self.observed and self.comm.rank == 0:
+            for text in checkpoint.put_aside(self.checkpoints, self._resumed.folder):
+                self._warn(f"--resume: {text}")
 
 
 def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
+def _progress(saved: dict[str, Any]) -> Progress:
+    """TypeError where a value is no number, KeyError where the step is missing."""
+    known = {"step": saved["step"]} | {
+        field.name: saved[field.name] for field in fields(Progress) if field.name in saved
+    }
+    wrong = [name for name, value in known.items() if not isinstance(value, int | float | None)]
+    if wrong:
+        raise TypeError(f"progress.{wrong[0]} is {known[wrong[0]]!r}")
+    return Progress(**known)
+
+
 def _sense(metric: str) -> int:
     return -1 if metric == "loss" else 1
-
-
-def _generators() -> dict[str, Tensor]:
-    python = random.getstate()
-    legacy: Any = np.random.get_state(legacy=True)
-    _, keys, position, *_ = legacy
-    states = {
-        "rng.torch": torch.get_rng_state(),
-        "rng.python": torch.tensor(python[1], dtype=torch.int64),
-        "rng.numpy": torch.from_numpy(np.append(keys, position).astype(np.int64)),
-    }
-    if torch.cuda.is_available():
-        states["rng.cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _set_generators(states: dict[str, Tensor]) -> None:
-    torch.set_rng_state(states["rng.torch"])
-    random.setstate((3, tuple(states["rng.python"].tolist()), None))
-    keys = states["rng.numpy"].numpy()
-    np.random.set_state(("MT19937", keys[:-1].astype(np.uint32), int(keys[-1]), 0, 0.0))
-    if "rng.cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["rng.cuda"])

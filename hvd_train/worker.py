@@ -39,7 +39,7 @@ from hvd_train.heartbeat import Heartbeat
 from hvd_train.logs import Output
 from hvd_train.monitor import jsonl, tensorboard, terminal
 from hvd_train.monitor.base import Sink
-from hvd_train.optimizer import Build, without_compiler
+from hvd_train.optimizer import builder
 from hvd_train.parallel.division import divide
 from hvd_train.parallel.layout import Mesh, layout
 from hvd_train.precision import Precision
@@ -168,7 +168,7 @@ class _Rank:
             source=Path(self.launch.resume) if self.launch.resume else None,
         )
         if snapshot is not None:
-            trainer.restore(snapshot)
+            trainer.restore(snapshot, self._warn)
         return trainer
 
     def _refuse(self, problem: str) -> int:
@@ -282,7 +282,7 @@ def build(config: Config, comm: Communicator) -> Parts:
     model_state.convert_(model, device, precision.dtype)
     _check_gradients(config, model)
     # Built once to reject bad options before the run folder exists. The strategy builds the optimizer that trains.
-    _optimizer(config)([p for p in model.parameters() if p.requires_grad])
+    builder(config.optimizer, config.train.precision)([p for p in model.parameters() if p.requires_grad])
     return Parts(data, model, loss.build(config.train, data, device), precision, device)
 
 
@@ -372,7 +372,7 @@ def assemble(
         )
     whole = WholeModel(parts.model, parts.loss, parts.data, parts.precision, Clock())
     execution: Execution = divide(whole, mesh, config) if mesh else whole
-    optimizer = strategy.optimizer(execution.model, _optimizer(config))
+    optimizer = strategy.optimizer(execution.model, builder(config.optimizer, config.train.precision))
     seed_generators(config.seed * 65537 + comm.rank // config.parallel.tensor + 1)
     return Trainer(
         config=config,
@@ -409,20 +409,3 @@ def _device(wanted: str, comm: Communicator) -> torch.device:
         )
     torch.cuda.set_device(comm.local_rank)
     return torch.device("cuda", comm.local_rank)
-
-
-def _optimizer(config: Config) -> Build:
-    section = config.optimizer
-    if section.name == "LBFGS" and config.train.precision == "fp16":
-        raise UserError(
-            "optimizer.name: LBFGS evaluates a step more than once and cannot scale losses; use bf16 or fp32"
-        )
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in section.options.items()}
-
-    def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        try:
-            return without_compiler(partial(getattr(torch.optim, section.name), parameters, **options))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"optimizer: {section.name} refuses this model or these options: {error}") from None
-
-    return build

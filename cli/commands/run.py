@@ -153,7 +153,7 @@ def command(
         return
     from cli.execute import Execution
     from cli.hosts import format_hosts
-    from cli.restarts import again, source
+    from cli.restarts import Origin, again
 
     if others and not no_preflight:
         from cli.preflight.check import check
@@ -161,6 +161,7 @@ def command(
 
         for problem in check(others, needs(what.program, Path.cwd()), network):
             print(f"ddl: warning: {problem.host}: {problem.what}; {problem.remedy}", file=sys.stderr)
+    origin = Origin.of(what.folder, resume)
     began, restart = time.monotonic(), 0
     while True:
         if verbose:
@@ -177,7 +178,7 @@ def command(
         except UserError as error:
             print(f"ddl: {error}", file=sys.stderr)
             break
-        started, what = prepare(places, world_size, what.folder, source(what.folder))
+        started, what = prepare(places, world_size, what.folder, origin.source())
         where = f" on {format_hosts(places)}" if places else ""
         print(f"ddl: restart {restart} of {max_restarts}: {world_size} ranks{where}", file=sys.stderr)
     if code and what.folder is not None and what.folder.is_dir():

@@ -13,7 +13,7 @@ from hvd_train.comm._mailbox import Message
 from hvd_train.comm.base import Communicator, gather_json
 from hvd_train.comm.single import SingleCommunicator
 from hvd_train.errors import UserError
-from hvd_train.optimizer import ModelOptimizer
+from hvd_train.optimizer import ModelOptimizer, State
 from hvd_train.sync._members import ENDED, FINISHED, LEFT, VALUE, Members
 from hvd_train.sync.base import Context, OwnGradient, Share
 
@@ -23,6 +23,10 @@ FAILED = "failed"
 
 class Fixed(ModelOptimizer):
     """All that is ever trained is trained from the first step on: ranks could not agree on when to begin."""
+
+    def load_state(self, state: State) -> None:
+        frozen = {self.names[p] for p in self._frozen}
+        super().load_state({name: values for name, values in state.items() if name not in frozen})
 
     def _grow(self, parameters: list[nn.Parameter]) -> None:
         if parameters:

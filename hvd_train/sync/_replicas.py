@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from hvd_train.errors import UserError
 from hvd_train.optimizer import Build, ModelOptimizer
 from hvd_train.packing import from_tensors, to_tensors
+from hvd_train.resume import reading
 from hvd_train.sync._flat import FlatParameters, copy_
-from hvd_train.sync.base import Context, OwnGradient
+from hvd_train.sync.base import OPTIMIZER, Context, OwnGradient
 
-_PARAMETER, _OPTIMIZER, _DRIFTS = "parameter.", "optimizer", "drifts"
+_PARAMETER, _DRIFTS = "parameter.", "drifts"
 
 
 def drift(own: Sequence[Tensor], mean: Sequence[Tensor]) -> Tensor:
@@ -69,10 +70,11 @@ class Replicas(OwnGradient):
         super().start(model)
         self.flat = FlatParameters(model, self.comm)
         self.follow()
-        if self._agreement:
-            self.go_on(self._agreement)
-        if self._restored:
-            self.go_on_alone(self._restored)
+        with reading("the checkpoint's state of sync.strategy"):
+            if self._agreement:
+                self.go_on(self._agreement)
+            if self._restored:
+                self.go_on_alone(self._restored)
 
     def on_gradients(self, step: int) -> None:
         self.flat.refresh()
@@ -149,7 +151,7 @@ class Replicas(OwnGradient):
         self.merges = state["merges"]
 
     def rank_state(self) -> dict[str, Tensor]:
-        optimizer = to_tensors(self._optimizer.state(), _OPTIMIZER)
+        optimizer = to_tensors(self._optimizer.state(), OPTIMIZER)
         return {**optimizer, _DRIFTS: self._drifts.clone(), **self.flat.by_name(self.flat.tensors, _PARAMETER)}
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
@@ -163,7 +165,8 @@ class Replicas(OwnGradient):
         for p, name in self._optimizer.names.items():
             if _PARAMETER + name in state:
                 p.copy_(state[_PARAMETER + name])
-        self._optimizer.load_state(from_tensors(state, _OPTIMIZER))
+        if OPTIMIZER in state:
+            self._optimizer.load_state(from_tensors(state, OPTIMIZER))
 
     def _drift(self) -> float:
         """The mean of those looked at, this rank's before `leave`."""

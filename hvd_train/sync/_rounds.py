@@ -11,12 +11,10 @@ from torch import Tensor
 from hvd_train.comm.base import Communicator
 from hvd_train.compress.base import Compressor, Layout
 from hvd_train.compress.none import Identity
-from hvd_train.fusion import seed_of
+from hvd_train.fusion import load_state_of, seed_of, state_of
 from hvd_train.sync._flat import copy_
 from hvd_train.sync._replicas import Replicas
-from hvd_train.sync.base import Context
-
-_REDUCER = "reducer."
+from hvd_train.sync.base import RESIDUALS, Context
 
 
 class Change:
@@ -31,6 +29,10 @@ class Change:
         self._layout, self._size = Layout(shapes, like.device, seed), comm.size
         self._bucket = comm.allocate(like.numel() + len(shapes), like.dtype, like.device)
         self.reducer = (compressor if like.is_floating_point() else Identity()).reducer(self._layout, comm)
+
+    def state(self) -> dict[str, Tensor]:
+        """What this rank has held back."""
+        return self.reducer.state()
 
     def average_(self, flat: Tensor, anchor: Tensor) -> None:
         """Replace `flat` by about the mean of all ranks' `flat`, whose changes are since `anchor`, equal on all of them."""
@@ -89,14 +91,12 @@ class Rounds(Replicas):
         self.flat.restore_(self.anchors, state["anchors"])
 
     def rank_state(self) -> dict[str, Tensor]:
-        kept = {f"{_REDUCER}{i}.{n}": t for i, c in enumerate(self._changes) for n, t in c.reducer.state().items()}
-        return {**super().rank_state(), **kept}
+        return {**super().rank_state(), **state_of(self._changes)}
 
     def go_on_alone(self, state: dict[str, Tensor]) -> None:
         super().go_on_alone(state)
-        for i, change in enumerate(self._changes):
-            for name, tensor in change.reducer.state().items():
-                tensor.copy_(state[f"{_REDUCER}{i}.{name}"])
+        if not load_state_of(self._changes, state):
+            self.begun_anew.append(RESIDUALS)
 
     def _change(self, i: int) -> Change:
         shapes = [p.shape for p in self.flat.groups[i]]

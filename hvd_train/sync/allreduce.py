@@ -17,7 +17,7 @@ from hvd_train.optimizer import Build, ModelOptimizer, kind
 from hvd_train.options import Annotated
 from hvd_train.sharding import ELEMENTWISE, WHOLE, ShardedOptimizer
 from hvd_train.sync._adasum import AdasumGradients
-from hvd_train.sync.base import Context, SyncStrategy
+from hvd_train.sync.base import RESIDUALS, Context, SyncStrategy
 
 Shard = Literal["auto"] | bool
 
@@ -70,7 +70,8 @@ class AllReduce(SyncStrategy):
         sparse = sparse_weights(model)
         self._sparse = [p for p in model.parameters() if p in sparse]
         self._dense = self._sharded or self._reducer(model, [p for p in model.parameters() if p not in sparse])
-        load_state_of(self._dense.buckets, self._restored)
+        if not load_state_of(self._dense.buckets, self._restored):
+            self.begun_anew.append(RESIDUALS)
 
     def on_backward(self, step: int) -> None:
         self._dense.arm()

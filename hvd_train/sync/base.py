@@ -22,6 +22,11 @@ from hvd_train.compress.none import Identity
 from hvd_train.errors import UserError
 from hvd_train.optimizer import Build, ModelOptimizer
 
+OPTIMIZER = "optimizer"
+"""How the names begin in `rank_state` of what an optimizer of this rank alone remembers."""
+
+RESIDUALS = "gradients travel in other buckets than before: the state of compression begins anew"
+
 
 @dataclass(frozen=True)
 class Context:
@@ -97,6 +102,8 @@ class SyncStrategy:
         """Ranks that have died and that the others go on without."""
         self.report: Callable[[int], None] = lambda rank: None
         """Tells the command of such a rank at once, from any thread."""
+        self.begun_anew: list[str] = []
+        """What of a checkpoint `start` found not to fit, a sentence each."""
         self.score: Callable[[], float] | None = None
         """How good the model is on held-out samples, as it is on each rank: more is better; collective. None: there are none."""
 
@@ -201,11 +208,14 @@ class SyncStrategy:
         """The reverse of `state_dict`, before `start`; of nothing, where the checkpoint is of another strategy."""
 
     def rank_state(self) -> dict[str, Tensor]:
-        """What resuming needs and is this rank's own."""
+        """What resuming needs and is this rank's own; names of compression's state begin with `fusion.REDUCER`."""
         return {}
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
-        """The reverse of `rank_state`, before `start`; not called where the number of ranks has changed."""
+        """The reverse of `rank_state`, before `start`; not called where the number of ranks has changed.
+
+        Without `OPTIMIZER` or `fusion.REDUCER` where another optimizer or compressor makes that of no use (`resume.RULES`).
+        """
 
 
 class OwnGradient(SyncStrategy):

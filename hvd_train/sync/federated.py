@@ -63,7 +63,8 @@ class Federated(Replicas):
         self._accountant, self._folder = accountant, context.folder
         self.promises_privacy = accountant is not None
         self.discreet = discreet
-        self._round = self._own = self._samples = 0
+        self._epochs = self._own = self._samples = 0
+        """Epochs that have ended; samples of this rank in the step, and in the round."""
         self._models: list[Tensor] = []
         self._statistics: dict[str, Tensor] = {}
         """The flat parameters and the running statistics of the last round's model."""
@@ -125,7 +126,7 @@ class Federated(Replicas):
     def on_epoch(self, epoch: int) -> None:
         if (epoch + 1) % self._local_epochs == 0:
             self.merge()
-        self._round = (epoch + 1) // self._local_epochs
+        self._epochs = epoch + 1
 
     def finish(self) -> bool:
         cut_short = self._apart
@@ -138,7 +139,7 @@ class Federated(Replicas):
     def average_(self) -> None:
         """Every rank takes over the round's model."""
         self._check_counters()
-        clients = self._sample.of(self._round)
+        clients = self._sample.of(self._epochs // self._local_epochs)
         now, last = self._shared()
         update = _flat(now) - _flat(last)
         if self._clip:
@@ -212,7 +213,7 @@ class Federated(Replicas):
 
     def state_dict(self) -> dict[str, Any]:
         spent = [list(s) for s in self._accountant.spent] if self._accountant else []
-        return {**super().state_dict(), "round": self._round, "clients": self.comm.size, "spent": spent}
+        return {**super().state_dict(), "epochs": self._epochs, "clients": self.comm.size, "spent": spent}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self._accountant:
@@ -228,7 +229,7 @@ class Federated(Replicas):
 
     def go_on(self, state: dict[str, Any]) -> None:
         super().go_on(state)
-        self._round = state["round"]
+        self._epochs = state["epochs"] if "epochs" in state else state["round"] * self._local_epochs
 
     def rank_state(self) -> dict[str, Tensor]:
         if self.discreet:

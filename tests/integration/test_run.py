@@ -163,6 +163,32 @@ def test_resume_latest_finds_the_newest_run_of_the_file(model: Path, tmp_path: P
     assert summary(only)["epochs"] == 2
 
 
+def test_resumed_into_something_else(model: Path, tmp_path: Path) -> None:
+    """What of an older checkpoint fits is kept, the rest is told on stderr, and the other branch is put aside."""
+    needs("mpirun")
+    model.write_text(SMALL + "checkpoint: {every: 10}\n")
+    first = ddl("run", "--np", "2", "--output", "out", model, "train={steps: 30, precision: fp64}", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    changed = ["optimizer={name: AdamW}", "train={steps: 20, precision: fp16}", "sync.compression=topk"]
+    at = tmp_path / "out" / "checkpoints"
+    second = ddl("run", "--np", "2", "--resume", at / "step-00000010", model, *changed, cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    told = [
+        line.removeprefix("ddl: warning: --resume: ") for line in second.stderr.splitlines() if "--resume: " in line
+    ]
+    assert sorted(text.partition(" was ")[0] for text in told[:-1]) == [
+        "optimizer.name", "sync.compression.name", "train.precision", "train.precision",
+    ]  # fmt: skip
+    assert told[-1].startswith("step-00000030, step-00000020 put aside in")
+    assert sorted(f.name for f in at.iterdir()) == ["abandoned-1", "step-00000010", "step-00000020"]
+    refused = ddl("run", "--np", "2", "--resume", "out", model, "model.hidden=[8]", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert (
+        "step-00000020 is of another model: '1.bias' is of shape (32,) there and of shape (8,) here" in refused.stderr
+    )
+    assert "Traceback" not in refused.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("options", [["--np", "2"], ["--np", "1"]], ids=["mpirun", "local"])
 def test_a_signal_ends_the_step_saves_and_exits_with_75(
