@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from hvd_train.errors import UserError
 def check(model: nn.Module, sample: Tensor, samples: int, batch_size: int) -> None:
     """UserError where the smallest batch of `samples` has one sample and `model` needs more in training.
 
-    `sample` is a batch of one. The model runs on it once, in evaluation mode, to see what reaches its layers.
+    `sample` is a batch of one. A copy of the model runs on it once, in evaluation mode, to see what reaches its layers.
     """
     if not samples or (samples % batch_size != 1 and batch_size > 1):
         return
-    model.train()
+    if not any(isinstance(m, _BatchNorm) for m in model.modules()):
+        return
+    model = copy.deepcopy(model).train()
     layers = {m: name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.training}
     layers = {m: name for m, name in layers.items() if type(m).__name__ != "SyncBatchNorm"}
     if not layers:
@@ -31,12 +34,11 @@ def check(model: nn.Module, sample: Tensor, samples: int, batch_size: int) -> No
         if inputs[0].numel() == inputs[0].shape[1]:
             lone.append(layer)
 
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    for layer in layers:
+        layer.register_forward_pre_hook(look)
     model.eval()
     with contextlib.suppress(ValueError):  # of a layer without running statistics, after it has been seen
         model(sample)
-    for hook in hooks:
-        hook.remove()
     if lone:
         raise UserError(
             f"data.batch_size: with {batch_size} of {samples} samples a rank's last batch has one sample, and "
