@@ -165,6 +165,10 @@ class Federated(Replicas):
                     "--resume: no epsilon holds for this run, whose checkpoint is of other clients or has rounds without noise; "
                     "resume on as many ranks and with sync.noise, or start anew"
                 )
+        elif state.get("spent"):
+            self.begun_anew.append(
+                "sync.noise was set, is 0: no epsilon holds for rounds from here on, and none is reported"
+            )
         super().load_state_dict(state)
 
     def go_on(self, state: dict[str, Any]) -> None:
