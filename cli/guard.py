@@ -26,6 +26,8 @@ from cli.ssh import OPTIONS
 
 GRACE = 1.0
 """Seconds that processes have to end by themselves."""
+SEGMENTS = ("sm_segment.", "vader_segment.", "osc_sm.", "osc_rdma.")
+"""How the names of Open MPI's files in /dev/shm begin: what a user keeps there is not ours to delete."""
 PATIENCE = 3.5
 """Seconds that guards may take to be done."""
 
@@ -95,6 +97,7 @@ def end(processes: Iterable[psutil.Process], grace: float) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             found += [process, *process.children(recursive=True)]
+    shared = {path for process in found for path in segments(process.pid)}
     _, left = psutil.wait_procs(found, timeout=grace)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -102,6 +105,8 @@ def end(processes: Iterable[psutil.Process], grace: float) -> None:
     psutil.wait_procs(left, timeout=1)
     for process in found:
         clear(process.pid)
+    for path in shared:
+        path.unlink(missing_ok=True)
 
 
 def known(pids: Iterable[int]) -> list[psutil.Process]:
@@ -150,6 +155,18 @@ def _start(argv: list[str]) -> subprocess.Popen[bytes]:
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)
     return process
+
+
+def segments(pid: int) -> set[Path]:
+    """The memory that a process shares through Open MPI, by files that stay where its launcher was killed."""
+    with contextlib.suppress(OSError):
+        paths = (Path(line.split(maxsplit=5)[5]) for line in _mapped(pid))
+        return {path for path in paths if path.name.startswith(SEGMENTS) and path.exists()}
+    return set()
+
+
+def _mapped(pid: int) -> list[str]:
+    return [line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if " /dev/shm/" in line]
 
 
 def clear(pid: int) -> None:

@@ -13,5 +13,6 @@ def awaits_start(folder: Path) -> bool:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint of the run `folder` was written to its end, which its manifest is."""
-    return any(manifest.stat().st_size for manifest in folder.glob("checkpoints/*step-*/manifest.json"))
+    """Whether a checkpoint of the run `folder` was written to its end: it has its name then, or as a draft its manifest."""
+    drafts = folder.glob("checkpoints/.step-*.draft/manifest.json")
+    return any(folder.glob("checkpoints/step-*")) or any(manifest.stat().st_size for manifest in drafts)

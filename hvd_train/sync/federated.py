@@ -225,6 +225,10 @@ class Federated(Replicas):
                 )
             if self._accountant.rounds < ledger.rounds(spent):
                 self._accountant.processes = {"checkpoint": spent}
+        elif state.get("spent"):
+            self.begun_anew.append(
+                "sync.noise was set, is 0: no epsilon holds for rounds from here on, and none is reported"
+            )
         super().load_state_dict(state)
 
     def go_on(self, state: dict[str, Any]) -> None:

@@ -87,6 +87,21 @@ def test_a_write_that_is_cut_short_leaves_no_checkpoint(tmp_path: Path, monkeypa
     assert folders(tmp_path) == []
 
 
+def test_all_of_a_file_is_written_before_it_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what the machine loses when it goes down is a file that the manifest vouches for."""
+    synced: dict[int, int] = {}
+
+    def sync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        synced[status.st_ino] = status.st_size
+
+    monkeypatch.setattr(os, "fsync", sync)
+    checkpoint.write(tmp_path / "step-00000001", {"state.json": b"{}", "model.safetensors": bytes(100_000)})
+    files = [file.stat() for file in (tmp_path / "step-00000001").iterdir()]
+    assert len(files) == 3
+    assert {file.st_ino: file.st_size for file in files}.items() <= synced.items()
+
+
 trees: Any = st.recursive(
     st.none() | st.integers(-9, 9) | st.text(max_size=3) | st.just("T"),
     lambda inner: (

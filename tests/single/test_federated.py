@@ -175,6 +175,20 @@ def test_clients_whose_samples_change_on_resume_are_refused_with_noise(other: di
         threads.run(2, lambda comm: resumed(comm, noised, noise=1.0, clip=1.0))
 
 
+def test_rounds_without_noise_after_rounds_with_it_are_warned_of() -> None:
+    noised = threads.run(2, lambda comm: snapshot(comm, body.configuration(1, noise=2.0, clip=1.0)))
+
+    def resumed(comm: Communicator) -> list[str]:
+        told: list[str] = []
+        job = training.trainer(comm, body.configuration(2))
+        job.restore(noised[comm.rank], told.append)
+        job.run()
+        return told
+
+    (text,) = [text for text in threads.run(2, resumed)[0] if "noise" in text]
+    assert text.startswith("--resume: sync.noise was set, is 0: no epsilon holds")
+
+
 def snapshot(comm: Communicator, config: Any) -> Snapshot:
     job = training.trainer(comm, config)
     job.run()

@@ -51,6 +51,7 @@ TABLE: list[tuple[str, Any, Any, set[str]]] = [
     ("trained.elements", None, 40, set()),
     ("trained.elements", 20, 40, {"optimizer"}),
     ("sync.strategy", "allreduce", "diloco", {"strategy", "replicas", "residuals"}),
+    ("sync.target", "a:create", "b:create", {"strategy", "replicas", "residuals"}),
     ("sync.mode", "gradients", "parameters", {"strategy", "replicas"}),
     ("sync.backup_workers", 0, 1, {"strategy", "replicas"}),
     ("sync.backup_workers", 1, 2, set()),
@@ -60,6 +61,7 @@ TABLE: list[tuple[str, Any, Any, set[str]]] = [
     ("sync.period", 4, 8, set()),
     ("sync.shard_optimizer", "auto", False, set()),
     ("sync.compression.name", "none", "topk", {"residuals"}),
+    ("sync.compression.target", "a:create", "b:create", {"residuals"}),
     ("sync.compression.rank", 1, 2, {"residuals"}),
     ("sync.compression.ratio", 0.1, 0.2, set()),
     ("ranks", 2, 3, {"replicas", "residuals", "generators", "statistics", "speeds"}),
@@ -97,15 +99,12 @@ def test_a_warning_names_both_values_and_what_becomes_of_which_part() -> None:
     assert anew.endswith("the loss scale begins anew")
 
 
-def test_every_rule_and_every_part_is_documented() -> None:
+def test_every_rule_is_documented_and_in_the_table_above() -> None:
     page = (ROOT / "docs" / "resuming.md").read_text()
     rows = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
     assert {rule.name for rule in resume.RULES} <= rows
-    assert {rule.name for rule in resume.RULES} == {
-        next(r.name for r in resume.RULES if r.name == name or (r.name.endswith(".*") and name.startswith(r.name[:-1])))
-        for name, _, _, _ in TABLE
-        if any(r.name == name or (r.name.endswith(".*") and name.startswith(r.name[:-1])) for r in resume.RULES)
-    } | {"data.partition.*"}
+    tried = {name for name, _, _, _ in TABLE}
+    assert {rule.name for rule in resume.RULES} - tried == {"data.partition.*"}
 
 
 def went_on(
@@ -677,7 +676,7 @@ def test_a_damaged_checkpoint_never_pushes_out_a_good_one(keep: int, tmp_path: P
 def test_a_rewritten_checkpoint_survives_every_place_to_be_cut_short(tmp_path: Path, monkeypatch: Any) -> None:
     """Between any two changes of the disk there is a whole checkpoint of the step."""
     folder = tmp_path / "checkpoints" / "step-00000001"
-    for cut in range(1, 9):
+    for cut in range(1, 14):
         value = iter(range(1, 100))
         snapshot = checkpoint.Snapshot({"w": torch.ones(2)}, {}, {"cut": cut}, {"r": torch.ones(1)})
         checkpoint.save(snapshot, folder.parent, 1, 1, ALONE)

@@ -94,10 +94,11 @@ def test_a_checkpoint_without_a_run_needs_an_output(here: Path) -> None:
 def test_a_checkpoint_counts_once_its_manifest_is_written(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
     (run / RECORD).write_text("{}")
-    checkpoint(run / "checkpoints", 1, "")
-    (run / "checkpoints" / ".step-00000002.draft").mkdir()
+    draft = run / "checkpoints" / ".step-00000002.draft"
+    draft.mkdir(parents=True)
+    (draft / "manifest.json").write_text("")
     assert awaits_start(run)
-    (run / "checkpoints" / ".step-00000002.draft" / "manifest.json").write_text("{}")
+    (draft / "manifest.json").write_text("{}")
     assert has_checkpoint(run)
     assert not awaits_start(run)
 
