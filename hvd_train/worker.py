@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,9 @@ from hvd_train.straggler import SlowClock
 from hvd_train.submitted import awaits_start
 from hvd_train.sync.base import Context
 from hvd_train.trainer import Trainer
+
+PATIENCE = 6.0
+"""Seconds that a rank which cannot start waits for the others to hear of it."""
 
 
 @dataclass
@@ -131,10 +135,7 @@ class _Rank:
         self.comm, self.clock = slow, SlowClock(slow.pace)
 
     def _run(self) -> int:
-        """Prepare and train. Ranks that refuse alone wait for the others' answer, which some may never give.
-
-        The command has heard of the failure by then, and ends the job.
-        """
+        """Prepare and train, or refuse on all ranks."""
         folder = Path(self.launch.output)
         trainer = problem = None
         try:
@@ -142,10 +143,24 @@ class _Rank:
         except UserError as error:
             failures.report(error, self.comm.rank, self.output.errors, None)
             problem = str(error)
-        refusal = first_problem(self.comm, problem)
+        refusal = self._first_problem(problem)
         if trainer is None or refusal:
             return self._refuse(str(refusal))
         return self._train(trainer, folder)
+
+    def _first_problem(self, problem: str | None) -> str | None:
+        """Collective. Ranks without a problem may be in some other collective, and never come: then the job ends.
+
+        The command has heard of the problem by then and ends the job sooner; a pasted command line has nobody else.
+        """
+        patience = threading.Timer(PATIENCE, self.comm.abort, [ExitCode.BAD_INPUT])
+        patience.daemon = True
+        if problem:
+            patience.start()
+        try:
+            return first_problem(self.comm, problem)
+        finally:
+            patience.cancel()
 
     def _prepared(self, folder: Path) -> Trainer:
         parts = together(self.comm, partial(build, self.config, self.comm))

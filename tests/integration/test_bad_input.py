@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,37 @@ def test_what_only_ranks_can_see_is_one_message_too(launcher: str, folder: Path)
     assert done.stderr.strip().count("\n") == 0, done.stderr
     assert "rank 0 on" in done.stderr
     assert not (folder / "runs").exists()
+
+
+ALONE = """\
+import os, time
+from torch import nn
+from hvd_train import plugins
+from hvd_train.errors import UserError
+
+def model():
+    def create(package, *arguments, **options):
+        if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+            raise UserError("this rank has no licence")
+        time.sleep(600)
+
+    plugins.create = create
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.mark.parametrize("pasted", [False, True], ids=["by the command", "pasted"])
+def test_a_rank_that_refuses_while_another_never_answers_ends_the_job(pasted: bool, folder: Path) -> None:
+    """The rest of what ranks build is made by `plugins.create`, after all of them have said that their models are fine."""
+    needs("mpirun")
+    (folder / "alone.py").write_text(ALONE)
+    told = ["run", "--np", "2", "--output", "out", "m.yaml", "model={target: 'alone:model'}"]
+    if pasted:
+        line = ddl(*told[:1], "--dry-run", *told[1:], cwd=folder).stdout
+        done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    else:
+        done = ddl(*told, cwd=folder, timeout=60)
+        assert done.stderr.startswith("ddl: this rank has no licence (rank 1 on ")
+    assert done.returncode == 2, done.stderr
+    assert "this rank has no licence" in done.stderr
+    assert not (folder / "out").exists()
