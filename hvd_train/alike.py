@@ -12,10 +12,14 @@ from hvd_train import model_state, preprocessing
 from hvd_train.comm._agree import same
 from hvd_train.comm.base import Communicator
 from hvd_train.data.base import Dataset, Split
+from hvd_train.generators import seed_generators
 
 
 def alike(comm: Communicator, data: Dataset, model: nn.Module, device: torch.device) -> None:
-    """Raise UserError on every rank where devices, data or models differ between ranks; collective."""
+    """Raise UserError on every rank where devices, data or models differ between ranks; collective.
+
+    Leaves the global generators in another state: seed them afterwards.
+    """
     if comm.size == 1:
         return
     same(comm, "train.device", {"device": device.type}, "name one that all hosts have, such as train.device=cpu")
@@ -43,9 +47,14 @@ def _of_split(name: str, split: Split) -> dict[str, Any]:
 
 
 def _samples(split: Split) -> Any:
-    """Figures of a few samples; of none where samples are drawn anew each time, as augmented ones are."""
+    """Figures of a few samples, which random augmentation draws alike; None where a generator of its own draws them anew."""
     indices = torch.tensor([0, len(split) // 2, len(split) - 1])
-    first, second = (_figures(split.batch(indices)) for _ in range(2))
+
+    def drawn() -> Any:
+        seed_generators(0)
+        return _figures(split.batch(indices))
+
+    first, second = drawn(), drawn()
     return first if first == second else None
 
 
