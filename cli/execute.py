@@ -67,7 +67,6 @@ class Execution:
     _stall: str | None = field(default=None, init=False)
     _ticked: float = field(default=0.0, init=False)
     _guarded: set[tuple[str | int, ...]] = field(default_factory=set, init=False)
-    _segments: set[Path] = field(default_factory=set, init=False)
 
     def run(self) -> int:
         """Start, wait, explain; the exit code for the shell."""
@@ -181,8 +180,6 @@ class Execution:
             self._guard(event["host"], event["pid"], event["parent"])
             return
         self.events.append(event)
-        if event["event"] == "started" and event["host"] == socket.gethostname():
-            self._segments |= guard.segments(event["pid"])
         if event["event"] == "lost":
             print(f"ddl: {self._rank(event['lost'])} is lost; the others go on without it", file=sys.stderr)
         if event["event"] == "folder" and Path(event["path"]).is_dir():
@@ -255,9 +252,9 @@ class Execution:
                 _kill_group(self._process.pid)
                 self._process.wait()
         guard.end(left, 0)
-        guard.clear(self._process.pid)  # which it has not done itself if it was killed
-        for path in self._segments:
-            path.unlink(missing_ok=True)
+        if self._process.returncode < 0:
+            guard.clear(self._process.pid)
+            guard.clear_job(self._process.pid)
         self._guards.dismiss()
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, int):

@@ -26,8 +26,9 @@ from cli.ssh import OPTIONS
 
 GRACE = 1.0
 """Seconds that processes have to end by themselves."""
+SHARED = Path("/dev/shm")
 SEGMENTS = ("sm_segment.", "vader_segment.", "osc_sm.", "osc_rdma.")
-"""How the names of Open MPI's files in /dev/shm begin: what a user keeps there is not ours to delete."""
+"""How the names of Open MPI's files in `SHARED` begin: what a user keeps there is not ours to delete."""
 PATIENCE = 3.5
 """Seconds that guards may take to be done."""
 
@@ -160,13 +161,37 @@ def _start(argv: list[str]) -> subprocess.Popen[bytes]:
 def segments(pid: int) -> set[Path]:
     """The memory that a process shares through Open MPI, by files that stay where its launcher was killed."""
     with contextlib.suppress(OSError):
-        paths = (Path(line.split(maxsplit=5)[5]) for line in _mapped(pid))
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        paths = (Path(line.split(maxsplit=5)[5]) for line in lines if f" {SHARED}/" in line)
         return {path for path in paths if path.name.startswith(SEGMENTS) and path.exists()}
     return set()
 
 
-def _mapped(pid: int) -> list[str]:
-    return [line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if " /dev/shm/" in line]
+def job_number(space: str) -> int:
+    """What Open MPI 5 makes of a job's PMIx namespace, NAME@N, and writes into names of files (a hash by Bob Jenkins)."""
+    name, _, number = space.rpartition("@")
+    value = 0
+    for byte in name.encode():
+        value = (value + byte) & _WORD
+        value = (value + (value << 10)) & _WORD
+        value ^= value >> 6
+    value = (value + (value << 3)) & _WORD
+    value ^= value >> 11
+    value = (value + (value << 15)) & _WORD
+    return ((value >> 16) ^ (value & 0xFFFF)) << 16 | int(number)
+
+
+_WORD = 0xFFFFFFFF
+
+
+def clear_job(launcher: int) -> None:
+    """Remove what ranks here, all of them gone, shared in the job of an mpirun that was killed, also before they said a word."""
+    host = socket.gethostname()
+    for name in {host, host.partition(".")[0]}:
+        job = job_number(f"prterun-{name}-{launcher}@1")
+        for path in SHARED.glob(f"*.{os.getuid()}.{job:x}.*"):
+            if path.name.startswith(SEGMENTS):
+                path.unlink(missing_ok=True)
 
 
 def clear(pid: int) -> None:
