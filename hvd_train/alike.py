@@ -1,4 +1,4 @@
-"""What every rank must have alike before the first step: the same samples in the same order, and the same model."""
+"""Compares what must be equal on all ranks before the first step: devices, samples and their order, and models."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _of_split(name: str, split: Split) -> dict[str, Any]:
 
 
 def _samples(split: Split) -> Any:
-    """Figures of a few samples, which random augmentation draws alike; None where a generator of its own draws them anew."""
+    """Return figures of a few samples, with the same random augmentation on every rank; None if they differ at each call."""
     indices = torch.tensor([0, len(split) // 2, len(split) - 1])
 
     def drawn() -> Any:
@@ -59,7 +59,7 @@ def _samples(split: Split) -> Any:
 
 
 def _figures(batch: Any) -> Any:
-    """Two sums of each floating point tensor, which a change of order changes too; the hash of every other tensor."""
+    """Return two sums of each floating-point tensor, one of which depends on the order, and a hash of every other tensor."""
     if isinstance(batch, Tensor):
         return _sums(batch) if batch.is_floating_point() or batch.is_complex() else _hash(batch)
     if isinstance(batch, dict):

@@ -15,7 +15,7 @@ from hvd_train.errors import UserError
 
 @torch.no_grad()
 def check(model: nn.Module, sample: Tensor, samples: int, batch_size: int) -> None:
-    """UserError where the smallest batch of `samples` has one sample and `model` needs more in training.
+    """Raise UserError if the smallest batch of `samples` has one sample and `model` needs more in training.
 
     `sample` is a batch of one. A copy of the model runs on it once, in evaluation mode, to see what reaches its layers.
     """
@@ -48,7 +48,7 @@ def check(model: nn.Module, sample: Tensor, samples: int, batch_size: int) -> No
 
 
 def _better(samples: int, batch_size: int) -> str:
-    """The nearest batch size that leaves no sample alone."""
+    """Return advice: the nearest batch size that leaves no sample alone."""
     by_distance = sorted(range(2, 2 * batch_size + 3), key=lambda size: abs(size - batch_size))
     found = next((size for size in by_distance if samples % size != 1), None)
     return f"data.batch_size: {found}" if found else "other data"

@@ -27,7 +27,7 @@ COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 def is_plain(value: Any) -> bool:
-    """Whether `value` is a strided tensor of torch's own, no subclass, with values."""
+    """Return whether `value` is a strided tensor of torch itself, not of a subclass, and has values."""
     return (
         isinstance(value, Tensor)
         and type(value.detach()) is Tensor
@@ -37,37 +37,37 @@ def is_plain(value: Any) -> bool:
 
 
 def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer once, those that are not saved included, by its first name."""
+    """Yield every parameter and buffer once, under its first name; buffers that are not saved too."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 
 
 def others(model: nn.Module) -> dict[str, Any]:
-    """What `state_dict` has beside plain parameters and buffers."""
+    """Return what `state_dict` has beside plain parameters and buffers, by name."""
     return {name: v for name, v in model.state_dict().items() if name.endswith(EXTRA) or not is_plain(v)}
 
 
 def load_others(model: nn.Module, values: dict[str, Any]) -> None:
-    """The reverse of `others`."""
+    """Load what `others` returned."""
     if values:
         model.load_state_dict(values, strict=False)
 
 
 def statistics(model: nn.Module) -> dict[str, Tensor]:
-    """The buffers of which a mean over ranks has a meaning, such as running means, by name."""
+    """Return the buffers of which a mean over ranks has a meaning, such as running means, by name."""
     plain = {name: b for name, b in model.named_buffers() if is_plain(b)}
     return {n: b for n, b in plain.items() if (b.is_floating_point() or b.is_complex()) and b.dtype in REDUCIBLE}
 
 
 def common_statistics(model: nn.Module, comm: Communicator) -> list[Tensor]:
-    """Those of `statistics` that all ranks have, in the same shape: training may have resized a rank's own. Collective."""
+    """Return the `statistics` that all ranks have in one shape: training may have resized a rank's own. Collective."""
     own = statistics(model)
     shapes = gather_json(comm, {name: list(b.shape) for name, b in own.items()})
     return [b for name, b in own.items() if all(theirs.get(name) == list(b.shape) for theirs in shapes)]
 
 
 def fit_buffers(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Let buffers that training makes or resizes have the shapes that they have in `state`, of values by name."""
+    """Give buffers that training makes or resizes the shapes that they have in `state`, which maps names to values."""
     device = next((p.device for p in model.parameters()), None)
     for path, module in model.named_modules():
         for word, buffer in module._buffers.items():
@@ -78,18 +78,18 @@ def fit_buffers(model: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def sparse_weights(model: nn.Module) -> set[Tensor]:
-    """The embeddings whose gradients are sparse."""
+    """Return the weights of embeddings whose gradients are sparse."""
     return {m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse}
 
 
 def as_real(x: Tensor) -> Tensor:
-    """`x`, of a complex tensor its real and imaginary parts, in the same memory."""
+    """Return `x`; of a complex tensor its real and imaginary parts (..., 2), in the same memory."""
     return torch.view_as_real(x) if x.is_complex() else x
 
 
 @torch.no_grad()
 def broadcast_(model: nn.Module, comm: Communicator) -> None:
-    """Take over from rank 0 all that the model holds; collective."""
+    """Overwrite all that the model holds with what rank 0's holds; collective."""
     for _, tensor in tensors(model):
         if is_plain(tensor):
             comm.broadcast_(tensor.data)
@@ -126,7 +126,7 @@ def convert_(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None
 
 @torch.no_grad()
 def materialise(model: nn.Module, inputs: Tensor) -> None:
-    """Let lazy modules infer their shapes from `inputs`; UserError names one that no sample reaches."""
+    """Run the model on `inputs` if it has lazy modules, which then know their shapes; UserError names one that is not reached."""
     if not any(is_lazy(t) for _, t in tensors(model)):
         return
     model.eval()
@@ -139,7 +139,7 @@ def materialise(model: nn.Module, inputs: Tensor) -> None:
 
 
 def check(model: nn.Module) -> None:
-    """UserError for what cannot be trained, sent or saved; it names the parameter, buffer or extra state and the way out."""
+    """Raise UserError for what cannot be trained, sent or saved; it names the parameter, buffer or extra state and the way out."""
     for name, p in model.named_parameters():
         if p.is_meta:
             raise UserError(
@@ -168,7 +168,7 @@ def check(model: nn.Module) -> None:
 
 
 def check_alone(model: nn.Module) -> None:
-    """UserError for modules that need other ranks in a way that ddl has no part in."""
+    """Raise UserError for modules that communicate by means that ddl does not start."""
     for name, module in model.named_modules():
         if isinstance(module, nn.SyncBatchNorm):
             raise UserError(
@@ -178,7 +178,7 @@ def check_alone(model: nn.Module) -> None:
 
 
 def check_forward(model: nn.Module) -> None:
-    """UserError where the forward pass of a rank changes parameters that all ranks are to have alike."""
+    """Raise UserError where the forward pass of one rank changes parameters that must be equal on all ranks."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
             raise UserError(
@@ -188,7 +188,7 @@ def check_forward(model: nn.Module) -> None:
 
 
 def overlaps_itself(x: Tensor) -> bool:
-    """Whether two elements of a strided tensor may lie in one place, as they do once it is expanded."""
+    """Return whether two elements of a strided tensor may share memory, as those of an expanded tensor do."""
     reach = 0
     for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
         if size > 1:
@@ -199,7 +199,7 @@ def overlaps_itself(x: Tensor) -> bool:
 
 
 def _check_sharing(model: nn.Module) -> None:
-    """Trained parameters are moved to memory of their own, which would part them from what shares it now."""
+    """Raise UserError for a trained parameter that shares memory: training moves it to other memory, away from the rest."""
     found = [(t.data_ptr(), _end(t), name, t) for name, t in tensors(model) if is_plain(t) and t.numel()]
     found.sort(key=lambda item: item[:2])
     for i, (_, end, name, one) in enumerate(found):
@@ -215,7 +215,7 @@ def _check_sharing(model: nn.Module) -> None:
 
 
 def _positions(x: Tensor) -> set[int]:
-    """Addresses of the elements."""
+    """Return the addresses of all elements."""
     at = torch.tensor(x.data_ptr())
     for stride, size in zip(x.stride(), x.shape, strict=True):
         at = at[..., None] + torch.arange(size) * stride * x.element_size()

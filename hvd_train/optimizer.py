@@ -87,9 +87,9 @@ def kind(model: nn.Module, build: Build) -> str:
 
 
 def check_step(model: nn.Module, build: Build) -> None:
-    """UserError, with a parameter's name, where the optimizer cannot step on gradients of the kinds that `model` has.
+    """Raise UserError, with a parameter's name, if the optimizer cannot step on gradients of the kinds that `model` has.
 
-    It is tried on small zeros of every dtype, number of dimensions and layout of gradients.
+    It takes a trial step on small zeros of every dtype, number of dimensions and layout of gradients.
     """
     sparse = sparse_weights(model)
     kinds: dict[Any, tuple[str, nn.Parameter]] = {}

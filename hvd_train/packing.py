@@ -71,7 +71,7 @@ def _pack_tensor(value: Tensor, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The reverse of `pack`."""
+    """Return the value that `pack` made `value` and `tensors` of."""
     if isinstance(value, list):
         return [unpack(v, tensors) for v in value]
     if not isinstance(value, dict):
@@ -105,7 +105,7 @@ def to_tensors(value: Any, name: str) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: dict[str, Tensor], name: str) -> Any:
-    """The reverse of `to_tensors`; other tensors are passed over."""
+    """Return the value that `to_tensors` made tensors of; other tensors are ignored."""
     return unpack(loads_exact(tensors[name].numpy().tobytes()), tensors)
 
 
@@ -120,7 +120,7 @@ def to_bytes(tensors: dict[str, Tensor]) -> bytes:
 
 
 def from_bytes(content: bytes) -> dict[str, Tensor]:
-    """The reverse of `to_bytes`; ValueError where `content` is damaged."""
+    """Return the tensors that `to_bytes` stored; ValueError if `content` is damaged."""
     try:
         tensors = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
@@ -131,7 +131,7 @@ def from_bytes(content: bytes) -> dict[str, Tensor]:
 
 
 def broadcast(comm: Communicator, value: Any) -> Any:
-    """Rank 0's `value`, of what `pack` takes, on every rank; collective."""
+    """Return rank 0's `value`, which `pack` must accept, on every rank; collective."""
     sent = to_bytes(to_tensors(value, _VALUE)) if comm.rank == 0 else b""
     size = torch.tensor(len(sent))
     comm.broadcast_(size)

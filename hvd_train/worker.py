@@ -280,7 +280,7 @@ class _Rank:
 
 
 def build(config: Config, comm: Communicator) -> Parts:
-    """Make data, model and loss of one rank; UserError where the input is to blame. Uses no collective."""
+    """Build data, model and loss of one rank; UserError for bad input. Uses no collective."""
     device = _device(config.train.device, comm)
     precision = Precision(config.train.precision, device)
     seed_generators(config.seed)
@@ -308,7 +308,7 @@ def _check_batches(parts: Parts, sampler: Sampler) -> None:
 
 
 def _check_gradients(config: Config, model: nn.Module) -> None:
-    """UserError for gradients that loss scaling or clipping cannot take."""
+    """Raise UserError for gradients that loss scaling or clipping cannot take."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     name = next((name for name, p in trained.items() if p.is_complex()), None)
     if name and config.train.precision == "fp16":
