@@ -139,7 +139,7 @@ def materialise(model: nn.Module, inputs: Tensor) -> None:
 
 
 def check(model: nn.Module) -> None:
-    """Raise UserError for what cannot be trained, sent or saved; it names the parameter, buffer or extra state and the way out."""
+    """Raise UserError for what cannot be trained, sent or saved; it names the tensor or extra state and the way out."""
     for name, p in model.named_parameters():
         if p.is_meta:
             raise UserError(
