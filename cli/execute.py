@@ -251,8 +251,9 @@ class Execution:
             except subprocess.TimeoutExpired:
                 _kill_group(self._process.pid)
                 self._process.wait()
-        guard.end(left, 0)
-        if self._process.returncode < 0:
+        was_killed = self._process.returncode < 0
+        guard.end([*left, *guard.session(self._process.pid)] if was_killed else left, 0)
+        if was_killed:
             guard.clear(self._process.pid)
             guard.clear_job(self._process.pid)
         self._guards.dismiss()

@@ -167,6 +167,16 @@ def segments(pid: int) -> set[Path]:
     return set()
 
 
+def session(leader: int) -> list[psutil.Process]:
+    """What is left of the session of a launcher: also ranks that have not said a word yet, whose parent is gone."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 def job_number(space: str) -> int:
     """What Open MPI 5 makes of a job's PMIx namespace, NAME@N, and writes into names of files (a hash by Bob Jenkins)."""
     name, _, number = space.rpartition("@")
@@ -185,13 +195,18 @@ _WORD = 0xFFFFFFFF
 
 
 def clear_job(launcher: int) -> None:
-    """Remove what ranks here, all of them gone, shared in the job of an mpirun that was killed, also before they said a word."""
-    host = socket.gethostname()
+    """Remove the files that ranks here, all of them gone, made in the job of an mpirun that was killed."""
+    host, temporary = socket.gethostname(), Path(tempfile.gettempdir())
     for name in {host, host.partition(".")[0]}:
         job = job_number(f"prterun-{name}-{launcher}@1")
         for path in SHARED.glob(f"*.{os.getuid()}.{job:x}.*"):
             if path.name.startswith(SEGMENTS):
                 path.unlink(missing_ok=True)
+        of_all_jobs = temporary / f"ompi.{name}.{os.getuid()}"
+        shutil.rmtree(of_all_jobs / "jf.0" / str(job), ignore_errors=True)
+        with contextlib.suppress(OSError):  # other jobs are in it
+            (of_all_jobs / "jf.0").rmdir()
+            of_all_jobs.rmdir()
 
 
 def clear(pid: int) -> None:
