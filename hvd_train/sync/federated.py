@@ -106,6 +106,12 @@ class Federated(Replicas):
                 f"sync: '{name}' is complex, and noise and masks cover real numbers only; keep its real and imaginary part "
                 "as two parameters, or leave out noise and secure"
             )
+        name = next(iter(model_state.others(model)), None)
+        if name is not None:
+            raise UserError(
+                f"sync: '{name}' is state beside tensors, which neither noise nor masks cover; take a model without it, or leave "
+                "out noise and secure"
+            )
         self._optimizer = _Discreet(model, build)
         return self._optimizer
 

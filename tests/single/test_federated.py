@@ -117,6 +117,21 @@ def test_class_weights_that_count_labels_are_refused_with_noise() -> None:
         threads.run(2, lambda comm: training.trainer(comm, config))
 
 
+def test_extra_state_is_refused_where_only_tensors_are_covered() -> None:
+    class Counts(nn.Linear):
+        def get_extra_state(self) -> Any:
+            return {"samples": 3}
+
+        def set_extra_state(self, state: Any) -> None: ...
+
+    def masked(comm: Communicator) -> None:
+        strategy = training.trainer(comm, body.configuration(1, secure=True)).strategy
+        strategy.optimizer(Counts(2, 2), lambda parameters: torch.optim.SGD(parameters, 0.1))
+
+    with pytest.raises(UserError, match="sync: '_extra_state' is state beside tensors, which neither noise nor masks"):
+        threads.run(3, masked)
+
+
 def test_complex_parameters_are_refused_where_only_real_numbers_are_covered() -> None:
     class Turned(nn.Module):
         def __init__(self) -> None:
