@@ -66,6 +66,8 @@ class Execution:
     _folder: Path | None = field(default=None, init=False)
     _stall: str | None = field(default=None, init=False)
     _ticked: float = field(default=0.0, init=False)
+    _over: float | None = field(default=None, init=False)
+    """Since when every rank has come to its end, by its own account."""
     _guarded: set[tuple[str | int, ...]] = field(default_factory=set, init=False)
 
     def run(self) -> int:
@@ -142,6 +144,11 @@ class Execution:
         if stall and not self._end_by:
             self._stall = stall
             self._end_by = now + 1
+            self._process.terminate()
+        everybody = len(self._watchdog.done | self._watchdog.lost) >= self.world_size
+        self._over = (self._over or now) if everybody else None
+        if self._over and not self._end_by and self.fewest is None and 0 < self.stall_timeout < now - self._over:
+            self._end_by = now + 1  # a rank is at its end and does not leave: the result is there
             self._process.terminate()
         if not self._end_by and self.fewest is None and self._watchdog.unreported(now, GRACE):
             self._end_by = now + 1

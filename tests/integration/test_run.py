@@ -336,3 +336,24 @@ def test_a_script_that_fails_on_one_rank_ends_the_job(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "the first failure: rank 1 on" in done.stderr
     assert "KeyError: 'lost'" in done.stderr
+
+
+STOPS_AT_EXIT = """\
+import atexit, os, signal
+from torch import nn
+
+def model():
+    if os.environ["OMPI_COMM_WORLD_RANK"] == "0":
+        atexit.register(os.kill, os.getpid(), signal.SIGSTOP)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+def test_a_rank_that_is_done_and_does_not_leave_ends_with_the_run(tmp_path: Path) -> None:
+    needs("mpirun")
+    (tmp_path / "stops.py").write_text(STOPS_AT_EXIT)
+    (tmp_path / "m.yaml").write_text(SMALL)
+    told = ["--np", "2", "--stall-timeout", "5", "--output", "out", "m.yaml", "model={target: 'stops:model'}"]
+    done = ddl("run", *told, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert summary(tmp_path / "out")["ended"] == "length"
