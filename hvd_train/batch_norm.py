@@ -13,13 +13,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hvd_train.errors import UserError
 
 
+def leaves_one(samples: int, batch_size: int) -> bool:
+    """Return whether batches of `batch_size` leave one of `samples` alone."""
+    return samples > 0 and (samples % batch_size == 1 or batch_size == 1)
+
+
 @torch.no_grad()
 def check(model: nn.Module, sample: Tensor, samples: int, batch_size: int) -> None:
     """Raise UserError if the smallest batch of `samples` has one sample and `model` needs more in training.
 
     `sample` is a batch of one. A copy of the model runs on it once, in evaluation mode, to see what reaches its layers.
     """
-    if not samples or (samples % batch_size != 1 and batch_size > 1):
+    if not leaves_one(samples, batch_size):
         return
     if not any(isinstance(m, _BatchNorm) for m in model.modules()):
         return

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hvd_train import model_state
 from hvd_train.clock import Clock
 from hvd_train.data.base import Dataset, Split
 from hvd_train.loss import Loss, correct
@@ -73,7 +72,6 @@ class Execution(ABC):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned; RuntimeError where it is of another model."""
-        model_state.fit_buffers(self.model, state)
         self.model.load_state_dict(state)
 
     def close(self) -> None:  # noqa: B027

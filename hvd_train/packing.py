@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.base import Communicator, broadcast_bytes
 from hvd_train.strict_json import dumps_exact, loads_exact
 
 _VALUE = "value"
@@ -132,12 +132,9 @@ def from_bytes(content: bytes) -> dict[str, Tensor]:
 
 def broadcast(comm: Communicator, value: Any) -> Any:
     """Return rank 0's `value`, which `pack` must accept, on every rank; collective."""
-    sent = to_bytes(to_tensors(value, _VALUE)) if comm.rank == 0 else b""
-    size = torch.tensor(len(sent))
-    comm.broadcast_(size)
-    buffer = torch.frombuffer(bytearray(sent), dtype=torch.uint8) if sent else torch.empty(int(size), dtype=torch.uint8)
-    comm.broadcast_(buffer)
-    return from_tensors(from_bytes(buffer.numpy().tobytes()), _VALUE)
+    sent = to_bytes(to_tensors(value if comm.rank == 0 else None, _VALUE))
+    received = broadcast_bytes(comm, torch.frombuffer(bytearray(sent), dtype=torch.uint8))
+    return from_tensors(from_bytes(received.numpy().tobytes()), _VALUE)
 
 
 def _stored(x: Tensor) -> Tensor:

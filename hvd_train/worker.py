@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hvd_train import (
     batch_norm,
@@ -287,10 +287,11 @@ def build(config: Config, comm: Communicator) -> Parts:
     data = plugins.create("hvd_train.data", config.data.name, **config.data.options)
     if not len(data.train):
         raise UserError("data: the training set is empty")
-    _check_inputs(config, data)
+    sample, _ = data.train.batch(torch.tensor([0]))
+    _check_inputs(config, data, sample)
     seed_generators(config.seed)
     model = plugins.create("hvd_train.models", config.model.name, data.spec, **config.model.options)
-    model_state.materialise(model, data.train.batch(torch.tensor([0]))[0])
+    model_state.materialise(model, sample)
     model_state.check(model)
     if comm.size > 1:
         model_state.check_alone(model)
@@ -302,6 +303,8 @@ def build(config: Config, comm: Communicator) -> Parts:
 
 
 def _check_batches(parts: Parts, sampler: Sampler) -> None:
+    if not batch_norm.leaves_one(*sampler.first):
+        return
     sample, _ = parts.data.train.batch(torch.tensor([0]))
     with parts.precision.forward():
         batch_norm.check(parts.model, parts.precision.inputs(sample), *sampler.first)
@@ -323,9 +326,8 @@ def _check_gradients(config: Config, model: nn.Module) -> None:
         )
 
 
-def _check_inputs(config: Config, data: Dataset) -> None:
+def _check_inputs(config: Config, data: Dataset, x: Tensor) -> None:
     """UserError for integers where the model is one of ours that takes numbers: an own model may embed them."""
-    x, _ = data.train.batch(torch.tensor([0]))
     if config.model.name != "target" and data.spec.task != "language" and not x.is_floating_point():
         raise UserError(
             f"data: inputs are of type {x.dtype}, and the model '{config.model.name}' takes floating point numbers; "

@@ -319,12 +319,16 @@ def gather_json(comm: Communicator, value: Any) -> list[Any]:
 
 def broadcast_json(comm: Communicator, value: Any, root: int = 0) -> Any:
     """Rank `root`'s `value`; that of other ranks is ignored."""
-    text = _encode(value if comm.rank == root else None)
-    length = torch.tensor(text.numel())
+    return _decode(broadcast_bytes(comm, _encode(value if comm.rank == root else None), root))
+
+
+def broadcast_bytes(comm: Communicator, content: Tensor, root: int = 0) -> Tensor:
+    """Rank `root`'s `content`, flat and of uint8; that of other ranks, of any length, is ignored."""
+    length = torch.tensor(content.numel())
     comm.broadcast_(length, root)
-    text = text if comm.rank == root else torch.empty(int(length), dtype=torch.uint8)
-    comm.broadcast_(text, root)
-    return _decode(text)
+    content = content if comm.rank == root else torch.empty(int(length), dtype=torch.uint8)
+    comm.broadcast_(content, root)
+    return content
 
 
 def _encode(value: Any) -> Tensor:

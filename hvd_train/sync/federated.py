@@ -183,11 +183,13 @@ class Federated(Replicas):
         )
 
     def _check_counters(self) -> None:
+        if not self.discreet:
+            return
         there = dict(self._model.named_buffers())
         changed = next((n for n, (now, before) in self._counters.items() if not torch.equal(now, before)), None)
         resized = (n for n, last in self._statistics.items() if n not in there or there[n].shape != last.shape)
         changed = changed or next(resized, None)
-        if self.discreet and changed is not None:
+        if changed is not None:
             raise UserError(
                 f"sync: buffer '{changed}' changes while a client trains, and noise and masks cover floating-point numbers "
                 "of a fixed shape only; take a model without it, or leave out noise and secure"
