@@ -16,6 +16,9 @@ CONSEQUENCES = 20.0
 START = 60.0
 """Seconds that a rank may take to start, at least: Python, torch and MPI come from slow disks."""
 
+LATE = 3.0
+"""Seconds after which a rank that is well, and speaks every second, would have been heard of."""
+
 _WAITING = {"comm", "serve"}
 """Phases in which a rank waits for others."""
 
@@ -156,7 +159,8 @@ class Watchdog:
 
     def _silent(self, now: float) -> str | None:
         silent = [r for r in self.running() if now - r.heard > self.seconds]
-        if not silent:
+        late = [r for r in self.running() if LATE < now - r.heard <= self.seconds]
+        if not silent or late:  # ranks fall silent one after the other: name all of them
             return None
         which = _named(r.number for r in silent)
         return f"no word from {which} for {self.seconds:g} seconds (--stall-timeout)\n{self.accuse(silent)}"

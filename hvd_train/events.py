@@ -6,12 +6,15 @@ is one JSON object between two control characters; `split` takes them out of wha
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import re
 import socket
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from hvd_train import strict_json
@@ -25,9 +28,21 @@ LIMIT = 3500
 _EVENT = re.compile(START + rb"(\{[^\x1e\x1f]*\})" + END + rb"(?:\r?\n|(?!\r?\n?\Z))")
 
 
+@functools.cache
+def machine() -> str:
+    """Identifies the machine, or the container, in which a process number means one process; hostnames may be shared."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return socket.gethostname()
+    return hashlib.sha256(f"{boot} {space}".encode()).hexdigest()[:12]
+
+
 def emit(descriptor: int, event: str, **fields: Any) -> None:
     """Send one event; long text in `fields` loses its beginning."""
-    record = {"event": event, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), **fields}
+    where = {"host": socket.gethostname(), "machine": machine(), "pid": os.getpid()}
+    record = {"event": event, **where, "time": time.time(), **fields}
     line = _encode(record)
     for key in ("traceback", "message"):
         while len(line) > LIMIT and len(record.get(key, "")) > 100:

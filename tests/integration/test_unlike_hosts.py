@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_hosts_of_unequal_slots_train_as_one(slots: tuple[int, ...], hosts: Host
     [
         ("model={target: 'unlike_models:another_layer'}", 2, "model differs between rank 0 on n1 and rank 2 on n2"),
         ("data={target: 'unlike_models:shuffled'}", 2, "data differs between rank 0 on n1 and rank 2 on n2"),
-        ("model={target: 'unlike_models:broken'}", 1, "rank 2 on n2:"),
+        ("model={target: 'unlike_models:broken'}", 1, "rank [23] on n2:"),
         ("model={target: 'unlike_models:wide'}", 2, "/dev/shm on n2 has room for "),
     ],
     ids=["another layer", "another order", "an exception", "no room"],
@@ -84,7 +85,7 @@ def test_one_host_that_differs_is_named(what: str, code: int, text: str, hosts: 
     out = tmp_path / "out"
     done = run(hosts, [2, 2], "--no-preflight", "--output", out, DIGITS, what)
     assert done.returncode == code, done.stderr
-    assert text in done.stderr
+    assert re.search(text, done.stderr)
     assert "n2" in done.stderr.splitlines()[0]
     assert not out.exists()
 

@@ -204,6 +204,15 @@ def test_a_silent_rank_is_named() -> None:
     ]
 
 
+def test_ranks_that_fall_silent_one_after_the_other_are_named_together() -> None:
+    """Horovod holds the interpreter of a rank that waits for a stopped one, which may then have been heard of later."""
+    dog = Watchdog(2, 10, 0)
+    assert watch(5, dog, 0) is None  # rank 0 was last heard of at 0, rank 1 at 5
+    said = watch(100, dog, 0, 1)
+    assert said is not None
+    assert said.startswith("16: no word from ranks 0, 1 for 10 seconds")
+
+
 def test_ranks_that_beat_and_do_not_move_are_stuck_but_for_phases_that_may_be_long() -> None:
     dog = Watchdog(2, 10, 0)
     assert watch(5, dog) is None
