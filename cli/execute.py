@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import psutil
 
-from cli import blame, guard, ranks
+from cli import blame, guard, ranks, ssh
 from cli.guard import Guard, Guards
 from cli.launchers.base import Command
 from cli.stop import HEARD, StopRequests
@@ -54,6 +54,7 @@ class Execution:
     stall_timeout: float = 0
     hosts: Sequence[str] = ()
     fewest: int | None = None
+    client: ssh.Client = ssh.PLAIN
     events: list[dict[str, Any]] = field(default_factory=list, init=False)
     requests: StopRequests = field(default_factory=StopRequests, init=False)
     _started: bool = field(default=False, init=False)
@@ -73,7 +74,7 @@ class Execution:
     def run(self) -> int:
         """Start, wait, explain; the exit code for the shell."""
         patience = self.stall_timeout if self.fewest is None else 0
-        self._guards = Guards(self.hosts, self.stall_timeout)
+        self._guards = Guards(self.hosts, self.stall_timeout, self.client)
         self._watchdog = Watchdog(self.world_size, patience, time.monotonic())
         self._selector = selectors.DefaultSelector()
         self._out, self._err, self._errors = Sink(1), Sink(2), Errors()

@@ -1,6 +1,6 @@
 """A process on every other host that ends a job's ranks there when the command that started them goes, or is silent.
 
-The command starts it over ssh, `python -m cli.guard SECONDS`, and writes lines to its stdin: `watch MACHINE PID ...` names
+The command starts `cli.guard SECONDS` over ssh, and writes lines to its stdin: `watch MACHINE PID ...` names
 processes to look after, `signal MACHINE NUMBER PID ...` asks for a signal to some of them, and an empty line says that the
 command still runs. A guard answers in events (`hvd_train.events`), which are found among what a login shell prints: `guard`
 when it has begun, and `ended` for each process that has. So what a launcher leaves behind ends, ranks on a host that was cut
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shlex
 import shutil
 import socket
 import subprocess
@@ -26,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from cli import ssh
-from hvd_train import events
+from hvd_train import events, internal
 
 GRACE = 1.0
 """Seconds that processes have to end by themselves."""
@@ -67,11 +66,12 @@ class Guard:
 class Guards:
     """A guard for each of `hosts`; they act after `seconds` of silence, with 0 only when this command goes.
 
-    At most `ssh.AT_ONCE` connections are being made at a time, because sshd and bastions refuse more.
+    At most `ssh.LOT` connections are being made at a time, because sshd and bastions refuse more.
     """
 
     hosts: Sequence[str]
     seconds: float
+    client: ssh.Client = ssh.PLAIN
     posted: list[Guard] = field(default_factory=list, init=False)
     _told: list[bytes] = field(default_factory=list, init=False)
     _left: list[str] | None = field(default=None, init=False)
@@ -80,7 +80,7 @@ class Guards:
         """Starts as many as may be started now of those that have not been; call it again when a guard has answered."""
         self._left = list(self.hosts) if self._left is None else self._left
         calling = sum(not guard.machine and guard.process.poll() is None for guard in self.posted)
-        names = [self._left.pop(0) for _ in range(min(len(self._left), max(0, ssh.AT_ONCE - calling)))]
+        names = [self._left.pop(0) for _ in range(min(len(self._left), max(0, ssh.LOT - calling)))]
         new = [Guard(name, self._call(name)) for name in names]
         self.posted += new
         self._brief(new)
@@ -136,8 +136,7 @@ class Guards:
                 guard.say(line)
 
     def _call(self, name: str) -> subprocess.Popen[bytes]:
-        program = shlex.join([sys.executable, "-m", "cli.guard", f"{self.seconds:g}"])
-        return _start(["ssh", *ssh.OPTIONS, name, program])
+        return _start(self.client.command(name, internal.argv("cli.guard", f"{self.seconds:g}")))
 
 
 def end(processes: Iterable[psutil.Process], grace: float) -> None:

@@ -160,7 +160,7 @@ def test_a_connection_that_is_refused_is_made_again(
 
 
 def test_few_connections_are_made_at_a_time(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh, "AT_ONCE", 2)
+    monkeypatch.setattr(ssh, "LOT", 2)
     guards = Guards([f"n{i}" for i in range(5)], 0)
     first = guards.post()
     assert [sent.name for sent in first] == ["n0", "n1"]

@@ -142,7 +142,7 @@ def test_64_slow_hosts_take_no_longer_than_one(fake_ssh: Path, monkeypatch: pyte
 )
 def test_what_ssh_says_has_a_remedy(says: str, remedy: str, fake_ssh: Path) -> None:
     fake_ssh.write_text(fake_ssh.read_text() + f"echo '{says}' >&2; exit 255\n")
-    answer = ssh.ask("n2", ["true"], 10)
+    answer = ssh.Client().ask("n2", ["true"], 10)
     assert answer.problem == says
     assert remedy in answer.remedy
 
@@ -151,7 +151,7 @@ def test_the_probe_tells_all_that_is_compared(tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text("pass\n")
     argv = Needs(tmp_path, (str(tmp_path / "x.py"), "/none"), (str(tmp_path), "/none"), (str(tmp_path),)).argv()
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd="/")
-    found = json.loads(done.stdout)
+    found = ssh.unframed(done.stdout)
     assert {*FACTS} - {"skew"} <= {*found}
     assert found["packages"]["ddl"]
     assert len(found["code"]) == len(found["files"][str(tmp_path / "x.py")]) == 12
