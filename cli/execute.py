@@ -310,9 +310,10 @@ class Execution:
         for pid in here:
             _kill(pid, asks)
         reached = [self._guards.signal(machine, asks, pids) for machine, pids in running.items()]
-        if running and not here and not any(reached):
+        by_launcher = asks == signal.SIGUSR1 and not all(reached)
+        if by_launcher:
             self._process.send_signal(asks)  # srun and mpirun pass it on
-        return bool(here or running)
+        return bool(here) or any(reached) or by_launcher
 
     def _say(self, text: str) -> None:
         self._err.write(f"ddl: {text}\n".encode())
