@@ -32,8 +32,6 @@ def command(
 ) -> None:
     """Show how samples and classes are dealt to workers: a table, and a picture of stacked bars."""
     find(what, ACTIONS, "data: no")
-    if np < 1:
-        raise UserError(f"--np: expected at least 1, got {np}")
     picture = output or Path(f"data-{file.stem}.png")
     if picture.suffix != ".png" or picture.is_dir() or not picture.parent.is_dir():
         raise UserError(

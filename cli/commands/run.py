@@ -155,7 +155,7 @@ def command(
             launch = {"world_size": ranks, "engine": chosen, "tee": [r for r in shown if r < ranks], "columns": columns}
             launch["check_collectives"] = check_collectives
             launch["emulate"] = emulation.section(latency_ms, gbps, straggler, ranks)
-            what = of_yaml(file, arguments, output=output, resume=resume, **launch)
+            what = of_yaml(file, arguments, output=output, resume=resume, claim=not dry_run, **launch)
         else:
             raise UserError(f"'{target or ''}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
         job = Job(
@@ -182,6 +182,7 @@ def command(
     from cli.execute import Execution
     from cli.hosts import format_hosts
     from cli.restarts import Origin, again
+    from cli.run_folder import is_begun
 
     if others and not no_preflight:
         from cli.preflight.check import check
@@ -209,7 +210,7 @@ def command(
         started, what = prepare(places, world_size, what.folder, origin.source())
         where = f" on {format_hosts(places)}" if places else ""
         print(f"ddl: restart {restart} of {max_restarts}: {world_size} ranks{where}", file=sys.stderr)
-    if code and what.folder is not None and what.folder.is_dir():
+    if code and what.folder is not None and is_begun(what.folder):
         print(f"ddl: see {what.folder}", file=sys.stderr)
     sys.exit(code)
 
@@ -252,8 +253,6 @@ def _elastic(script: Path | None, fewest: int | None, most: int | None, launcher
 def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) -> int:
     from cli.slurm import allocation
 
-    if np is not None and np < 1:
-        raise UserError(f"--np: expected at least 1 rank, got {np}")
     job = None if hosts else allocation.here()
     if job is not None:
         return job.world_size(np, oversubscribe=oversubscribe)
