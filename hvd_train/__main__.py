@@ -1,9 +1,13 @@
-"""One rank: `python -m hvd_train DOCUMENT`, or `python -m hvd_train --script [--engine=NAME] FILE|-m MODULE [ARG ...]`."""
+"""One rank: `python -m hvd_train DOCUMENT`, or `python -m hvd_train --script [OPTION ...] FILE|-m MODULE [ARG ...]`.
+
+DOCUMENT may be several words; see `words`. The options are those of `script_options`.
+"""
 
 from __future__ import annotations
 
 import sys
 
+from hvd_train import words
 from hvd_train.affinity import set_threads
 
 
@@ -16,7 +20,7 @@ def main() -> None:
     else:
         from hvd_train.worker import run_document
 
-        sys.exit(run_document(sys.argv[1]))
+        sys.exit(run_document(words.join(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from cli.launchers import _openmpi
 from cli.launchers.base import Command, Job
 from cli.machine import Machine
 from cli.placement import Placement, place
+from hvd_train import words
 from hvd_train.errors import UserError
 
 
@@ -34,6 +35,7 @@ class Horovodrun:
     def command(self, job: Job) -> Command:
         if job.elastic is not None:
             return self._elastic(job, job.elastic)
+        _check_length(job.program)
         placement = place(job, self.machine)
         if not placement.hosts:
             raise UserError("--launcher horovodrun knows no SLURM allocation; name --hosts, or use --launcher srun")
@@ -71,6 +73,15 @@ def create(*, controller: Literal["auto", "mpi", "gloo"] = "auto") -> Horovodrun
         raise UserError("no horovodrun beside this Python or on PATH; scripts/install-horovod builds Horovod")
     over_gloo = controller == "gloo" or (controller == "auto" and find_program("mpirun") is None)
     return Horovodrun(path, None if over_gloo else detect(), Machine.here(), os.environ.get("PATH", os.defpath))
+
+
+def _check_length(program: tuple[str, ...]) -> None:
+    """UserError where `program` does not fit into the line that horovodrun makes of it for a shell."""
+    if len(shlex.join(program)) > words.LONGEST:
+        raise UserError(
+            "--launcher horovodrun hands the configuration to a shell, for which it is too long; use --launcher mpirun, "
+            "which starts --engine horovod too"
+        )
 
 
 def _network(job: Job) -> list[str]:
