@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,15 @@ ALONE = Options()
 
 @dataclass(frozen=True)
 class Target:
-    """`program` is one rank's argv; `folder` is where a YAML run leaves its files; `outlives` as in `launchers.base.Job`."""
+    """`program` is one rank's argv; `folder` is where a YAML run leaves its files; `outlives` as in `launchers.base.Job`.
+
+    Ranks need the variables of `environment`, which are part of what they are told.
+    """
 
     program: tuple[str, ...]
     folder: Path | None = None
     outlives: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def of_module(name: str, arguments: Sequence[str], options: Options = ALONE) -> Target:
@@ -65,7 +69,8 @@ def of_yaml(
     folder, source = _folders(file, output, resume, claim)
     told = Launch(output=str(folder), resume=None if source is None else str(source), **launch)
     outlives = asynchronous(config.sync.strategy, config.sync.options)
-    return Target((*RANK, *words.split(to_document(config, told))), folder, outlives)
+    word, variables = words.split(to_document(config, told))
+    return Target((*RANK, word), folder, outlives, variables)
 
 
 def _folders(file: Path, output: Path | None, resume: str | None, claim: bool) -> tuple[Path, Path | None]:

@@ -1,10 +1,11 @@
 """One rank: `python -m hvd_train DOCUMENT`, or `python -m hvd_train --script [OPTION ...] FILE|-m MODULE [ARG ...]`.
 
-DOCUMENT may be several words; see `words`. The options are those of `script_options`.
+For a long DOCUMENT see `words`. The options are those of `script_options`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 from hvd_train import words
@@ -20,7 +21,7 @@ def main() -> None:
     else:
         from hvd_train.worker import run_document
 
-        sys.exit(run_document(words.join(sys.argv[1:])))
+        sys.exit(run_document(words.join(sys.argv[1], os.environ)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which samples each worker of a run would have: `python -m hvd_train.dealt FILE DOCUMENT`, for `ddl data show`.
+"""Which samples each worker of a run would have: `python -m hvd_train.dealt DOCUMENT FILE`, for `ddl data show`.
 
 DOCUMENT is what ranks are told (`config.to_document`, in `words`); FILE receives, as JSON,
 `{"histograms": [{class: samples}, ...]}`, one histogram for each worker, in its first epoch.
@@ -7,6 +7,7 @@ Samples without a class are of class -1.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def histograms(config: Config, workers: int) -> list[Histogram]:
 
 
 def main() -> None:
-    file, *document = sys.argv[1:]
-    config, launch = parse_document(words.join(document))
+    document, file = sys.argv[1:]
+    config, launch = parse_document(words.join(document, os.environ))
     try:
         found = histograms(config, launch.world_size)
     except UserError as error:

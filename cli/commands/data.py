@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -65,8 +66,9 @@ def _dealt(config: Config, workers: int) -> list[dict[int, int]]:
 
     with tempfile.TemporaryDirectory(prefix="ddl-data-") as scratch:
         found = Path(scratch) / "dealt.json"
-        document = words.split(to_document(config, Launch(world_size=workers, engine="single", output="")))
-        done = subprocess.run([sys.executable, "-m", "hvd_train.dealt", str(found), *document], check=False)
+        document, variables = words.split(to_document(config, Launch(world_size=workers, engine="single", output="")))
+        command = [sys.executable, "-m", "hvd_train.dealt", document, str(found)]
+        done = subprocess.run(command, env={**os.environ, **variables}, check=False)
         if done.returncode:
             sys.exit(done.returncode)
         text = found.read_text(encoding="utf-8")

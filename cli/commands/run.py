@@ -149,7 +149,7 @@ def command(
             world_size=ranks,
             engine=chosen,
             hosts=places,
-            environment=environment,
+            environment={**environment, **what.environment},
             forward=forward,
             bind=bind,  # type: ignore[arg-type]
             oversubscribe=oversubscribe,
@@ -177,7 +177,7 @@ def command(
         from cli.preflight.check import check
         from cli.preflight.needs import needs
 
-        for problem in check(others, needs(what.program, Path.cwd()), network):
+        for problem in check(others, needs(what.program, Path.cwd(), what.environment), network):
             print(f"ddl: warning: {problem.host}: {problem.what}; {problem.remedy}", file=sys.stderr)
     origin = Origin.of(None if is_script else what.folder, resume)
     began, restart = time.monotonic(), 0

@@ -111,7 +111,7 @@ def _batch(
         run = [*options, "--output", FOLDER, "--resume", "latest", file, *arguments]
     elif target.suffix == ".py":
         _check_script(target, sweep)
-        run = [*options, file, *(["--", *arguments] if arguments else [])]
+        run = [*options, "--output", FOLDER, file, *(["--", *arguments] if arguments else [])]
     else:
         raise UserError(f"'{target}': expected a YAML file (.yaml) or a Python script (.py)")
     settings = profiles.settings(flags, written, profiles.folders())

@@ -35,7 +35,6 @@ class Horovodrun:
     def command(self, job: Job) -> Command:
         if job.elastic is not None:
             return self._elastic(job, job.elastic)
-        _check_length(job.program)
         placement = place(job, self.machine)
         if not placement.hosts:
             raise UserError("--launcher horovodrun knows no SLURM allocation; name --hosts, or use --launcher srun")
@@ -75,15 +74,6 @@ def create(*, controller: Literal["auto", "mpi", "gloo"] = "auto") -> Horovodrun
     return Horovodrun(path, None if over_gloo else detect(), Machine.here(), os.environ.get("PATH", os.defpath))
 
 
-def _check_length(program: tuple[str, ...]) -> None:
-    """UserError where `program` does not fit into the line that horovodrun makes of it for a shell."""
-    if len(shlex.join(program)) > words.LONGEST:
-        raise UserError(
-            "--launcher horovodrun hands the configuration to a shell, for which it is too long; use --launcher mpirun, "
-            "which starts --engine horovod too"
-        )
-
-
 def _network(job: Job) -> list[str]:
     return ["--network-interfaces", job.network.interface] if job.network else []
 
@@ -95,6 +85,8 @@ def _gloo(job: Job) -> list[str]:
             "use --engine horovod"
         )
     _refuse_binding(job, "over Gloo")
+    if sum(map(len, job.environment.values())) > words.LONGEST:
+        raise UserError("horovodrun over Gloo writes all variables into one line, too long here; use --launcher mpirun")
     return ["--gloo"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from cli.target import RANK
 from hvd_train import script_options, words
 
 
-def needs(program: Sequence[str], folder: Path) -> Needs:
-    """Of a job started in `folder`: the script, or the modules and data files that the configuration names."""
+def needs(program: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ) -> Needs:
+    """Of a job started in `folder`: the script, or the modules and data files that the configuration names.
+
+    `environment` has the variables that the ranks get.
+    """
     told = program[len(RANK) :]
     if told[0] != "--script":
-        config = json.loads(words.join(told))["config"]
+        config = json.loads(words.join(told[0], environment))["config"]
         return Needs(folder, tuple(_modules(config, folder)), tuple(_data(config, folder)))
     _, script = script_options.split(told[1:])
     return Needs(folder) if script[0] == "-m" else Needs(folder, (script[0],))
