@@ -236,7 +236,8 @@ class _Rank:
             events.emit(self.output.errors, "folder", rank=0, path=str(folder.absolute()))
         self.folder = folder
         self.comm.barrier()
-        self.output.capture(folder / "logs" / f"rank-{rank}.log", show=rank in self.launch.tee)
+        tee = self.launch.tee
+        self.output.capture(folder / "logs" / f"rank-{rank}.log", rank, show=rank in tee, tag=len(tee) > 1)
         print(
             f"rank {rank} of {self.comm.size} on {socket.gethostname()}, {torch.get_num_threads()} threads",
             flush=True,

@@ -141,7 +141,7 @@ def _batch(
         run = [*words, "--output", FOLDER, "--resume", "latest", file, *arguments]
     elif target.suffix == ".py":
         _check_script(target, sweep)
-        run = [*words, file, *(["--", *arguments] if arguments else [])]
+        run = [*words, "--output", FOLDER, file, *(["--", *arguments] if arguments else [])]
     else:
         raise UserError(f"'{target}': expected a YAML file (.yaml) or a Python script (.py)")
     settings = profiles.settings(flags, written, profiles.folders())
