@@ -93,7 +93,7 @@ class Execution:
     def _start(self) -> None:
         self._process = subprocess.Popen(
             self.command.argv,
-            env={**os.environ, BEAT: f"{BEAT_SECONDS:g}", **self.command.environment},
+            env=self.command.within({**os.environ, BEAT: f"{BEAT_SECONDS:g}"}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

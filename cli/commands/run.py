@@ -270,8 +270,10 @@ def _elastic(script: Path | None, fewest: int | None, most: int | None, launcher
 
 
 def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) -> int:
+    from cli import nesting
     from cli.slurm import allocation
 
+    nesting.refuse_ranks()
     job = None if hosts else allocation.here()
     if job is not None:
         return job.world_size(np, oversubscribe=oversubscribe)
