@@ -47,7 +47,7 @@ from hvd_train.precision import Precision
 from hvd_train.sampler import Sampler
 from hvd_train.signals import StopRequest
 from hvd_train.straggler import SlowClock
-from hvd_train.submitted import awaits_start
+from hvd_train.submitted import awaits_start, is_empty
 from hvd_train.sync.base import Context
 from hvd_train.trainer import Trainer
 
@@ -224,7 +224,9 @@ class _Rank:
         rank = self.comm.rank
         if rank == 0:
             try:
-                folder.mkdir(parents=True, exist_ok=bool(self.launch.resume) or awaits_start(folder))
+                folder.mkdir(
+                    parents=True, exist_ok=bool(self.launch.resume) or awaits_start(folder) or is_empty(folder)
+                )
             except FileExistsError:
                 raise UserError(f"--output: {folder} exists on {socket.gethostname()}; give another folder") from None
             whole = strict_json.dumps(self.config.model_dump(exclude={"slurm"}), indent=1)

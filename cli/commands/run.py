@@ -127,7 +127,7 @@ def command(
             launch = {"world_size": ranks, "engine": chosen, "tee": [r for r in shown if r < ranks], "columns": columns}
             launch["check_collectives"] = check_collectives
             launch["emulate"] = emulation.section(latency_ms, gbps, straggler, ranks)
-            what = of_yaml(file, arguments, output=output, resume=resume, **launch)
+            what = of_yaml(file, arguments, output=output, resume=resume, claim=not dry_run, **launch)
         else:
             raise UserError(f"'{target or ''}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
         job = Job(
@@ -154,6 +154,7 @@ def command(
     from cli.execute import Execution
     from cli.hosts import format_hosts
     from cli.restarts import Origin, again
+    from cli.run_folder import is_begun
 
     if others and not no_preflight:
         from cli.preflight.check import check
@@ -181,7 +182,7 @@ def command(
         started, what = prepare(places, world_size, what.folder, origin.source())
         where = f" on {format_hosts(places)}" if places else ""
         print(f"ddl: restart {restart} of {max_restarts}: {world_size} ranks{where}", file=sys.stderr)
-    if code and what.folder is not None and what.folder.is_dir():
+    if code and what.folder is not None and is_begun(what.folder):
         print(f"ddl: see {what.folder}", file=sys.stderr)
     sys.exit(code)
 
