@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from hvd_train.affinity import set_threads
@@ -16,6 +17,7 @@ def main() -> None:
     else:
         from hvd_train.worker import run_document
 
+        sys.path.insert(0, os.getcwd())  # for targets of the user's own
         sys.exit(run_document(sys.argv[1]))
 
 

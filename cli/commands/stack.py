@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,8 +34,9 @@ def _stacks(host: str, pids: list[int]) -> Mapping[str, Any]:
 
     from cli import ssh, stacks
     from cli.machine import Machine
+    from hvd_train import internal
 
-    argv = [sys.executable, "-m", "cli.stacks", *map(str, pids)]
+    argv = internal.argv("cli.stacks", *map(str, pids))
     if Machine.here().is_named(host):
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)  # type: ignore[no-any-return]

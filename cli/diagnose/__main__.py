@@ -1,4 +1,4 @@
-"""The checks of this machine for another one: `python -m cli.diagnose '{"NAME": {OPTIONS}, ...}'` prints findings as JSON."""
+"""The checks of this machine for another one: `cli.diagnose '{"NAME": {OPTIONS}, ...}'` prints findings as JSON."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from cli import ssh
 from cli.diagnose.base import Check, Finding, Place, Wanted
 from cli.hosts import Host
 from cli.machine import Machine
-from hvd_train import plugins
+from hvd_train import internal, plugins
 from hvd_train.errors import UserError
 
 HOST_SECONDS = 60
@@ -39,9 +39,9 @@ class Remote:
     name: str
 
     def examine(self, wanted: Wanted) -> dict[str, Finding]:
-        answer = ssh.ask(self.name, [sys.executable, "-m", "cli.diagnose", json.dumps(wanted)], HOST_SECONDS)
+        answer = ssh.ask(self.name, internal.argv("cli.diagnose", json.dumps(wanted)), HOST_SECONDS)
         if answer.problem:
-            missing = "No module named" in answer.problem
+            missing = "can't open file" in answer.problem
             install = f"install this ddl on {self.name}: {sys.executable} -m pip install ddl"
             return {"reach": Finding("error", answer.problem, install if missing else answer.remedy)}
         found = {name: Finding(**finding) for name, finding in answer.json.items()}

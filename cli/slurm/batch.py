@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.slurm import notation
+from hvd_train import internal
 from hvd_train.config import SlurmProfile
 from hvd_train.errors import UserError
 
@@ -159,4 +160,4 @@ def _end(batch: Batch, python: Path) -> Iterator[str]:
     asked = batch.settings
     yield "# Notes in summary.json why it ended, puts a job that was stopped in the queue again, and gives the exit code."
     told = f'"$folder" "$code" --notice={asked.notice} --max-requeues={asked.max_requeues}'
-    yield f"exec {shlex.quote(str(python))} -m cli.slurm.end {told}"
+    yield f"exec {shlex.join([str(python), internal.PROGRAM])} cli.slurm.end {told}"

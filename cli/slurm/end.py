@@ -1,4 +1,4 @@
-"""The last line of a batch script: `python -m cli.slurm.end FOLDER CODE`, CODE being that of `ddl run`.
+"""The last line of a batch script: `cli.slurm.end FOLDER CODE` (`hvd_train.internal`), CODE being that of `ddl run`.
 
 It finds out why the run ended, notes that in summary.json and attempts.jsonl, puts a job whose ranks were stopped in the
 queue again, and exits with the code of the job.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from hvd_train import internal
 from tests.cluster.hosts import Done, wait_until
 from tests.cluster.slurm import Slurm
 from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
@@ -35,7 +35,7 @@ class Site:
     home: Path
 
     def ddl(self, *arguments: str | Path, timeout: float = SECONDS) -> Done:
-        return self.run(sys.executable, "-m", "cli", *arguments, timeout=timeout)
+        return self.run(*internal.argv("cli"), *arguments, timeout=timeout)
 
     def run(self, *argv: str | Path, timeout: float = SECONDS) -> Done:
         return self.slurm.run(["env", f"--chdir={self.home}", *argv], timeout, env=self.environment)
@@ -75,6 +75,8 @@ def site(slurm: Slurm, tmp_path: Path) -> Iterator[Site]:
     (home / "config" / "ddl" / "profiles").mkdir(parents=True)
     (home / "config" / "ddl" / "profiles" / "lab.yaml").write_text(PROFILE)
     (home / "m.yaml").write_text(SMALL)
+    for name in ("cli", "hvd_train"):
+        (home / f"{name}.py").write_text("raise SystemExit('the file of the user')\n")
     yield Site(slurm, home)
     slurm.run(["scancel", "--me"])
     wait_until(lambda: not slurm.run(["squeue", "--noheader"]).stdout, "an empty queue", 30)
@@ -246,7 +248,7 @@ def test_a_dry_run_writes_nothing_and_says_what_is_wrong_with_the_file(site: Sit
 
 def test_ranks_that_srun_leaves_alone_in_worlds_of_their_own_say_so(site: Site) -> None:
     """Plugin 'none' is what srun takes where nothing is said, on many clusters; its exit code would be 0."""
-    launch = [sys.executable, "-m", "cli", "run", "--dry-run", "--output", "out", "m.yaml"]
+    launch = [*internal.argv("cli"), "run", "--dry-run", "--output", "out", "m.yaml"]
     line = site.run("salloc", "--quiet", "--nodes=2", "--ntasks-per-node=1", *launch).stdout
     assert " srun --ntasks 2 --mpi=pmix" in line
     wrong = line.replace("--mpi=pmix_v4", "--mpi=none")
@@ -267,7 +269,7 @@ print("rank", c.rank, "of", c.size, "on", MPI.Get_processor_name(), os.environ["
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
 def test_an_allocation_with_unequal_nodes_gives_its_ranks_and_their_threads(launcher: str, site: Site) -> None:
     (site.home / "say.py").write_text(SAY)
-    launch = [sys.executable, "-m", "cli", "run", "--tee", "all", "--launcher", launcher, "say.py"]
+    launch = [*internal.argv("cli"), "run", "--tee", "all", "--launcher", launcher, "say.py"]
     done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch)
     assert done.returncode == 0, done.stderr
     shown = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from cli.slurm import profiles
 from cli.slurm.batch import FOLDER, Batch, directive, text
-from hvd_train import document
+from hvd_train import document, internal
 from hvd_train.config import Launch, SlurmProfile, SlurmSection, read_section, resolve, to_document
 from hvd_train.errors import UserError
 from tests.cluster.hosts import wait_until
@@ -70,7 +71,7 @@ wait "$ddl"
 code=$?
 
 # Notes in summary.json why it ended, puts a job that was stopped in the queue again, and gives the exit code.
-exec '/opt/my env/bin/python' -m cli.slurm.end "$folder" "$code" --notice=300 --max-requeues=4
+exec '/opt/my env/bin/python' PROGRAM cli.slurm.end "$folder" "$code" --notice=300 --max-requeues=4
 """
 
 
@@ -95,7 +96,7 @@ def test_the_whole_script() -> None:
     )
     folder, home = Path('/runs/100% a "b"'), Path("/home/me/my models")
     job = Batch("it's", folder, home, RUN, settings, dependency="afterok:12")
-    assert text(job, DDL, PYTHON) == WHOLE
+    assert text(job, DDL, PYTHON) == WHOLE.replace("PROGRAM", shlex.quote(internal.PROGRAM))
     assert job.world_size == 8
 
 
@@ -178,7 +179,7 @@ def test_the_script_in_a_real_shell_tells_ddl_run_of_a_signal_and_passes_its_cod
     shell.send_signal(signal.SIGUSR1)
     assert shell.wait(timeout=10) == 75
     told = ["run", "--engine", "mpi", "--output", str(home), "--resume", "latest", *RUN[6:]]
-    after = ["-m", "cli.slurm.end", str(home), "75", "--notice=120", "--max-requeues=10"]
+    after = [internal.PROGRAM, "cli.slurm.end", str(home), "75", "--notice=120", "--max-requeues=10"]
     assert log.read_text().splitlines() == [str(home), *told, "ready", "stopped", *after]
 
 
