@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import pictures
+from cli import options, pictures
 from hvd_train import plugins, strict_json
 from hvd_train.errors import UserError, nearest
 
@@ -30,19 +30,22 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="allreduce, step, scaling or horovod.", show_default=False)],
-    np: Annotated[int, typer.Option("-n", "--np", help="Ranks; scaling goes from 1 to as many.")] = 2,
+    what: Annotated[
+        str, typer.Argument(help="allreduce, step, scaling (on 1 to --np ranks) or horovod.", show_default=False)
+    ],
+    np: options.FixedNp = 2,
     variants: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="What to time [default: all; scaling: local,ddl_mpi,ddp].")
+        str | None,
+        typer.Option(metavar="NAME,...", help="What to time.", show_default="all; scaling: local,ddl_mpi,ddp"),
     ] = None,
     sizes: Annotated[
-        str | None, typer.Option(metavar="SIZE,...", help=f"Bytes of an all-reduce [default: {SIZES}].")
+        str | None, typer.Option(metavar="SIZE,...", help="Bytes of an all-reduce.", show_default=SIZES)
     ] = None,
     workloads: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Models of a step [default: all; scaling: mlp].")
+        str | None, typer.Option(metavar="NAME,...", help="Models of a step.", show_default="all; scaling: mlp")
     ] = None,
     pairs: Annotated[int, typer.Option(help="Rounds, in each of which every variant is timed.")] = 30,
-    output: Annotated[Path | None, typer.Option(help="Folder to make [default: bench-WHAT-TIME].")] = None,
+    output: options.BenchFolder = None,
 ) -> None:
     """Time all-reduces, training steps, scaling or calls of Horovod's API: tables, bench.json and bench.png."""
     if what not in FAMILIES:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import pictures
+from cli import options, pictures
 from hvd_train.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -25,11 +25,9 @@ MOST_OPTIONS = 50
 def command(
     what: Annotated[str, typer.Argument(help="show.", show_default=False)],
     file: Annotated[Path, typer.Argument(help="YAML file of a run.", show_default=False)],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
-    np: Annotated[int, typer.Option("-n", "--np", help="Workers that the samples are dealt to.")] = 2,
-    output: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Picture to write [default: data-FILE.png].", show_default=False)
-    ] = None,
+    overrides: options.Overrides = None,
+    np: options.FixedNp = 2,
+    output: options.Picture = None,
 ) -> None:
     """Show how samples and classes are dealt to workers: a table, and a picture of stacked bars."""
     if what not in ACTIONS:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import options
 from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,36 +21,67 @@ Words = list[str] | None
 
 def command(
     target: Annotated[Path, typer.Argument(help="YAML file or Python script.", show_default=False)],
-    arguments: Annotated[Words, typer.Argument(metavar="[KEY=VALUE]... | -- [ARG]...", show_default=False)] = None,
-    nodes: Annotated[int | None, typer.Option("-N", "--nodes", help="Nodes.")] = None,
-    ntasks_per_node: Annotated[int | None, typer.Option(help="Ranks on each node.")] = None,
-    cpus_per_task: Annotated[int | None, typer.Option(help="Processors of each rank.")] = None,
-    gpus_per_node: Annotated[str | None, typer.Option(help="GPUs of each node, as 4 or a100:4.")] = None,
-    mem: Annotated[str | None, typer.Option(help="Memory of each node, as 64G.")] = None,
-    time: Annotated[str | None, typer.Option(help="Time limit: minutes, H:M:S or D-H.")] = None,
-    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
-    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
-    container_image: Annotated[str | None, typer.Option(help="Image for the site's container plugin.")] = None,
-    sbatch: Annotated[Words, typer.Option(metavar="KEY[=VALUE]", help="Another option of sbatch.")] = None,
-    env: Annotated[Words, typer.Option("-x", "--env", metavar="KEY=VALUE", help="Variable of the job.")] = None,
-    interface: Annotated[str | None, typer.Option(help="Network interface that ranks talk over.")] = None,
-    notice: Annotated[int | None, typer.Option(help="Seconds before the time limit at which ranks save.")] = None,
-    max_requeues: Annotated[int | None, typer.Option(help="How often the job queues itself again.")] = None,
+    arguments: options.Arguments = None,
+    nodes: Annotated[int | None, typer.Option("-N", "--nodes", help="Nodes.", rich_help_panel=options.WHERE)] = None,
+    ntasks_per_node: Annotated[
+        int | None, typer.Option(help="Ranks on each node.", rich_help_panel=options.WHERE)
+    ] = None,
+    cpus_per_task: Annotated[
+        int | None, typer.Option(help="Processors of each rank.", rich_help_panel=options.WHERE)
+    ] = None,
+    gpus_per_node: Annotated[
+        str | None, typer.Option(help="GPUs of each node, as 4 or a100:4.", rich_help_panel=options.WHERE)
+    ] = None,
+    mem: Annotated[str | None, typer.Option(help="Memory of each node, as 64G.", rich_help_panel=options.WHERE)] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time limit: minutes, H:M:S or D-H.", rich_help_panel=options.FAILURES)
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition.", rich_help_panel=options.WHERE)] = None,
+    account: Annotated[str | None, typer.Option(help="Account to charge.", rich_help_panel=options.START)] = None,
+    qos: Annotated[str | None, typer.Option(help="Quality of service.", rich_help_panel=options.START)] = None,
+    container_image: Annotated[
+        str | None, typer.Option(help="Image for the site's container plugin.", rich_help_panel=options.START)
+    ] = None,
+    sbatch: Annotated[
+        Words, typer.Option(metavar="KEY[=VALUE]", help="Another option of sbatch.", rich_help_panel=options.START)
+    ] = None,
+    env: options.Env = None,
+    interface: Annotated[
+        str | None, typer.Option(help="Network interface that ranks talk over.", rich_help_panel=options.NETWORK)
+    ] = None,
+    notice: Annotated[
+        int | None,
+        typer.Option(help="Seconds before the time limit at which ranks save.", rich_help_panel=options.FAILURES),
+    ] = None,
+    max_requeues: Annotated[
+        int | None, typer.Option(help="How often the job queues itself again.", rich_help_panel=options.FAILURES)
+    ] = None,
     profile: Annotated[
-        str | None, typer.Option(help="Profile with what is given neither here nor in the file.")
+        str | None,
+        typer.Option(help="Profile with what is given neither here nor in the file.", rich_help_panel=options.START),
     ] = None,
-    array: Annotated[str | None, typer.Option(help="Task numbers of a job array, as 0-9%4.")] = None,
+    array: Annotated[
+        str | None, typer.Option(help="Task numbers of a job array, as 0-9%4.", rich_help_panel=options.START)
+    ] = None,
     sweep: Annotated[
-        Words, typer.Option(metavar="FIELD=VALUES", help="Values of a field, as 0.1,0.01 or 0..4: an array of runs.")
+        Words,
+        typer.Option(
+            metavar="FIELD=VALUES",
+            help="Values of a field, as 0.1,0.01 or 0..4: an array of runs.",
+            rich_help_panel=options.START,
+        ),
     ] = None,
-    dependency: Annotated[str | None, typer.Option(help="What to wait for, as afterok:123.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, mpi, horovod or single.")] = "auto",
-    launcher: Annotated[str, typer.Option(help="auto, srun or mpirun.")] = "auto",
-    bind: Annotated[str | None, typer.Option(help="core, socket, numa or none.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Run folder [default: runs/NAME-TIME].")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and write nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job, and exit with its code.")] = False,
+    dependency: Annotated[
+        str | None, typer.Option(help="What to wait for, as afterok:123.", rich_help_panel=options.START)
+    ] = None,
+    engine: options.Engine = "auto",
+    launcher: options.BatchLauncher = "auto",
+    bind: options.Bind = None,
+    output: options.RunFolder = None,
+    dry_run: options.DryRun = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the job, and exit with its code.", rich_help_panel=options.OUTPUT)
+    ] = False,
 ) -> None:
     """Submit a YAML file or a Python script to SLURM."""
     from cli.slurm import batch, control, follow
@@ -74,12 +106,10 @@ def command(
     }
     flags = {name: value for name, value in asked.items() if value is not None}
     launch = {"--engine": engine, "--launcher": launcher, "--bind": bind}
-    options = [word for key, value in launch.items() if value not in {None, "auto"} for word in (key, str(value))]
+    words = [word for key, value in launch.items() if value not in {None, "auto"} for word in (key, str(value))]
     folder = _folder(output, target)
-    what = _batch(
-        target, arguments or [], flags, sweep or [], options, folder=folder, array=array, dependency=dependency
-    )
-    _check(engine, launcher, what.world_size)
+    what = _batch(target, arguments or [], flags, sweep or [], words, folder=folder, array=array, dependency=dependency)
+    _check(engine, what.world_size)
     script = batch.text(what, _program("ddl"), Path(sys.executable))
     if dry_run:
         print(script, end="")
@@ -94,7 +124,7 @@ def command(
 
 
 def _batch(
-    target: Path, arguments: list[str], flags: dict[str, Any], sweep: list[str], options: list[str], **rest: Any
+    target: Path, arguments: list[str], flags: dict[str, Any], sweep: list[str], words: list[str], **rest: Any
 ) -> Batch:
     from cli.configuration import load
     from cli.slurm import profiles
@@ -108,10 +138,10 @@ def _batch(
         written = load(target, arguments).slurm
         for overrides in combined:
             load(target, [*arguments, *overrides])
-        run = [*options, "--output", FOLDER, "--resume", "latest", file, *arguments]
+        run = [*words, "--output", FOLDER, "--resume", "latest", file, *arguments]
     elif target.suffix == ".py":
         _check_script(target, sweep)
-        run = [*options, file, *(["--", *arguments] if arguments else [])]
+        run = [*words, file, *(["--", *arguments] if arguments else [])]
     else:
         raise UserError(f"'{target}': expected a YAML file (.yaml) or a Python script (.py)")
     settings = profiles.settings(flags, written, profiles.folders())
@@ -127,13 +157,9 @@ def _check_script(file: Path, sweep: list[str]) -> None:
         )
 
 
-def _check(engine: str, launcher: str, world_size: int) -> None:
+def _check(engine: str, world_size: int) -> None:
     from cli.engines import choose
-    from hvd_train.errors import nearest
 
-    known = ("auto", "srun", "mpirun")
-    if launcher not in known:
-        raise UserError(f"--launcher: no launcher '{launcher}' for a job of SLURM{nearest(launcher, known)}")
     choose(engine, world_size, alone=False)
 
 

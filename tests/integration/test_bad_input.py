@@ -37,7 +37,7 @@ CASES: list[tuple[list[str], str]] = [
     (["rum", "m.yaml"], "No such command 'rum'"),
     (["run", "--engine", "horovd", "m.yaml"], "--engine: no engine 'horovd'; did you mean 'horovod'?"),
     (["run", "--engine", "single", "--np", "2", "m.yaml"], "world of one rank"),
-    (["run", "--launcher", "mpiexec", "m.yaml"], "no 'mpiexec' among the launchers"),
+    (["run", "--launcher", "mpiexec", "m.yaml"], "--launcher: no launcher 'mpiexec' (choices: auto, "),
     (["run", "--launcher", "local", "--np", "2", "m.yaml"], "local"),
     (["run", "--launcher", "srun", "--np", "2", "m.yaml"], "allocation"),
     (["run", "--bind", "sockets", "m.yaml"], "--bind: no binding 'sockets'; did you mean 'socket'?"),
