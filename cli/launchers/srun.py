@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cli import flavor
+from cli.launchers import _interface
 from cli.launchers.base import Binding, Command, Job
 from hvd_train.errors import UserError
 
@@ -31,7 +32,8 @@ class Srun:
     def command(self, job: Job) -> Command:
         if job.hosts:
             raise UserError("--launcher srun runs on the hosts of its allocation; leave out --hosts and --hostfile")
-        return Command((*self._argv(job), *job.program), job.environment)
+        told = _interface.variables(str(job.network)) if job.network else {}  # srun has no option for it
+        return Command((*self._argv(job), *job.program), {**told, **job.environment})
 
     def _argv(self, job: Job) -> list[str]:
         # Values are not written into --export, which ends them at a comma: srun takes its own environment along.
