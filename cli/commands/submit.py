@@ -118,7 +118,7 @@ def command(
     launch = {"--engine": engine, "--launcher": launcher, "--bind": bind}
     words = [word for key, value in launch.items() if value not in {None, "auto"} for word in (key, str(value))]
     arguments = [*([target] if module and target else []), *(arguments or [])]
-    work = _work(None if module else Path(target or ""), module, arguments, words, sweep or [])
+    work = _work(target or "", module, arguments, words, sweep or [])
     folder = _folder(output, work.name, claim=not dry_run)
     what = _batch(work, flags, folder=folder, array=array, dependency=dependency, np=np)
     _check(engine, what.world_size)
@@ -150,7 +150,7 @@ class Work:
     sweep: tuple[tuple[str, ...], ...] = ()
 
 
-def _work(file: Path | None, module: str | None, arguments: list[str], words: list[str], sweep: list[str]) -> Work:
+def _work(target: str, module: str | None, arguments: list[str], words: list[str], sweep: list[str]) -> Work:
     from cli.slurm.batch import FOLDER
 
     words = [*words, "--output", FOLDER]
@@ -158,10 +158,11 @@ def _work(file: Path | None, module: str | None, arguments: list[str], words: li
     if module is not None:
         _refuse_sweep(sweep)
         return Work(module.replace(".", "-"), (*words, "-m", module, *own))
-    if file is not None and file.suffix in {".yaml", ".yml"}:
+    file = Path(target)
+    if file.suffix in {".yaml", ".yml"}:
         return _yaml(file, arguments, words, sweep)
-    if file is None or file.suffix != ".py":
-        raise UserError(f"'{file or ''}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
+    if file.suffix != ".py":
+        raise UserError(f"'{target}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
     if not file.is_file():
         raise UserError(f"{file}: no such file; expected a Python script")
     _refuse_sweep(sweep)

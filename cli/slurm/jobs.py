@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
@@ -11,7 +12,6 @@ from cli.slurm.runs import Submitted
 from hvd_train.errors import ExitCode
 
 FORGOTTEN = "FORGOTTEN"
-CANCELLED = 143
 
 _BY_SLURM = {
     "COMPLETED": ("finished", ExitCode.OK),
@@ -23,6 +23,7 @@ _BY_SLURM = {
 }
 """Cause and exit code of states that say more than the job itself: a node or a time limit is no failure of the program."""
 
+_ENDED_EARLY = {"CANCELLED": "cancelled", "PREEMPTED": "preemption"}
 _STATES = {"finished": "COMPLETED", "cancelled": "CANCELLED", "node failure": "NODE_FAIL", "preemption": "PREEMPTED"}
 
 
@@ -49,15 +50,14 @@ def outcome(run: Submitted, state: State) -> tuple[str, int | None]:
     if state.state in _BY_SLURM:
         cause, code = _BY_SLURM[state.state]
         return cause, int(code)
-    end = runs.newest_end(run.folder)
-    if state.state == "CANCELLED":
-        by_hand = end is not None and end["cause"] == "cancelled"
-        return "cancelled", end["exit_code"] if end and by_hand else CANCELLED
-    if end:
-        return end["cause"], end["exit_code"]
     if state.state == FORGOTTEN:
         return "", None
-    return state.reason, state.exit_code or (CANCELLED if state.state == "PREEMPTED" else int(ExitCode.FAILURE))
+    end = runs.newest_end(run.folder)
+    if end and (state.state != "CANCELLED" or end["cause"] == "cancelled"):
+        return end["cause"], end["exit_code"]
+    if state.state in _ENDED_EARLY:
+        return _ENDED_EARLY[state.state], 128 + signal.SIGTERM
+    return state.reason, state.exit_code or int(ExitCode.FAILURE)
 
 
 def exit_code(run: Submitted, state: State) -> int:

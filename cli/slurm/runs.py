@@ -98,11 +98,6 @@ def newest_end(folder: Path) -> dict[str, Any] | None:
     return None if last and began and began != (last["job"], last["restarts"]) else last
 
 
-def has_begun(folder: Path) -> bool:
-    """Whether an attempt of the run has ever begun."""
-    return _began(folder) is not None
-
-
 def remember(folder: Path, state: dict[str, Any] | None) -> None:
     """Keep what SLURM says of the end of a job, which SLURM soon forgets; None: the job goes on."""
     path = folder / STATE

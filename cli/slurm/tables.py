@@ -72,21 +72,23 @@ def _folders(given: Iterable[Path]) -> list[Path]:
 def _ends(folders: Sequence[Path]) -> dict[Path, str]:
     """How the jobs of submitted runs ended, where summary.json does not say it."""
     submitted = [run for run in map(runs.read, folders) if run is not None]
+    unknown: str | None = "unknown: SLURM has forgotten the job"
     try:
         known = jobs.look(submitted)
-    except UserError:  # no SLURM here
-        known = [(run, jobs.state_of(run, ())) for run in submitted]
-    return {run.folder: end for run, state in known if (end := _end(run, state))}
+    except UserError:  # no SLURM here: a run may be on its way elsewhere
+        known, unknown = [(run, jobs.state_of(run, ())) for run in submitted], None
+    ends = {run.folder: _end(run, state, unknown) for run, state in known}
+    return {folder: end for folder, end in ends.items() if end}
 
 
-def _end(run: Submitted, state: State) -> str | None:
+def _end(run: Submitted, state: State, unknown: str | None) -> str | None:
     """None where summary.json says how the run ended."""
     if state.going:
         return "not yet"
     cause, code = jobs.outcome(run, state)
-    end = runs.newest_end(run.folder)
     if code is None:
-        return "unknown: SLURM has forgotten the job" if runs.has_begun(run.folder) else None
+        return unknown
+    end = runs.newest_end(run.folder)
     return None if end and end["cause"] == cause else f"{cause or state.state} (exit code {code})"
 
 
