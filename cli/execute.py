@@ -73,7 +73,7 @@ class Execution:
     def run(self) -> int:
         """Start, wait, explain; the exit code for the shell."""
         before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        environment = {**os.environ, BEAT: f"{BEAT_SECONDS:g}", **self.command.environment}
+        environment = self.command.within({**os.environ, BEAT: f"{BEAT_SECONDS:g}"})
         self._guards = Guards(self.hosts, self.stall_timeout)
         patience = self.stall_timeout if self.fewest is None else 0
         self._watchdog = Watchdog(self.world_size, patience, time.monotonic())

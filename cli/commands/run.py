@@ -248,8 +248,10 @@ def _elastic(script: Path | None, fewest: int | None, most: int | None, launcher
 
 
 def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) -> int:
+    from cli import nesting
     from cli.slurm import allocation
 
+    nesting.refuse_ranks()
     if np is not None and np < 1:
         raise UserError(f"--np: expected at least 1 rank, got {np}")
     job = None if hosts else allocation.here()

@@ -69,9 +69,8 @@ def launch(hosts: Hosts, *options: str | Path) -> Job:
         *options[:-1],
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    variables = {"OMPI_MCA_mpi_yield_when_idle": "1"}
     more = ENDLESS if options[-1] == "endless" else FINITE
-    process = hosts.start("n1", [*command, model, *more], cwd=hosts.folder, env=variables, **pipes)
+    process = hosts.start("n1", [*command, model, *more], cwd=hosts.folder, **pipes)
     job = Job(hosts, process, out)
     if more is ENDLESS:
         wait_for_steps(out)

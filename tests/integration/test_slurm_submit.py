@@ -19,7 +19,6 @@ from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
 from tests.integration.parts import needs
 
 PROFILE = """\
-environment: {OMPI_MCA_mpi_yield_when_idle: 1, OMPI_MCA_osc: ^ucx}
 time: 10
 """
 TWO_BY_TWO = ["--nodes", "2", "--ntasks-per-node", "2", "--profile", "lab"]

@@ -73,16 +73,21 @@ HOSTS = (Host("n1", 4), Host("n2", 4), Host("n3", 3))
 
 
 @pytest.mark.parametrize(
-    ("more", "threads"),
+    ("more", "threads", "cpus", "crowded"),
     [
-        ({}, 1),
-        ({"SLURM_JOB_CPUS_PER_NODE": "16(x2),9"}, 3),
-        ({"SLURM_JOB_CPUS_PER_NODE": "16(x2),9", "SLURM_CPUS_PER_TASK": "2"}, 2),
-        ({"SLURM_JOB_CPUS_PER_NODE": "4(x2),1"}, 1),
+        ({}, 1, (), [False, False]),
+        ({"SLURM_JOB_CPUS_PER_NODE": "16(x2),9"}, 3, (16, 16, 9), [False, False]),
+        ({"SLURM_JOB_CPUS_PER_NODE": "16(x2),9", "SLURM_CPUS_PER_TASK": "2"}, 2, (16, 16, 9), [False, False]),
+        ({"SLURM_JOB_CPUS_PER_NODE": "8,7,6"}, 1, (8, 7, 6), [False, True]),
+        ({"SLURM_JOB_CPUS_PER_NODE": "4(x2),1"}, 1, (4, 4, 1), [True, True]),
     ],
 )
-def test_an_allocation_of_unequal_nodes(more: dict[str, str], threads: int) -> None:
-    assert allocation.here({**JOB, **more}) == Allocation("12", HOSTS, threads)
+def test_an_allocation_of_unequal_nodes(
+    more: dict[str, str], threads: int, cpus: tuple[int, ...], crowded: list[bool]
+) -> None:
+    found = allocation.here({**JOB, **more})
+    assert found == Allocation("12", HOSTS, threads, cpus)
+    assert [found.crowded(busy) for busy in (1, 2)] == crowded
 
 
 def test_an_allocation_that_names_no_tasks_has_one_on_each_node() -> None:
