@@ -14,6 +14,11 @@ from hvd_train.errors import UserError
 ORDER = ("Arguments", *PANELS, "Options")
 
 
+def option_names(command: Any) -> set[str]:
+    """All names of the options of `command`."""
+    return {n for p in command.params for n in (*p.opts, *p.secondary_opts) if n.startswith("-")} | {"-h", "--help"}
+
+
 class Command(TyperCommand):
     """A command whose help has a section for each panel, and none of whose help passes through markup.
 
@@ -29,9 +34,8 @@ class Command(TyperCommand):
         if any(p.name == "arguments" for p in self.params):
             args = argv.for_parser(args, valued)
         repeatable = {max(p.opts, key=len) for p in taking if getattr(p, "multiple", False)}
-        known = {name for p in self.get_params(ctx) for name in (*p.opts, *p.secondary_opts) if name.startswith("-")}
         if not ctx.resilient_parsing:
-            argv.check_values(args, valued, repeatable, known)
+            argv.check_values(args, valued, repeatable, option_names(self))
         rest = super().parse_args(ctx, args)
         self._check_numbers(ctx)
         return rest

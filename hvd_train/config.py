@@ -28,6 +28,7 @@ from pydantic import (
 from hvd_train import duration, optimizers, plugins, strict_json
 from hvd_train.document import Document, Path_
 from hvd_train.errors import UserError, nearest
+from hvd_train.names import match
 from hvd_train.options import Fraction
 
 S = TypeVar("S", bound="Section")
@@ -300,16 +301,26 @@ def read_section(kind: type[S], document: Document) -> S:
 
 
 def expand(kind: type[Section], values: Any) -> Any:
-    """`values` with plugin sections that are just a name written out, and `target` taken for the name it stands for."""
+    """`values` with plugin sections that are just a name written out, and names of members in the case that members have.
+
+    `target` is taken for the name that it stands for.
+    """
     if issubclass(kind, PluginSection):
         if isinstance(values, str):
             values = {kind.selector: values}
         elif isinstance(values, dict) and "target" in values:
             values = {kind.selector: "target", **values}
+        values = _canonical(kind, values)
     if not isinstance(values, dict):
         return values
     inner = dict(_sections(kind))
     return {k: expand(inner[k], v) if k in inner and v is not None else v for k, v in values.items()}
+
+
+def _canonical(kind: type[PluginSection], values: Any) -> Any:
+    name = values.get(kind.selector) if isinstance(values, dict) else None
+    found = match(name, kind.members()) if isinstance(name, str) else None
+    return values if found is None else {**values, kind.selector: found}
 
 
 def specialise(kind: type[S], values: Any, path: Path_, mistakes: Mistakes) -> type[S]:

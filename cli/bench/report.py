@@ -45,4 +45,4 @@ def show(found: Result, console: Console) -> None:
     if found["targets"]:
         console.print(tables.targets(found["targets"]))
     for reason in figures.unavailable(found["runs"]):
-        console.print(reason, markup=False)
+        console.print(reason)

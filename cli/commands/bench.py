@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,8 @@ import typer
 
 from cli import options, pictures
 from hvd_train import plugins, strict_json
-from hvd_train.errors import UserError, nearest
+from hvd_train.errors import UserError
+from hvd_train.names import find
 
 if TYPE_CHECKING:
     from cli.bench.figures import Run
@@ -48,8 +49,7 @@ def command(
     output: options.BenchFolder = None,
 ) -> None:
     """Time all-reduces, training steps, scaling or calls of Horovod's API: tables, bench.json and bench.png."""
-    if what not in FAMILIES:
-        raise UserError(f"bench: no '{what}' to measure{nearest(what, FAMILIES)}")
+    what = find(what, FAMILIES, "bench: no measurement")
     if np < 1 or pairs < 1:
         raise UserError(f"--np and --pairs: expected at least 1 of each, got {np} and {pairs}")
     folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -67,13 +67,12 @@ def command(
         ]
         measured = [_measure(request, threads=_threads(np)) for request in requests]
 
-    from rich.console import Console
-
     from cli.bench import report
+    from hvd_train.display import console
 
     found = report.result(what, pairs, measured)
     report.save(found, folder)
-    report.show(found, Console(width=None if sys.stdout.isatty() else 140))
+    report.show(found, console(width=None if sys.stdout.isatty() else 140))
     print(f"{folder / 'bench.json'} and {folder / 'bench.png'} written")
 
 
@@ -106,12 +105,8 @@ def _cases(what: str, sizes: str | None, workloads: str | None) -> list[str]:
     return [f"{model} {name}" for model in models for name in (["AdamW"] if scaling else OPTIMIZERS)]
 
 
-def _chosen(option: str, text: str, known: Iterable[str]) -> list[str]:
-    wanted = list(dict.fromkeys(text.split(",")))
-    for word in wanted:
-        if word not in known:
-            raise UserError(f"{option}: no '{word}'{nearest(word, known)}")
-    return wanted
+def _chosen(option: str, text: str, known: Collection[str]) -> list[str]:
+    return list(dict.fromkeys(find(word, known, f"{option}: no") for word in text.split(",")))
 
 
 def _bytes(text: str) -> int:

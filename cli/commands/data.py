@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options, pictures
-from hvd_train.errors import UserError, nearest
+from hvd_train.errors import UserError
+from hvd_train.names import find
 
 if TYPE_CHECKING:
     from hvd_train.config import Config
@@ -30,8 +31,7 @@ def command(
     output: options.Picture = None,
 ) -> None:
     """Show how samples and classes are dealt to workers: a table, and a picture of stacked bars."""
-    if what not in ACTIONS:
-        raise UserError(f"data: no '{what}'{nearest(what, ACTIONS)}")
+    find(what, ACTIONS, "data: no")
     if np < 1:
         raise UserError(f"--np: expected at least 1, got {np}")
     picture = output or Path(f"data-{file.stem}.png")
@@ -45,13 +45,12 @@ def command(
     config = load(file, overrides or [])
     histograms = _dealt(config, np)
 
-    from rich.console import Console
-
     from cli.data import plots, tables
+    from hvd_train.display import console, printable
 
-    title = f"{file.name}: {_partition(config)}, np={np}"
+    title = printable(f"{file.name}: {_partition(config)}, np={np}")
     print(title)
-    Console(width=None if sys.stdout.isatty() else 140).print(tables.shares(histograms))
+    console(width=None if sys.stdout.isatty() else 140).print(tables.shares(histograms))
     plots.shares(title, histograms).savefig(picture)
     print(f"{picture} written")
 

@@ -111,6 +111,8 @@ def command(
     from cli.target import of_module, of_script, of_yaml
 
     arguments = arguments or []
+    if module is None and target is None:
+        raise UserError("run: nothing to run; expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
     if module is not None and target is not None:
         arguments = [target, *arguments]
     elastic = _elastic(host_discovery_script, min_np, max_np, launcher, max_restarts)

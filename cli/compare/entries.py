@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.slurm.sweep import items
-from hvd_train import document
+from hvd_train import document, plugins
 from hvd_train.config import Config, expand
 from hvd_train.errors import UserError
+from hvd_train.names import match
 
 UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?) ?(epochs?|steps?|s|kB|MB|GB)")
@@ -46,7 +47,8 @@ class Entry:
 def entries(text: str) -> list[Entry]:
     """The strategies of `allreduce,local_sgd:period=8,diloco:period=50:outer_lr=0.7`."""
     found = [_entry(part, text) for part in items(text, ",")]
-    twice = next((e.text for e in found if found.count(e) > 1), None)
+    titles = [e.title for e in found]
+    twice = next((e.text for e in found if titles.count(e.title) > 1), None)
     if twice is not None:
         raise UserError(f"--strategies: '{twice}' stands there twice")
     return found
@@ -98,7 +100,7 @@ def _entry(part: str, text: str) -> Entry:
             f"--strategies: '{part if name else text}': expected NAME or NAME:OPTION=VALUE:OPTION=VALUE between commas, "
             "as allreduce,local_sgd:period=8"
         )
-    return Entry(part, name, tuple(options))
+    return Entry(part, match(name, plugins.names(plugins.FAMILIES["strategies"])) or name, tuple(options))
 
 
 def _has_section(option: str) -> bool:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from cli.slurm import jobs, reasons, runs
 from cli.slurm.control import State
 from cli.slurm.reasons import Reason
 from cli.slurm.runs import Submitted
+from hvd_train import display
 from hvd_train.errors import UserError
 
 SECONDS = (1.0, 10.0)
@@ -37,7 +37,7 @@ def follow(folder: Path) -> int:
         task = bar.add_task("", total=None)
         for known in _looks(submitted):
             for line in itertools.chain.from_iterable(tail.lines() for tail in tails):
-                bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                bar.console.print(line, soft_wrap=True)
             for line in _explained(known, said):
                 print(f"ddl: {line}", file=sys.stderr)
             done, total = _progress(known)
@@ -122,5 +122,4 @@ def _waiting(known: Known) -> str:
 
 
 def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(), disable=not sys.stdout.isatty(), transient=True)
+    return display.progress(display.console(), disable=not sys.stdout.isatty())

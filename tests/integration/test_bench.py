@@ -169,7 +169,7 @@ def test_a_wrong_result_fails_the_bench(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["steps"], "bench: no 'steps' to measure; did you mean 'step'? (choices: allreduce, horovod, scaling, step)"),
+        (["steps"], "bench: no measurement 'steps'; did you mean 'step'? (choices: allreduce, horovod, scaling, step)"),
         (["step", "--variants", "dpd"], "--variants: no 'dpd'; did you mean 'ddp'?"),
         (["step", "--workloads", "mpl"], "--workloads: no 'mpl'; did you mean 'mlp'?"),
         (["step", "--sizes", "4K"], "--sizes: bench step has --workloads"),
