@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 import time
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from cli.launchers.base import Command
     from cli.target import Target
 
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
 YAML = {".yaml", ".yml"}
 
 
@@ -106,6 +104,7 @@ def command(
     """Run a YAML file, a Python script or a module on many ranks."""
     from cli import launching
     from cli.engines import choose, for_script
+    from cli.environment import variables
     from cli.launchers.base import Job
     from cli.machine import Machine
     from cli.network import between, named
@@ -127,7 +126,7 @@ def command(
     _check_positive("--timeout", timeout)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
     file = Path(target or "")
-    forward, environment = _environment(env or [])
+    forward, environment = variables(env or [])
     here = Machine.here()
     others = [host for host in places if not here.is_named(host.name)]
     network = named(iface) if iface else between(host.name for host in others)
@@ -288,23 +287,3 @@ def _ranks(text: str, world_size: int) -> list[int]:
     if wrong is not None:
         raise UserError(f"--tee: no rank '{wrong}'; expected ranks below {world_size} such as 0,1, or 'all'")
     return [int(w) for w in words]
-
-
-def _environment(assignments: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Names to take over from this shell, and variables with values."""
-    import os
-
-    for word in assignments:
-        name, equals, _ = word.partition("=")
-        if not name.isidentifier():
-            raise UserError(f"--env: '{word}' is no variable; expected KEY=VALUE or KEY")
-        if not equals and name not in os.environ:
-            raise UserError(f"--env: {name} is not set in this shell; set it, or give {name}=VALUE")
-        if equals and _SECRET.search(name):
-            raise UserError(
-                f"--env: {name} looks like a secret, and a value given here shows in the command line; "
-                f"export it and give the name alone: -x {name}"
-            )
-    forward = tuple(a for a in assignments if "=" not in a)
-    pairs = (a.partition("=") for a in assignments if "=" in a)
-    return forward, {name: value for name, _, value in pairs}

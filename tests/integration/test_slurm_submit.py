@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,12 @@ class Site:
         done = self.ddl("submit", "--output", folder, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def stands(self, folder: str) -> tuple[str, str, int | None, str]:
+        """State, why and exit code in `ddl status`, and the end in `ddl results`."""
+        (row,) = json.loads(self.ddl("status", folder, "--json").stdout)
+        (result,) = json.loads(self.ddl("results", folder, "--json").stdout)
+        return row["state"], row["why"], row["exit code"], result["ended"]
 
     def attempts(self, folder: str) -> list[dict[str, Any]]:
         path = self.home / folder / "attempts.jsonl"
@@ -212,7 +219,9 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert (waiting["job"], waiting["state"], waiting["why"]) == (behind, "PENDING", "Dependency")
     assert (running["run"], running["job"], running["state"], running["nodes"]) == ("runs/long", job, "RUNNING", "n1")
     assert running["step"] >= 5
+    assert site.ddl("cancel", "runs").stderr.startswith("ddl: runs has 2 jobs that go on:\n")
     assert site.ddl("cancel", "runs/behind").stdout == f"{behind}: cancelled\n"
+    assert site.stands("runs/behind") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
     assert site.ddl("cancel", "runs/long").stdout == f"{job}: cancelled\n"
     (attempt,) = site.wait("runs/long")
     assert (attempt["cause"], attempt["exit_code"], attempt["again"]) == ("cancelled", 75, False)
@@ -226,6 +235,53 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert site.attempts("runs/long")[-1]["cause"] == "finished"
     (stands,) = json.loads(site.ddl("status", "runs/long", "--json").stdout)
     assert stands["job"] == done.stdout.strip() != job
+
+
+SAYS = """\
+import os
+print(*(os.environ.get(name, "unset") for name in ("SLURM_MEM_PER_NODE", "SLURM_CPU_BIND", "OUTER", "NOTE")), flush=True)
+"""
+
+
+@pytest.mark.timeout(200)
+def test_jobs_that_never_run_or_are_scripts_are_told_as_they_are(site: Site) -> None:
+    """A preparation that fails, what depends on it, a script from inside a step, and two submissions in one second."""
+    (site.home / "says.py").write_text(SAYS)
+    broken = site.submit("broken", "m.yaml", "slurm.modules=[none]")
+    inside = ["srun", "--quiet", "--mem=100", "--cpu-bind=none", "env", "OUTER=1"]
+    command = ["submit", "--output", "says", "-x", "NOTE=a b", "--np", "1", "says.py", "--flag"]
+    done = site.run(*inside, *internal.argv("cli"), *command)
+    assert done.returncode == 0, done.stderr
+    submit = shlex.join([*internal.argv("cli"), "submit", "--sbatch", "hold", "m.yaml"])
+    done = site.run("bash", "-c", f"{submit} & {submit} & wait")
+    assert len(done.stdout.split()) == 2, done.stderr
+    folders = [path.name for path in (site.home / "runs").iterdir()]
+    assert len(folders) == 2
+    site.wait("broken")
+    done = site.ddl("submit", "--output", "behind", "--wait", "--dependency", f"afterok:{broken}", "m.yaml")
+    assert done.returncode == 1, done.stderr
+    assert "waits (DependencyNeverSatisfied): the job that it depends on did not end as asked" in done.stderr
+    site.wait("says")
+    assert site.log("says").splitlines()[-2].endswith("unset unset 1 a b") or "unset unset 1 a b" in site.log("says")
+    assert site.stands("broken") == ("FAILED", "preparation", 127, "preparation (exit code 127)")
+    assert site.stands("says") == ("COMPLETED", "finished", 0, "finished")
+    assert site.stands(f"runs/{folders[0]}") == ("PENDING", "JobHeldUser", None, "not yet")
+    assert "none: command not found" in site.log("broken") or "module: command not found" in site.log("broken")
+    assert site.slurm.run(["scancel", "--me"]).returncode == 0
+    assert site.stands(f"runs/{folders[1]}") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
+    assert (site.home / "runs" / folders[1] / "state.json").exists()
+
+
+def test_a_time_that_the_partition_does_not_allow_ends_a_wait(site: Site) -> None:
+    change = ["scontrol", "update", "PartitionName=debug"]
+    assert site.slurm.run([*change, "MaxTime=1"]).returncode == 0
+    try:
+        done = site.ddl("submit", "--output", "long", "--wait", "--time", "1h", "m.yaml")
+    finally:
+        assert site.slurm.run([*change, "MaxTime=INFINITE"]).returncode == 0
+    assert done.returncode == 2
+    assert "ask for less --time" in done.stderr
+    assert "ddl: it can never start: ddl cancel" in done.stderr
 
 
 def test_an_impossible_request_is_refused_and_leaves_nothing(site: Site) -> None:

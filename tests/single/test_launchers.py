@@ -14,7 +14,7 @@ import pytest
 from cli.elastic import Elastic
 from cli.flavor import Flavor
 from cli.hosts import Host, parse_hosts
-from cli.launchers import local, srun
+from cli.launchers import _interface, local, srun
 from cli.launchers.base import Command, Job
 from cli.launchers.horovodrun import Horovodrun
 from cli.launchers.mpirun import Mpirun
@@ -22,6 +22,7 @@ from cli.machine import Machine
 from cli.network import Network
 from cli.slurm.allocation import Allocation
 from hvd_train import plugins
+from hvd_train.comm import _addresses
 from hvd_train.errors import UserError
 from tests.integration.parts import needs
 
@@ -317,7 +318,7 @@ QUIET, YIELDS = {"OMPI_MCA_osc": "^ucx"}, {"OMPI_MCA_mpi_yield_when_idle": "1"}
             ONE_NODE,
             dataclasses.replace(JOB, network=Network("ib0")),
             (5,),
-            {**QUIET, "OMPI_MCA_btl_tcp_if_include": "ib0"},
+            {**QUIET, **_interface.variables("ib0")},
         ),
     ],
 )
@@ -325,6 +326,18 @@ def test_srun_hands_over_by_environment_what_mpirun_is_told(
     machine: Machine, job: Job, version: tuple[int, ...], expected: dict[str, str]
 ) -> None:
     assert srun.Srun("pmix_v4", machine, version, {}).command(job).environment == expected
+
+
+@pytest.mark.parametrize("interface", ["ib0", "10.1.0.0/16"])
+def test_mailboxes_obey_the_interface_that_srun_and_batch_scripts_tell(interface: str) -> None:
+    told = _interface.variables(interface)
+    assert _addresses.chosen(told) == interface
+    assert ("NCCL_SOCKET_IFNAME" in told) == (interface == "ib0")
+
+
+def test_mailboxes_obey_horovod_over_gloo() -> None:
+    assert _addresses.chosen({"HOROVOD_GLOO_IFACE": "eth1"}) == "eth1"
+    assert _addresses.chosen({}) == ""
 
 
 def test_a_variable_of_the_user_stays() -> None:
