@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hvd_train import events, strict_json
@@ -34,7 +34,10 @@ LOT = 8
 FAILED = 255
 """The exit code of ssh itself; any other is that of the remote shell."""
 
-_UNPACK = "import base64,json,os,sys,zlib;a=json.loads(zlib.decompress(base64.b64decode(sys.argv[1])));os.execv(a[0],a)"
+_UNPACK = (
+    "import base64,json,os,sys,zlib;a,e=json.loads(zlib.decompress(base64.b64decode(sys.argv[1])));"
+    "os.execve(a[0],a,{**os.environ,**e})"
+)
 _RUN = "import runpy,sys;sys.path[:]=filter(None,sys.path);runpy.run_module(sys.argv.pop(1),None,'__main__',True)"
 _CROWDED = re.compile(r"kex_exchange_identification|^Connection (closed|reset) by|banner exchange")
 """What ssh says where sshd drops a connection before anybody logged in, as it does where too many come at once."""
@@ -65,13 +68,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Client:
-    """ssh with the words `args`, which win over ours."""
+    """ssh with the words `args`, which win over ours; programs on the other side get the variables `environment`."""
 
     args: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, host: str, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` on `host`, whatever the login shell there."""
-        return ["ssh", *self.args, *OPTIONS, host, packed(argv)]
+        return ["ssh", *self.args, *OPTIONS, host, packed(argv, self.environment)]
 
     def ask(self, host: str, argv: Sequence[str], seconds: float) -> Answer:
         """Run `argv` on `host` for at most `seconds`; its answer is what it prints in a frame."""
@@ -117,9 +121,9 @@ def crowded(text: str) -> bool:
     return bool(_CROWDED.search(text))
 
 
-def packed(argv: Sequence[str]) -> str:
+def packed(argv: Sequence[str], environment: Mapping[str, str]) -> str:
     """A command that means `argv` to every shell: csh takes no newline in a word, fish reads backslashes otherwise."""
-    word = base64.b64encode(zlib.compress(strict_json.dumps(list(argv)).encode(), 9)).decode()
+    word = base64.b64encode(zlib.compress(strict_json.dumps([list(argv), dict(environment)]).encode(), 9)).decode()
     return shlex.join([sys.executable, "-ISc", _UNPACK, word])
 
 

@@ -20,6 +20,8 @@ from hvd_train.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from cli.bench.figures import Run
+    from cli.hosts import Host
+    from cli.reach import Reach
     from hvd_train.bench.request import Request
 
 FAMILIES = {"allreduce": "allreduce", "step": "step", "scaling": "step", "horovod": "api"}
@@ -31,7 +33,9 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 def command(
     what: Annotated[str, typer.Argument(help="allreduce, step, scaling or horovod.", show_default=False)],
-    np: Annotated[int, typer.Option("-n", "--np", help="Ranks; scaling goes from 1 to as many.")] = 2,
+    np: Annotated[
+        int | None, typer.Option("-n", "--np", help="Ranks; scaling goes from 1 to as many [default: all slots, or 2].")
+    ] = None,
     variants: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="What to time [default: all; scaling: local,ddl_mpi,ddp].")
     ] = None,
@@ -43,10 +47,24 @@ def command(
     ] = None,
     pairs: Annotated[int, typer.Option(help="Rounds, in each of which every variant is timed.")] = 30,
     output: Annotated[Path | None, typer.Option(help="Folder to make [default: bench-WHAT-TIME].")] = None,
+    hosts: Annotated[str | None, typer.Option("-H", "--hosts", help="Hosts and slots, as h1:4,h2:4.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="File of hosts: Open MPI, MPICH or Horovod dialect.")] = None,
+    iface: Annotated[
+        str | None, typer.Option(help="Interface or subnet that joins the hosts [default: by the route to them].")
+    ] = None,
+    ssh_args: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="Words for ssh to the other hosts, as '-p 2222 -J bastion'.")
+    ] = None,
 ) -> None:
     """Time all-reduces, training steps, scaling or calls of Horovod's API: tables, bench.json and bench.png."""
     if what not in FAMILIES:
         raise UserError(f"bench: no '{what}' to measure{nearest(what, FAMILIES)}")
+    from cli.hosts import given
+    from cli.machine import Machine
+    from cli.reach import reach, scratch
+
+    places, here = given(hosts, hostfile), Machine.here()
+    np = (sum(host.slots for host in places) or 2) if np is None else np
     if np < 1 or pairs < 1:
         raise UserError(f"--np and --pairs: expected at least 1 of each, got {np} and {pairs}")
     folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -57,20 +75,22 @@ def command(
 
     names, cases = _names(what, variants), _cases(what, sizes, workloads)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    with tempfile.TemporaryDirectory(prefix="ddl-bench-") as scratch:
+    found = reach(places, here, iface=iface, ssh_args=ssh_args)
+    threads = max(1, here.cores // max([host.slots for host in places], default=np))
+    with tempfile.TemporaryDirectory(prefix="ddl-bench-", dir=scratch(places, here)) as results:
         requests = [
-            Request(FAMILIES[what], ranks, names, cases, pairs, f"{scratch}/{ranks}.json", columns)
+            Request(FAMILIES[what], ranks, names, cases, pairs, f"{results}/{ranks}.json", columns)
             for ranks in (range(1, np + 1) if what == "scaling" else [np])
         ]
-        measured = [_measure(request, threads=_threads(np)) for request in requests]
+        measured = [_measure(request, places, found, threads=threads) for request in requests]
 
     from rich.console import Console
 
     from cli.bench import report
 
-    found = report.result(what, pairs, measured)
-    report.save(found, folder)
-    report.show(found, Console(width=None if sys.stdout.isatty() else 140))
+    told = report.result(what, pairs, measured)
+    report.save(told, folder)
+    report.show(told, Console(width=None if sys.stdout.isatty() else 140))
     print(f"{folder / 'bench.json'} and {folder / 'bench.png'} written")
 
 
@@ -119,30 +139,29 @@ def _bytes(text: str) -> int:
     return size
 
 
-def _threads(np: int) -> int:
-    """Of a rank: with fewer ranks as many, so that scaling compares ranks and not threads."""
-    from cli.machine import Machine
+def _measure(request: Request, places: tuple[Host, ...], found: Reach, threads: int) -> Run:
+    """What one launch finds; the command ends where that fails.
 
-    return max(1, Machine.here().cores // np)
-
-
-def _measure(request: Request, threads: int) -> Run:
-    """What one launch finds; the command ends where that fails."""
+    Fewer ranks have as many `threads` each, so that scaling compares ranks and not threads.
+    """
     from cli import launching
     from cli.execute import Execution
     from cli.launchers.base import Job
+    from cli.preflight.start import look
     from cli.target import of_module
 
     job = Job(
+        hosts=places,
         program=of_module("hvd_train.bench", [request.to_text()]).program,
         world_size=request.world_size,
         engine=_engine(request.variants),
         environment={"OMP_NUM_THREADS": str(threads)},
     )
-    started = launching.command("auto", job)
-    for note in started.notes:
+    started = launching.command("auto", found.onto(job))
+    for note in (*started.notes, *found.notes):
         print(f"ddl: {note}", file=sys.stderr)
-    code = Execution(started, request.world_size).run()
+    look(found, job.program)
+    code = Execution(started, request.world_size, hosts=[host.name for host in found.others]).run()
     if code:
         sys.exit(code)
     return {**strict_json.loads_exact(Path(request.output).read_text(encoding="utf-8")), "command": str(started)}

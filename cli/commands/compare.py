@@ -19,7 +19,7 @@ def command(
     strategies: Annotated[
         str, typer.Option(metavar="NAME[:OPTION=VALUE]...,...", help="As allreduce,local_sgd:period=8.")
     ] = "allreduce,local_sgd",
-    np: Annotated[int, typer.Option("-n", "--np", help="Ranks of each run.")] = 2,
+    np: Annotated[int | None, typer.Option("-n", "--np", help="Ranks of each run [default: all slots, or 2].")] = None,
     budget: Annotated[
         str | None, typer.Option(help="When each run ends: 10epochs, 500steps, 60s or 2GB [default: as the file says].")
     ] = None,
@@ -32,6 +32,14 @@ def command(
     straggler: Annotated[str | None, typer.Option(metavar="RANK:FACTOR", help=emulation.STRAGGLER)] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to make [default: compare-NAME-TIME].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    hosts: Annotated[str | None, typer.Option("-H", "--hosts", help="Hosts and slots, as h1:4,h2:4.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="File of hosts: Open MPI, MPICH or Horovod dialect.")] = None,
+    iface: Annotated[
+        str | None, typer.Option(help="Interface or subnet that joins the hosts [default: by the route to them].")
+    ] = None,
+    ssh_args: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="Words for ssh to the other hosts, as '-p 2222 -J bastion'.")
+    ] = None,
 ) -> None:
     """Run strategies one after another: a table, compare.json, compare.png, and the folder of each run."""
     from cli.compare.entries import entries
@@ -39,7 +47,12 @@ def command(
     from cli.compare.report import Report
     from cli.compare.series import Series
     from cli.engines import choose
+    from cli.hosts import given
+    from cli.machine import Machine
+    from cli.reach import reach
 
+    places = given(hosts, hostfile)
+    np = (sum(host.slots for host in places) or 2) if np is None else np
     if np < 1:
         raise UserError(f"--np: expected at least 1 rank, got {np}")
     goal = read_target(target) if target is not None else None
@@ -48,8 +61,17 @@ def command(
     if folder.exists():
         raise UserError(f"--output: {folder} exists; give another folder")
     pictures.check("compare")
-    launch = {"world_size": np, "engine": choose(engine, np, alone=True), "emulate": emulated}
-    series = Series(file, tuple(overrides or ()), entries(strategies), budget, folder.absolute(), launch)
+    launch = {"world_size": np, "engine": choose(engine, np, alone=not places), "emulate": emulated}
+    series = Series(
+        file,
+        tuple(overrides or ()),
+        entries(strategies),
+        budget,
+        folder.absolute(),
+        launch,
+        places,
+        reach(places, Machine.here(), iface=iface, ssh_args=ssh_args),
+    )
     series.check()
     outcomes, code = series.run()
     report = Report(f"{file}", budget, goal, launch, outcomes)

@@ -74,13 +74,22 @@ def command(
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Show the command and the launcher's words.")
     ] = False,
+    ssh_args: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="Words for ssh to the other hosts, as '-p 2222 -J bastion'.")
+    ] = None,
+    launcher_args: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="Words for mpirun, srun or horovodrun, after those of ddl.")
+    ] = None,
+    env_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File of variables for all ranks: KEY=VALUE lines.")
+    ] = None,
 ) -> None:
     """Run a YAML file, a Python script or a module on many ranks."""
     from cli import launching
     from cli.engines import choose, for_script
     from cli.launchers.base import Job
     from cli.machine import Machine
-    from cli.network import between, named
+    from cli.reach import reach, words
     from cli.target import of_module, of_script, of_yaml
 
     arguments = arguments or []
@@ -98,10 +107,16 @@ def command(
     _check_positive("--timeout", timeout)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
     file = Path(target or "")
+    names = _exported(env_file)
     forward, environment = _environment(env or [])
-    here = Machine.here()
-    others = [host for host in places if not here.is_named(host.name)]
-    network = named(iface) if iface else between(host.name for host in others)
+    found = reach(
+        places,
+        Machine.here(),
+        iface=iface,
+        ssh_args=ssh_args,
+        forward=(*names, *forward),
+        by_interface=launcher == "horovodrun",
+    )
     if check_collectives and file.suffix not in YAML:
         raise UserError(
             "--check-collectives is for YAML files; in a script, Horovod's API compares by itself what ranks ask for"
@@ -136,17 +151,19 @@ def command(
             engine=chosen,
             hosts=places,
             environment=environment,
-            forward=forward,
+            forward=found.forward,
             bind=bind,  # type: ignore[arg-type]
             oversubscribe=oversubscribe,
-            network=network,
+            network=found.network,
             elastic=elastic,
             outlives=what.outlives,
+            ssh=found.client.args,
+            words=words("--launcher-args", launcher_args),
         )
         return launching.command(launcher, job), what
 
     started, what = prepare(places, world_size, output, resume)
-    for note in () if quiet else started.notes:
+    for note in () if quiet else (*started.notes, *found.notes):
         print(f"ddl: {note}", file=sys.stderr)
     if dry_run:
         print(started)
@@ -155,18 +172,16 @@ def command(
     from cli.hosts import format_hosts
     from cli.restarts import Origin, again
 
-    if others and not no_preflight:
-        from cli.preflight.check import check
-        from cli.preflight.needs import needs
+    if not no_preflight:
+        from cli.preflight.start import look
 
-        for problem in check(others, needs(what.program, Path.cwd()), network):
-            print(f"ddl: warning: {problem.host}: {problem.what}; {problem.remedy}", file=sys.stderr)
+        look(found, what.program)
     origin = Origin.of(what.folder, resume)
     began, restart = time.monotonic(), 0
     while True:
         if verbose:
             print(f"ddl: {started}", file=sys.stderr)
-        names = [host.name for host in others if host in places]
+        names = [host.name for host in found.others if host in places]
         left = None if timeout is None else max(1.0, timeout - (time.monotonic() - began))
         fewest = None if elastic is None else elastic.fewest
         code = Execution(started, world_size, left, quiet, verbose, stall_timeout, names, fewest).run()
@@ -174,7 +189,9 @@ def command(
             break
         restart += 1
         try:
-            places, world_size = again(places, world_size, min_np or world_size, oversubscribe=oversubscribe)
+            places, world_size = again(
+                places, world_size, min_np or world_size, oversubscribe=oversubscribe, client=found.client
+            )
         except UserError as error:
             print(f"ddl: {error}", file=sys.stderr)
             break
@@ -192,17 +209,13 @@ def _check_positive(option: str, value: float | None) -> None:
 
 
 def _hosts(text: str | None, file: Path | None, elastic: Elastic | None) -> tuple[Host, ...]:
-    from cli.hosts import parse_hosts, read_hostfile
+    from cli.hosts import given
 
     options = {"--hosts": text, "--hostfile": file, "--host-discovery-script": elastic}
     first, *others = [option for option, value in options.items() if value is not None] or [""]
     if others:
         raise UserError(f"{first} and {others[0]} both say where to run; give one of them")
-    if elastic is not None:
-        return elastic.hosts()
-    if text is not None:
-        return parse_hosts(text, "--hosts")
-    return read_hostfile(file, "--hostfile") if file is not None else ()
+    return elastic.hosts() if elastic is not None else given(text, file)
 
 
 def _elastic(script: Path | None, fewest: int | None, most: int | None, launcher: str, restarts: int) -> Elastic | None:
@@ -240,6 +253,17 @@ def _ranks(text: str, world_size: int) -> list[int]:
     if wrong is not None:
         raise UserError(f"--tee: no rank '{wrong}'; expected ranks below {world_size} such as 0,1, or 'all'")
     return [int(w) for w in words]
+
+
+def _exported(file: Path | None) -> list[str]:
+    """The names of the variables in `file`, which this process and its ranks have from now on as if the shell had set them."""
+    import os
+
+    from cli import env_file
+
+    found = env_file.load(file) if file is not None else {}
+    os.environ.update(found)
+    return list(found)
 
 
 def _environment(assignments: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:

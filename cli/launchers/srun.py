@@ -31,7 +31,7 @@ class Srun:
     def command(self, job: Job) -> Command:
         if job.hosts:
             raise UserError("--launcher srun runs on the hosts of its allocation; leave out --hosts and --hostfile")
-        return Command((*self._argv(job), *job.program), job.environment)
+        return Command((*self._argv(job), *job.words, *job.program), job.environment)
 
     def _argv(self, job: Job) -> list[str]:
         # Values are not written into --export, which ends them at a comma: srun takes its own environment along.
