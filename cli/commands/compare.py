@@ -62,6 +62,9 @@ def command(
         raise UserError(f"--output: {folder} exists; give another folder")
     pictures.check("compare")
     launch = {"world_size": np, "engine": choose(engine, np, alone=not places), "emulate": emulated}
+    found = reach(places, Machine.here(), iface=iface, ssh_args=ssh_args)
+    for note in found.notes:
+        print(f"ddl: {note}", file=sys.stderr)
     series = Series(
         file,
         tuple(overrides or ()),
@@ -70,7 +73,7 @@ def command(
         folder.absolute(),
         launch,
         places,
-        reach(places, Machine.here(), iface=iface, ssh_args=ssh_args),
+        found,
     )
     series.check()
     outcomes, code = series.run()
