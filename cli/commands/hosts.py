@@ -46,13 +46,13 @@ def command(
 
 def _converted(lines: Sequence[Line], dialect: str) -> str:
     """The hosts in `dialect`; settings that have no place there are told on stderr."""
-    from cli.hosts import format_hostfile, merge
+    from cli.hosts import format_hostfile, lost, merge
 
-    unused = [f"{word} of line {line.number}" for line in lines for word in line.unused]
+    chosen: Dialect = dialect  # type: ignore[assignment]
+    unused = [f"{word} of line {line.number}" for line in lines for word in (*line.unused, *lost(line.host, chosen))]
     if unused:
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
         print(f"ddl: left out, for ddl does not use it: {', '.join(unused[:3])}{more}", file=sys.stderr)
-    chosen: Dialect = dialect  # type: ignore[assignment]
     return format_hostfile(merge(line.host for line in lines), chosen).rstrip("\n")
 
 
