@@ -246,7 +246,7 @@ class _Rank:
         if self.comm.rank != 0:
             return []
         folder = Path(self.launch.output)
-        stream = os.fdopen(os.dup(self.output.terminal), "w", encoding="utf-8")
+        stream = self.output.stream()
         return [
             jsonl.create(folder),
             tensorboard.create(folder),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,18 @@ def trial(launcher: str, engine: str) -> Finding:
         request = Request("allreduce", 2, [VARIANTS[engine]], [str(LARGE), str(SMALL)], ROUNDS, str(output), None)
         how = ["--np", "2", "--launcher", launcher, "--engine", engine, "--timeout", str(SECONDS), "--quiet"]
         done = subprocess.run(
-            [sys.executable, "-m", "cli", "run", *how, "-m", "hvd_train.bench", request.to_text()],
+            [
+                sys.executable,
+                "-m",
+                "cli",
+                "run",
+                *how,
+                "--output",
+                os.devnull,
+                "-m",
+                "hvd_train.bench",
+                request.to_text(),
+            ],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -16,7 +16,20 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.integration.ddl import DIGITS, ROOT, SMALL, alive, ddl, falters, ranks, start, summary, wait_for
+from tests.integration.ddl import (
+    DIGITS,
+    LONG,
+    ROOT,
+    SMALL,
+    alive,
+    ddl,
+    falters,
+    long_yaml,
+    ranks,
+    start,
+    summary,
+    wait_for,
+)  # fmt: skip
 from tests.integration.parts import needs
 
 ENDLESS = ["train.epochs=100000", "checkpoint.every=100000000", "train.eval_every=1000000"]
@@ -123,12 +136,15 @@ def test_the_measured_size_of_buckets_is_recorded(model: Path, tmp_path: Path) -
 
 
 def test_the_printed_command_can_be_pasted(model: Path, tmp_path: Path) -> None:
+    """Also one with a list of 300 KB, which no shell and no launcher takes in one word."""
     needs("mpirun")
-    arguments = ["run", "--np", "2", "--output", "it's; a $HOME", "-x", "NOTE=a 'b' $c", model, "train.epochs=1"]
+    (tmp_path / "long.py").write_text(LONG)
+    model.write_text(long_yaml())
+    arguments = ["run", "--np", "2", "--output", "it's; a $HOME", "-x", "NOTE=a 'b' $c", model, "train={steps: 2}"]
     printed = ddl(*arguments, "--dry-run", cwd=tmp_path)
-    assert printed.returncode == 0
+    assert printed.returncode == 0, printed.stderr
     assert not (tmp_path / "it's; a $HOME").exists()
-    pasted = subprocess.run(["bash", "-c", printed.stdout], cwd=tmp_path, capture_output=True, text=True, check=False)
+    pasted = subprocess.run(["bash"], input=printed.stdout, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert pasted.returncode == 0, pasted.stderr
     assert summary(tmp_path / "it's; a $HOME")["world_size"] == 2
 
@@ -203,6 +219,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_75(
     assert job.returncode == 75, errors
     out = summary(tmp_path / "out")
     assert out["ended"].startswith("stopped by a signal after step")
+    assert out["steps_per_second"] > 0
     assert [p.name for p in (tmp_path / "out" / "checkpoints").iterdir()] == [f"step-{out['steps']:08d}"]
 
 
