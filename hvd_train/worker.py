@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import traceback
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,8 @@ class _Rank:
             code = self._run()
         except Exception as error:
             failures.report(error, self.comm.rank, self.output.errors, self.folder)
+            if not hasattr(error, "exit_code"):
+                traceback.print_exc()  # for the log
             self.output.release()
             self.comm.abort(failures.exit_code(error))
             raise

@@ -311,6 +311,7 @@ def test_a_rank_that_raises_ends_the_job_and_its_traceback_comes_last(engine: st
     assert "mine.py" in tail
     record = json.loads((tmp_path / "out" / "errors" / "rank-1.json").read_text())
     assert record["message"] == "ValueError: seven is enough"
+    assert "ValueError: seven is enough" in (tmp_path / "out" / "logs" / "rank-1.log").read_text()
     assert "MPI_ABORT" not in tail, "the launcher's own words belong nowhere near"
     assert "-----" not in tail
 
@@ -357,10 +358,20 @@ def test_a_script_that_fails_on_one_rank_ends_the_job(tmp_path: Path) -> None:
     needs("mpirun")
     text = "from mpi4py import MPI\nw = MPI.COMM_WORLD\nif w.rank == 1:\n    raise KeyError('lost')\nw.Barrier()\n"
     (tmp_path / "bad.py").write_text(text)
-    done = ddl("run", "--np", "2", "bad.py", cwd=tmp_path, timeout=30)
+    done = ddl("run", "--np", "2", "bad.py", cwd=tmp_path, timeout=60)
     assert done.returncode == 1
-    assert "the first failure: rank 1 on" in done.stderr
+    trace = f'Traceback (most recent call last):\n  File "{tmp_path}/bad.py", line 4, in <module>\n'
+    assert re.search(rf"the first failure: rank 1 on \S+:\n{re.escape(trace)}", done.stderr), done.stderr
     assert "KeyError: 'lost'" in done.stderr
+    (out,) = (tmp_path / "runs").iterdir()
+    assert f"ddl: see {out}" in done.stderr
+    assert (out / "logs" / "rank-1.log").read_text().startswith(trace)
+    assert json.loads((out / "errors" / "rank-1.json").read_text())["message"] == "KeyError: 'lost'"
+    assert (summary(out)["ended"], summary(out)["exit_code"]) == ("failure (exit code 1)", 1)
+    refused = ddl("run", "--resume", "latest", "bad.py", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("ddl: --resume is for YAML files; a script reads its own checkpoints")
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 STOPS_AT_EXIT = """\
