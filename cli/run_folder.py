@@ -49,6 +49,14 @@ def make(folder: Path) -> Path:
     return folder
 
 
+def make_new(folder: Path) -> Path:
+    """Make `folder` as `make` does; UserError where it exists."""
+    try:
+        return make(folder)
+    except FileExistsError:
+        raise UserError(f"--output: {folder} exists; give another folder") from None
+
+
 def is_begun(folder: Path) -> bool:
     """Whether anything was written to `folder`."""
     return folder.is_dir() and any(folder.iterdir())
@@ -75,4 +83,5 @@ def _remove_empty(folders: Sequence[Path]) -> None:
     """Remove `folders`, each of which is in the next, up to the first that holds something."""
     with contextlib.suppress(OSError):
         for folder in folders:
-            folder.rmdir()
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()

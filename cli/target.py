@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from cli import run_folder
+from hvd_train import internal
 from hvd_train.errors import UserError
 from hvd_train.plugins import asynchronous
 from hvd_train.script_options import Options
 from hvd_train.submitted import RECORD, awaits_start
 
-RANK = (sys.executable, "-m", "mpi4py", "-m", "hvd_train")
+RANK = (sys.executable, "-m", "mpi4py", internal.PROGRAM, "hvd_train")
 ALONE = Options()
 
 

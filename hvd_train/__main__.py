@@ -21,6 +21,7 @@ def main() -> None:
     else:
         from hvd_train.worker import run_document
 
+        sys.path.insert(0, os.getcwd())  # for targets of the user's own
         sys.exit(run_document(words.join(sys.argv[1], os.environ)))
 
 

@@ -1,4 +1,4 @@
-"""Which samples each worker of a run would have: `python -m hvd_train.dealt DOCUMENT FILE`, for `ddl data show`.
+"""Which samples each worker of a run would have: `hvd_train.dealt DOCUMENT FILE`, for `ddl data show`.
 
 DOCUMENT is what ranks are told (`config.to_document`, in `words`); FILE receives, as JSON,
 `{"histograms": [{class: samples}, ...]}`, one histogram for each worker, in its first epoch.
@@ -40,6 +40,7 @@ def histograms(config: Config, workers: int) -> list[Histogram]:
 
 def main() -> None:
     document, file = sys.argv[1:]
+    sys.path.insert(0, os.getcwd())  # for targets of the user's own
     config, launch = parse_document(words.join(document, os.environ))
     try:
         found = histograms(config, launch.world_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import traceback
@@ -102,7 +103,7 @@ class _Rank:
 
     def run(self) -> int:
         self.heartbeat.rank = self.comm.rank
-        events.emit(self.output.errors, "started", rank=self.comm.rank)
+        events.emit(self.output.errors, "started", rank=self.comm.rank, stop=int(signal.SIGUSR1))
         try:
             self._check_world()
             if self.launch.emulate:

@@ -7,16 +7,17 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import pictures
+from cli import options, pictures, run_folder
 from hvd_train import plugins, strict_json
-from hvd_train.errors import UserError, nearest
+from hvd_train.errors import UserError
+from hvd_train.names import find
 
 if TYPE_CHECKING:
     from cli.bench.figures import Run
@@ -30,32 +31,33 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="allreduce, step, scaling or horovod.", show_default=False)],
-    np: Annotated[int, typer.Option("-n", "--np", help="Ranks; scaling goes from 1 to as many.")] = 2,
+    what: Annotated[
+        str, typer.Argument(help="allreduce, step, scaling (on 1 to --np ranks) or horovod.", show_default=False)
+    ],
+    np: options.FixedNp = 2,
     variants: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="What to time [default: all; scaling: local,ddl_mpi,ddp].")
+        str | None,
+        typer.Option(metavar="NAME,...", help="What to time.", show_default="all; scaling: local,ddl_mpi,ddp"),
     ] = None,
     sizes: Annotated[
-        str | None, typer.Option(metavar="SIZE,...", help=f"Bytes of an all-reduce [default: {SIZES}].")
+        str | None, typer.Option(metavar="SIZE,...", help="Bytes of an all-reduce.", show_default=SIZES)
     ] = None,
     workloads: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Models of a step [default: all; scaling: mlp].")
+        str | None, typer.Option(metavar="NAME,...", help="Models of a step.", show_default="all; scaling: mlp")
     ] = None,
     pairs: Annotated[int, typer.Option(help="Rounds, in each of which every variant is timed.")] = 30,
-    output: Annotated[Path | None, typer.Option(help="Folder to make [default: bench-WHAT-TIME].")] = None,
+    output: options.BenchFolder = None,
 ) -> None:
     """Time all-reduces, training steps, scaling or calls of Horovod's API: tables, bench.json and bench.png."""
-    if what not in FAMILIES:
-        raise UserError(f"bench: no '{what}' to measure{nearest(what, FAMILIES)}")
-    if np < 1 or pairs < 1:
-        raise UserError(f"--np and --pairs: expected at least 1 of each, got {np} and {pairs}")
-    folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if folder.exists():
-        raise UserError(f"--output: {folder} exists; give another folder")
+    what = find(what, FAMILIES, "bench: no measurement")
+    if pairs < 1:
+        raise UserError(f"--pairs: expected at least 1 round, got {pairs}")
     pictures.check("bench")
     from hvd_train.bench.request import Request
 
     names, cases = _names(what, variants), _cases(what, sizes, workloads)
+    folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_folder.make_new(folder)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     with tempfile.TemporaryDirectory(prefix="ddl-bench-") as scratch:
         requests = [
@@ -64,13 +66,12 @@ def command(
         ]
         measured = [_measure(request, threads=_threads(np)) for request in requests]
 
-    from rich.console import Console
-
     from cli.bench import report
+    from hvd_train.display import console
 
     found = report.result(what, pairs, measured)
     report.save(found, folder)
-    report.show(found, Console(width=None if sys.stdout.isatty() else 140))
+    report.show(found, console(width=None if sys.stdout.isatty() else 140))
     print(f"{folder / 'bench.json'} and {folder / 'bench.png'} written")
 
 
@@ -103,12 +104,8 @@ def _cases(what: str, sizes: str | None, workloads: str | None) -> list[str]:
     return [f"{model} {name}" for model in models for name in (["AdamW"] if scaling else OPTIMIZERS)]
 
 
-def _chosen(option: str, text: str, known: Iterable[str]) -> list[str]:
-    wanted = list(dict.fromkeys(text.split(",")))
-    for word in wanted:
-        if word not in known:
-            raise UserError(f"{option}: no '{word}'{nearest(word, known)}")
-    return wanted
+def _chosen(option: str, text: str, known: Collection[str]) -> list[str]:
+    return list(dict.fromkeys(find(word, known, f"{option}: no") for word in text.split(",")))
 
 
 def _bytes(text: str) -> int:

@@ -96,7 +96,7 @@ def _mpi(job: Job, placement: Placement, flavor: Flavor) -> list[str]:
         _refuse_binding(job, f"through {flavor}")
         return ["--mpi"]
     binding = [*_openmpi.bind_to(job, placement), "--map-by", "slot"]
-    parameters = [*_openmpi.parameters(placement, flavor.version), *_openmpi.network(job, flavor.version)]
+    parameters = [*_openmpi.flags(placement, flavor.version), *_openmpi.network(job, flavor.version)]
     found = {"--binding-args": binding, "--mpi-args": parameters}
     return ["--mpi", *(f"{option}={shlex.join(words)}" for option, words in found.items() if words)]
 
