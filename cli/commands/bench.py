@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options, pictures, run_folder
+from cli.streams import say
 from hvd_train import plugins, strict_json
 from hvd_train.errors import UserError
-from hvd_train.names import find
+from hvd_train.names import find, printable
 
 if TYPE_CHECKING:
     from cli.bench.figures import Run
@@ -72,7 +73,7 @@ def command(
     found = report.result(what, pairs, measured)
     report.save(found, folder)
     report.show(found, console(width=None if sys.stdout.isatty() else 140))
-    print(f"{folder / 'bench.json'} and {folder / 'bench.png'} written")
+    print(printable(f"{folder / 'bench.json'} and {folder / 'bench.png'} written"))
 
 
 def _names(what: str, text: str | None) -> list[str]:
@@ -138,7 +139,7 @@ def _measure(request: Request, threads: int) -> Run:
     )
     started = launching.command("auto", job)
     for note in started.notes:
-        print(f"ddl: {note}", file=sys.stderr)
+        say(note)
     code = Execution(started, request.world_size).run()
     if code:
         sys.exit(code)
