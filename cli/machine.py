@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.slurm import allocation
+from cli.slurm.allocation import Allocation
+
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -16,14 +19,14 @@ class Machine:
     """`packages` is the number of physical cores this process may use in each processor package.
 
     `whole` is False where that is not all of the machine: mpirun would bind ranks to cores outside of it.
-    `allocation` is True inside a SLURM job, whose hosts mpirun and srun know by themselves.
+    `allocation` is the SLURM job around this process, whose hosts mpirun and srun know by themselves.
     """
 
     name: str
     root: bool
     packages: tuple[int, ...]
     whole: bool = True
-    allocation: bool = False
+    allocation: Allocation | None = None
 
     @classmethod
     def here(cls) -> Machine:
@@ -33,7 +36,7 @@ class Machine:
             root=os.geteuid() == 0,
             packages=packages(cpus),
             whole=len(cpus) == os.cpu_count(),
-            allocation="SLURM_JOB_ID" in os.environ,
+            allocation=allocation.here(),
         )
 
     @property

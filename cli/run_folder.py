@@ -83,4 +83,5 @@ def _remove_empty(folders: Sequence[Path]) -> None:
     """Remove `folders`, each of which is in the next, up to the first that holds something."""
     with contextlib.suppress(OSError):
         for folder in folders:
-            folder.rmdir()
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()

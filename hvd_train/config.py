@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -24,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from hvd_train import optimizers, plugins, strict_json
+from hvd_train import duration, optimizers, plugins, strict_json
 from hvd_train.document import Document, Path_
 from hvd_train.errors import UserError, nearest
 from hvd_train.names import match
@@ -203,7 +204,10 @@ class CheckpointSection(Section):
 Line = Annotated[str, Field(pattern=r"^[^\r\n]+$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-Duration = Annotated[str, Field(pattern=r"^(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})$")] | PositiveInt
+Duration = Annotated[
+    Annotated[str, Field(pattern=rf"^({duration.SLURM}|(\d+(\.\d+)? *[a-z]+ *)+)$")] | PositiveInt,
+    BeforeValidator(duration.for_slurm),
+]
 
 
 class SlurmProfile(Section):
@@ -214,7 +218,7 @@ class SlurmProfile(Section):
     cpus_per_task: PositiveInt | None = Field(None, description="processors, and OpenMP threads, of each rank")
     gpus_per_node: PositiveInt | Line | None = Field(None, description="GPUs of each node, as 4 or a100:4")
     mem: PositiveInt | Line | None = Field(None, description="memory of each node: MB, or as 64G")
-    time: Duration | None = Field(None, description="time limit: minutes, H:M:S or D-H")
+    time: Duration | None = Field(None, description="time limit: minutes, H:M:S, D-H, or 1h30m")
     partition: Line | None = Field(None, description="partition to run in")
     account: Line | None = Field(None, description="account to charge")
     qos: Line | None = Field(None, description="quality of service")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 import time
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from cli.launchers.base import Command
     from cli.target import Target
 
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
 YAML = {".yaml", ".yml"}
 
 
@@ -106,10 +104,12 @@ def command(
     """Run a YAML file, a Python script or a module on many ranks."""
     from cli import launching
     from cli.engines import choose, for_script
+    from cli.environment import variables
     from cli.launchers.base import Job
     from cli.machine import Machine
     from cli.network import between, named
-    from cli.target import of_module, of_script, of_yaml
+    from cli.target import of_module, of_script, of_scripts_run, of_yaml
+    from hvd_train.script_options import Options
 
     arguments = arguments or []
     if module is None and target is None:
@@ -126,7 +126,7 @@ def command(
     _check_positive("--timeout", timeout)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
     file = Path(target or "")
-    forward, environment = _environment(env or [])
+    forward, environment = variables(env or [])
     here = Machine.here()
     others = [host for host in places if not here.is_named(host.name)]
     network = named(iface) if iface else between(host.name for host in others)
@@ -144,13 +144,26 @@ def command(
             "without the lost host: --max-restarts 1 --min-np N"
         )
 
+    is_script = module is not None or file.suffix == ".py"
+    if is_script and resume is not None:
+        raise UserError("--resume is for YAML files; a script reads its own checkpoints, so start it again without it")
+    told = Options()
+    if is_script:
+        name = module.replace(".", "-") if module is not None else file.stem
+        told = Options(
+            for_script(engine),
+            of_scripts_run(name, output, claim=not dry_run),
+            None if elastic else tuple(shown),
+            tag=len(shown) > 1 and not elastic,
+        )
+
     def prepare(
         places: tuple[Host, ...], ranks: int, output: Path | None, resume: str | None
     ) -> tuple[Command, Target]:
         if module is not None:
-            what = of_module(module, arguments, for_script(engine))
+            what = of_module(module, arguments, told)
         elif file.suffix == ".py":
-            what = of_script(file, arguments, for_script(engine))
+            what = of_script(file, arguments, told)
         elif file.suffix in YAML:
             launch = {"world_size": ranks, "engine": chosen, "tee": [r for r in shown if r < ranks], "columns": columns}
             launch["check_collectives"] = check_collectives
@@ -163,7 +176,7 @@ def command(
             world_size=ranks,
             engine=chosen,
             hosts=places,
-            environment=environment,
+            environment={**environment, **what.environment},
             forward=forward,
             bind=bind,  # type: ignore[arg-type]
             oversubscribe=oversubscribe,
@@ -179,6 +192,9 @@ def command(
     if dry_run:
         print(started)
         return
+    if told.output is not None and told.shown is not None and len(told.shown) < world_size and not quiet:
+        print(f"ddl: {told.output}/logs has what each rank prints; --tee chooses what is shown here", file=sys.stderr)
+    from cli import script_end
     from cli.execute import Execution
     from cli.hosts import format_hosts
     from cli.restarts import Origin, again
@@ -188,9 +204,9 @@ def command(
         from cli.preflight.check import check
         from cli.preflight.needs import needs
 
-        for problem in check(others, needs(what.program, Path.cwd()), network):
+        for problem in check(others, needs(what.program, Path.cwd(), what.environment), network):
             print(f"ddl: warning: {problem.host}: {problem.what}; {problem.remedy}", file=sys.stderr)
-    origin = Origin.of(what.folder, resume)
+    origin = Origin.of(None if is_script else what.folder, resume)
     began, restart = time.monotonic(), 0
     while True:
         if verbose:
@@ -210,6 +226,8 @@ def command(
         started, what = prepare(places, world_size, what.folder, origin.source())
         where = f" on {format_hosts(places)}" if places else ""
         print(f"ddl: restart {restart} of {max_restarts}: {world_size} ranks{where}", file=sys.stderr)
+    if is_script and what.folder is not None and is_begun(what.folder):
+        script_end.note(what.folder, code)
     if code and what.folder is not None and is_begun(what.folder):
         print(f"ddl: see {what.folder}", file=sys.stderr)
     sys.exit(code)
@@ -251,8 +269,10 @@ def _elastic(script: Path | None, fewest: int | None, most: int | None, launcher
 
 
 def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) -> int:
+    from cli import nesting
     from cli.slurm import allocation
 
+    nesting.refuse_ranks()
     job = None if hosts else allocation.here()
     if job is not None:
         return job.world_size(np, oversubscribe=oversubscribe)
@@ -267,23 +287,3 @@ def _ranks(text: str, world_size: int) -> list[int]:
     if wrong is not None:
         raise UserError(f"--tee: no rank '{wrong}'; expected ranks below {world_size} such as 0,1, or 'all'")
     return [int(w) for w in words]
-
-
-def _environment(assignments: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Names to take over from this shell, and variables with values."""
-    import os
-
-    for word in assignments:
-        name, equals, _ = word.partition("=")
-        if not name.isidentifier():
-            raise UserError(f"--env: '{word}' is no variable; expected KEY=VALUE or KEY")
-        if not equals and name not in os.environ:
-            raise UserError(f"--env: {name} is not set in this shell; set it, or give {name}=VALUE")
-        if equals and _SECRET.search(name):
-            raise UserError(
-                f"--env: {name} looks like a secret, and a value given here shows in the command line; "
-                f"export it and give the name alone: -x {name}"
-            )
-    forward = tuple(a for a in assignments if "=" not in a)
-    pairs = (a.partition("=") for a in assignments if "=" in a)
-    return forward, {name: value for name, _, value in pairs}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from cli.diagnose.base import Finding
 from cli.launchers.base import Job
 from cli.machine import Machine
 from cli.target import RANK
+from hvd_train import internal
 from hvd_train.bench.request import Request
 from hvd_train.errors import UserError
 
@@ -46,7 +46,7 @@ def trial(launcher: str, engine: str) -> Finding:
         request = Request("allreduce", 2, [VARIANTS[engine]], [str(LARGE), str(SMALL)], ROUNDS, str(output), None)
         how = ["--np", "2", "--launcher", launcher, "--engine", engine, "--timeout", str(SECONDS), "--quiet"]
         done = subprocess.run(
-            [sys.executable, "-m", "cli", "run", *how, "-m", "hvd_train.bench", request.to_text()],
+            internal.argv("cli", "run", *how, "-m", "hvd_train.bench", request.to_text()),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -38,6 +38,7 @@ from cli.diagnose.base import Check, Finding, Level, Line
 from cli.diagnose.network import Interface
 from cli.flavor import Flavor, recognise
 from cli.hosts import Host
+from cli.ssh import framed
 from hvd_train import plugins
 from hvd_train.errors import UserError
 from tests.single.test_flavor import HYDRA, MPICH_LIBRARY, OPEN_MPI_4, OPEN_MPI_5, OPEN_MPI_5_LIBRARY
@@ -434,16 +435,16 @@ def test_a_host_that_never_answers_is_given_up(fake_ssh: Path, monkeypatch: pyte
 
 
 def test_what_a_login_script_prints_is_no_finding(fake_ssh: Path) -> None:
-    answer = json.dumps({"python": asdict(versions(python="3.11.7"))})
+    answer = framed({"python": asdict(versions(python="3.11.7"))})
     fake_ssh.write_text(f"#!/bin/sh\n[ $2 = BatchMode=yes ] && cat <<'END'\nWelcome!\n{answer}\nEND\n")
     found = survey([Host("n2", 1)], {"python": {}}, {})["n2"]
     assert found == {"reach": Finding("ok", "over ssh"), "python": versions(python="3.11.7")}
 
 
 def test_a_host_without_this_ddl_is_told_to_install_it(fake_ssh: Path) -> None:
-    fake_ssh.write_text("#!/bin/sh\necho \"/venv/bin/python: No module named 'cli'\" >&2; exit 1\n")
+    fake_ssh.write_text("#!/bin/sh\necho \"/venv/bin/python: can't open file '/venv/internal.py'\" >&2; exit 1\n")
     found = survey([Host("n2", 1)], {"python": {}}, {})["n2"]["reach"]
-    assert found.figure == "/venv/bin/python: No module named 'cli'"
+    assert found.figure == "/venv/bin/python: can't open file '/venv/internal.py'"
     assert found.remedy == f"install this ddl on n2: {sys.executable} -m pip install ddl"
 
 
