@@ -93,6 +93,7 @@ Overrides = Annotated[
 ]
 
 Np = Annotated[int | None, _np(show_default="all slots, or 1")]
+BatchNp = Annotated[int | None, _np(show_default="those of all nodes")]
 FixedNp = Annotated[int, _np()]
 Hosts = Annotated[
     str | None, typer.Option("-H", "--hosts", help="Hosts and slots, as h1:4,h2:4.", rich_help_panel=WHERE)

@@ -37,9 +37,14 @@ def of_module(name: str, arguments: Sequence[str], options: Options = ALONE) -> 
     return Target((*RANK, "--script", *options.words(), "-m", name, *arguments), options.output)
 
 
-def of_script(file: Path, arguments: Sequence[str], options: Options = ALONE) -> Target:
-    if not file.is_file():
+def check_script(file: Path) -> None:
+    """UserError where there is no such file."""
+    if not os.path.isfile(file):
         raise UserError(f"{file}: no such file; expected a Python script")
+
+
+def of_script(file: Path, arguments: Sequence[str], options: Options = ALONE) -> Target:
+    check_script(file)
     return Target((*RANK, "--script", *options.words(), str(file.absolute()), *arguments), options.output)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import emulation, options
+from cli.streams import say
 from hvd_train.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def command(
     from cli.launchers.base import Job
     from cli.machine import Machine
     from cli.network import between, named
-    from cli.target import of_module, of_script, of_scripts_run, of_yaml
+    from cli.target import check_script, of_module, of_script, of_scripts_run, of_yaml
     from hvd_train.script_options import Options
 
     arguments = arguments or []
@@ -149,6 +150,8 @@ def command(
         raise UserError("--resume is for YAML files; a script reads its own checkpoints, so start it again without it")
     told = Options()
     if is_script:
+        if module is None:
+            check_script(file)
         name = module.replace(".", "-") if module is not None else file.stem
         told = Options(
             for_script(engine),
@@ -188,12 +191,12 @@ def command(
 
     started, what = prepare(places, world_size, output, resume)
     for note in () if quiet else started.notes:
-        print(f"ddl: {note}", file=sys.stderr)
+        say(note)
     if dry_run:
         print(started)
         return
     if told.output is not None and told.shown is not None and len(told.shown) < world_size and not quiet:
-        print(f"ddl: {told.output}/logs has what each rank prints; --tee chooses what is shown here", file=sys.stderr)
+        say(f"{told.output}/logs has what each rank prints; --tee chooses what is shown here")
     from cli import script_end
     from cli.execute import Execution
     from cli.hosts import format_hosts
@@ -229,7 +232,7 @@ def command(
     if is_script and what.folder is not None and is_begun(what.folder):
         script_end.note(what.folder, code)
     if code and what.folder is not None and is_begun(what.folder):
-        print(f"ddl: see {what.folder}", file=sys.stderr)
+        say(f"see {what.folder}")
     sys.exit(code)
 
 
