@@ -93,6 +93,7 @@ Overrides = Annotated[
 ]
 
 Np = Annotated[int | None, _np(show_default="all slots, or 1")]
+BatchNp = Annotated[int | None, _np(show_default="those of all nodes")]
 FixedNp = Annotated[int, _np()]
 NpOrTwo = Annotated[int | None, _np(show_default="all slots, or 2")]
 Hosts = Annotated[

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +13,7 @@ from cli.launchers.base import Command
 from cli.reach import Reach
 from cli.restarts import Origin, again
 from cli.run_folder import is_begun
+from cli.streams import say
 from cli.target import Target
 from hvd_train.errors import ExitCode, UserError
 
@@ -97,10 +95,3 @@ class Session:
             script_end.note(folder, code)
         if code:
             say(f"see {folder}")
-
-
-def say(text: str) -> None:
-    """Print a line on stderr, also where nobody can read it any more."""
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
-        os.write(2, f"ddl: {text}\n".encode(errors="backslashreplace"))

@@ -38,6 +38,12 @@ def of_module(name: str, arguments: Sequence[str], options: Options = ALONE) -> 
     return Target((*RANK, "--script", *options.words(), "-m", name, *arguments), options.output, is_script=True)
 
 
+def check_script(file: Path) -> None:
+    """UserError where there is no such file."""
+    if not os.path.isfile(file):
+        raise UserError(f"{file}: no such file; expected a Python script")
+
+
 def of_script(file: Path, arguments: Sequence[str], options: Options = ALONE) -> Target:
     program = (*RANK, "--script", *options.words(), str(file.absolute()), *arguments)
     return Target(program, options.output, is_script=True)
@@ -48,8 +54,8 @@ def of_scripts_run(module: str | None, file: Path, output: Path | None, *, claim
 
     UserError where there is no such script.
     """
-    if module is None and not file.is_file():
-        raise UserError(f"{file}: no such file; expected a Python script")
+    if module is None:
+        check_script(file)
     name = file.stem if module is None else module.replace(".", "-")
     if output == Path(os.devnull):
         return None

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options, pictures, run_folder
+from cli.streams import say
 from hvd_train import plugins, strict_json
 from hvd_train.errors import UserError
-from hvd_train.names import find
+from hvd_train.names import find, printable
 
 if TYPE_CHECKING:
     from cli.bench.figures import Run
@@ -86,7 +87,7 @@ def command(
     told = report.result(what, pairs, measured)
     report.save(told, folder)
     report.show(told, console(width=None if sys.stdout.isatty() else 140))
-    print(f"{folder / 'bench.json'} and {folder / 'bench.png'} written")
+    print(printable(f"{folder / 'bench.json'} and {folder / 'bench.png'} written"))
 
 
 def _names(what: str, text: str | None) -> list[str]:
@@ -151,7 +152,7 @@ def _measure(request: Request, places: tuple[Host, ...], found: Reach, threads: 
     )
     started = launching.command("auto", found.onto(job))
     for note in (*started.notes, *found.notes):
-        print(f"ddl: {note}", file=sys.stderr)
+        say(note)
     look(found, what)
     code = Execution(started, request.world_size, hosts=[host.name for host in found.others], client=found.client).run()
     if code:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cli import emulation, options, pictures, run_folder
+from hvd_train.names import printable
 
 
 def command(
@@ -73,5 +74,5 @@ def command(
     report = Report(f"{file}", budget, goal, launch, outcomes)
     report.save(folder)
     print(report.json() if as_json else report.text(), end="")
-    print(f"{folder / 'compare.json'} and {folder / 'compare.png'} written", file=sys.stderr)
+    print(printable(f"{folder / 'compare.json'} and {folder / 'compare.png'} written"), file=sys.stderr)
     sys.exit(code)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import emulation, options
+from cli.streams import say
 from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def command(
     from cli.launchers.base import Job
     from cli.machine import Machine
     from cli.reach import reach, words
-    from cli.session import Session, Start, say
+    from cli.session import Session, Start
     from cli.target import of_module, of_script, of_scripts_run, of_yaml
     from hvd_train.script_options import Options
 
