@@ -124,6 +124,9 @@ def _preparations(batch: Batch) -> Iterator[str]:
     yield f"folder={shlex.quote(str(batch.folder))}" + ('/"$SLURM_ARRAY_TASK_ID"' if batch.tasks else "")
     for module in asked.modules:
         yield f"module load {shlex.quote(module)} || exit"
+    yield "# A rank of an earlier attempt, on a node that was cut off, may come back and end the step that has its number."
+    yield "# Ranks of this attempt get another: the numbers of earlier attempts are used up."
+    yield "for ((n = 0; n < ${SLURM_RESTART_COUNT:-0}; n++)); do srun --nodes=1 --ntasks=1 --mpi=none true; done"
     names = INTERFACE if asked.interface else ()
     for variable, value in {**dict.fromkeys(names, asked.interface), **asked.environment}.items():
         yield f"export {variable}={shlex.quote(str(value))}"
