@@ -31,6 +31,8 @@ def for_parser(words: Sequence[str], valued: Collection[str]) -> list[str]:
     if cut is None:
         return list(words)
     is_module = cut.option in MODULE
+    if is_module and cut.value is None:
+        return list(words)
     end = cut.end if is_module else cut.end - 1
     own, rest = list(words[:end]), list(words[end:])
     if rest[:1] == ["--"]:
@@ -46,9 +48,10 @@ def for_parser(words: Sequence[str], valued: Collection[str]) -> list[str]:
 def check_values(
     words: Sequence[str], valued: Mapping[str, str], repeatable: Collection[str], known: Collection[str]
 ) -> None:
-    """UserError where an option comes twice that is not `repeatable`, or one of the `known` options is its value.
+    """UserError where an option comes twice that is not `repeatable`, or has no value but nothing or a `known` option.
 
-    `valued` has the name that messages use for each option that takes a value.
+    `valued` has the name that messages use for each option that takes a value. Options for other programs, `--X-args`,
+    may have any value.
     """
     seen: set[str] = set()
     for word in _read(words, valued):
@@ -57,11 +60,18 @@ def check_values(
         if word.option is None:
             continue
         name = valued[word.option]
-        if words[word.end - 1] == word.value and word.value in known and not name.endswith("-args"):
-            raise UserError(f"{name}: expected a value before {word.value}")
+        if not name.endswith("-args"):
+            _check_value(name, word, is_apart=words[word.end - 1] == word.value, known=known)
         if name in seen:
             raise UserError(f"{name} is given twice; give it once")
         seen |= {name} - set(repeatable)
+
+
+def _check_value(name: str, word: Word, *, is_apart: bool, known: Collection[str]) -> None:
+    if word.value == "":
+        raise UserError(f"{name}: expected a value, got ''")
+    if is_apart and (word.value == "--" or word.value in known):
+        raise UserError(f"{name}: expected a value before {word.value}")
 
 
 def _read(words: Sequence[str], valued: Collection[str]) -> Iterator[Word]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import signal
 import sys
 from typing import Annotated, Any
@@ -10,12 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from cli import streams
-from cli.parser import Command, option_names
+from cli.parser import Command, Commands, option_names
 from hvd_train import plugins
 from hvd_train.display import printable
 from hvd_train.errors import ExitCode, UserError, nearest
 
 app = typer.Typer(
+    cls=Commands,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
@@ -33,7 +36,8 @@ def _ddl(
     """Distributed deep learning on Horovod and MPI, from one YAML file."""
     if show_version:
         print(f"ddl {_version()}")
-    elif context.invoked_subcommand is None:
+        raise typer.Exit
+    if context.invoked_subcommand is None:
         print(context.get_help())
 
 
@@ -67,6 +71,11 @@ def run(words: list[str]) -> Any:
         return _complain(str(error), error.exit_code)
     except typer.Abort:
         return 130
+    except OSError as error:
+        if error.filename is None:
+            raise
+        code = ExitCode.FAILURE if error.errno == errno.ENOSPC else ExitCode.BAD_INPUT
+        return _complain(f"{os.fsdecode(error.filename)}: {error.strerror}", code)
     except streams.Unwritable:
         raise
     except Exception as error:

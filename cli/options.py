@@ -16,10 +16,12 @@ from cli import emulation
 from cli.engines import ENGINES
 from cli.launchers.base import Binding
 from hvd_train import plugins
+from hvd_train.errors import UserError
 from hvd_train.names import find
 
 PANELS = ("Where", "Start", "Failures", "Network", "Output")
 WHERE, START, FAILURES, NETWORK, OUTPUT = PANELS
+MOST_RANKS = 999_999
 BINDINGS = get_args(Binding)
 LAUNCHERS = ("auto", *plugins.names("cli.launchers"))
 BATCH_LAUNCHERS = ("auto", "srun", "mpirun")
@@ -39,13 +41,42 @@ def _launcher(choices: Sequence[str]) -> Any:
 
 
 def _np(**more: Any) -> Any:
-    return typer.Option("-n", "--np", help="Number of ranks.", rich_help_panel=WHERE, **more)
+    return typer.Option(
+        "-n", "--np", metavar="N", help="Number of ranks.", parser=_ranks, rich_help_panel=WHERE, **more
+    )
+
+
+def _ranks(word: object) -> int:
+    """A number of ranks; UserError for any other word."""
+    try:
+        number = int(str(word))
+    except ValueError:
+        raise UserError(f"--np: expected a number of ranks, got '{word}'") from None
+    if not 1 <= number <= MOST_RANKS:
+        bound = "at least 1 rank" if number < 1 else f"at most {MOST_RANKS} ranks"
+        raise UserError(f"--np: expected {bound}, got {number}")
+    return number
 
 
 def _output(default: str, metavar: str = "DIR") -> Any:
     return typer.Option(
-        "--output", metavar=metavar, help="Where to write.", show_default=default, rich_help_panel=OUTPUT
+        "--output",
+        metavar=metavar,
+        help="Where to write.",
+        parser=_writable,
+        show_default=default,
+        rich_help_panel=OUTPUT,
     )
+
+
+def _writable(word: str) -> Path:
+    """The path `word`; UserError where TensorBoard and JSON cannot write its name."""
+    path = Path(word)
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--output: {path.absolute()} is not UTF-8; give another name") from None
+    return path
 
 
 Arguments = Annotated[

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from cli import argv
 from cli.options import PANELS
 from hvd_train.errors import UserError
+from hvd_train.names import find
 
 ORDER = ("Arguments", *PANELS, "Options")
 
@@ -60,3 +61,12 @@ class Command(TyperCommand):
     def get_short_help_str(self, limit: int = 0) -> str:
         """The first line of the help, whole."""
         return (self.help or "").strip().partition("\n")[0]
+
+
+class Commands(TyperGroup):
+    """The commands, in any case; UserError names the nearest one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not ctx.resilient_parsing:
+            args = [find(args[0], self.commands, "no command"), *args[1:]]
+        return super().resolve_command(ctx, args)

@@ -49,6 +49,14 @@ def make(folder: Path) -> Path:
     return folder
 
 
+def make_new(folder: Path) -> Path:
+    """Make `folder` as `make` does; UserError where it exists."""
+    try:
+        return make(folder)
+    except FileExistsError:
+        raise UserError(f"--output: {folder} exists; give another folder") from None
+
+
 def is_begun(folder: Path) -> bool:
     """Whether anything was written to `folder`."""
     return folder.is_dir() and any(folder.iterdir())

@@ -1,15 +1,15 @@
-"""The Python stacks of ranks on this machine: the program `cli.stacks PID ...` prints them as JSON, by process id."""
+"""The Python stacks of ranks on this machine: the program `cli.stacks PID ...` prints them in a frame, by process id."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
 import time
 from pathlib import Path
 
+from cli import ssh
 from hvd_train.heartbeat import STACK
 
 SECONDS = 3.0
@@ -48,4 +48,4 @@ def _state(pid: int) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps({pid: stack(int(pid)) for pid in sys.argv[1:]}))
+    print(ssh.framed({pid: stack(int(pid)) for pid in sys.argv[1:]}))

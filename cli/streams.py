@@ -29,18 +29,23 @@ class _Stdout(io.FileIO):
             raise Unwritable(error) from None
 
 
+def _stdout(encoding: str) -> io.TextIOWrapper:
+    buffer = io.BufferedWriter(_Stdout(1, "w", closefd=False))
+    return io.TextIOWrapper(buffer, encoding, errors="backslashreplace", line_buffering=True)
+
+
 def prepare() -> None:
     """Let printing raise Unwritable, show what cannot be encoded by escapes, and open the descriptors that are closed.
 
-    No file or pipe gets the number of a closed descriptor then, and writing to a closed stdout is an error.
+    No file or pipe gets the number of a closed descriptor then, and writing to a closed stdout is an error. A stdout that
+    a caller put in place of the interpreter's stays.
     """
     for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, mode)
-    encoding = sys.stdout.encoding if sys.stdout else "utf-8"
-    buffer = io.BufferedWriter(_Stdout(1, "w", closefd=False))
-    sys.stdout = io.TextIOWrapper(buffer, encoding, errors="backslashreplace", line_buffering=True)
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _stdout(sys.stdout.encoding if sys.stdout else "utf-8")
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,43 @@ from cli import run_folder
 from hvd_train import internal
 from hvd_train.errors import UserError
 from hvd_train.plugins import asynchronous
-from hvd_train.submitted import awaits_start
+from hvd_train.script_options import Options
+from hvd_train.submitted import RECORD, awaits_start
 
 RANK = (sys.executable, "-m", "mpi4py", internal.PROGRAM, "hvd_train")
+ALONE = Options()
 
 
 @dataclass(frozen=True)
 class Target:
-    """`program` is one rank's argv; `folder` is where a YAML run leaves its files; `outlives` as in `launchers.base.Job`."""
+    """`program` is one rank's argv; `folder` is where a YAML run leaves its files; `outlives` as in `launchers.base.Job`.
+
+    Ranks need the variables of `environment`, which are part of what they are told.
+    """
 
     program: tuple[str, ...]
     folder: Path | None = None
     outlives: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def of_module(name: str, arguments: Sequence[str], engine: str | None = None) -> Target:
-    """`engine` says what `import horovod` gives the program; without, what Python finds."""
-    return Target((*RANK, "--script", *_engine(engine), "-m", name, *arguments))
+def of_module(name: str, arguments: Sequence[str], options: Options = ALONE) -> Target:
+    return Target((*RANK, "--script", *options.words(), "-m", name, *arguments), options.output)
 
 
-def of_script(file: Path, arguments: Sequence[str], engine: str | None = None) -> Target:
+def of_script(file: Path, arguments: Sequence[str], options: Options = ALONE) -> Target:
     if not file.is_file():
         raise UserError(f"{file}: no such file; expected a Python script")
-    return Target((*RANK, "--script", *_engine(engine), str(file.absolute()), *arguments))
+    return Target((*RANK, "--script", *options.words(), str(file.absolute()), *arguments), options.output)
+
+
+def of_scripts_run(name: str, output: Path | None, *, claim: bool) -> Path | None:
+    """The run folder of a script or module: as for a YAML file, but none for `--output /dev/null`."""
+    if output == Path(os.devnull):
+        return None
+    if output is not None and (output / RECORD).is_file():
+        return output.absolute()
+    return new_folder(name, output, claim)
 
 
 def of_yaml(
@@ -49,17 +63,15 @@ def of_yaml(
 ) -> Target:
     """`claim` makes the run folder at once, for this run alone; `launch` has the other fields of `hvd_train.config.Launch`."""
     from cli.configuration import load
+    from hvd_train import words
     from hvd_train.config import Launch, to_document
 
     config = load(file, overrides)
     folder, source = _folders(file, output, resume, claim)
     told = Launch(output=str(folder), resume=None if source is None else str(source), **launch)
     outlives = asynchronous(config.sync.strategy, config.sync.options)
-    return Target((*RANK, to_document(config, told)), folder, outlives)
-
-
-def _engine(name: str | None) -> tuple[str, ...]:
-    return () if name is None else (f"--engine={name}",)
+    word, variables = words.split(to_document(config, told))
+    return Target((*RANK, word), folder, outlives, variables)
 
 
 def _folders(file: Path, output: Path | None, resume: str | None, claim: bool) -> tuple[Path, Path | None]:

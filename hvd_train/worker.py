@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ class _Rank:
 
     def run(self) -> int:
         self.heartbeat.rank = self.comm.rank
-        events.emit(self.output.errors, "started", rank=self.comm.rank)
+        events.emit(self.output.errors, "started", rank=self.comm.rank, stop=int(signal.SIGUSR1))
         try:
             self._check_world()
             if self.launch.emulate:
@@ -235,7 +236,8 @@ class _Rank:
             events.emit(self.output.errors, "folder", rank=0, path=str(folder.absolute()))
         self.folder = folder
         self.comm.barrier()
-        self.output.capture(folder / "logs" / f"rank-{rank}.log", show=rank in self.launch.tee)
+        tee = self.launch.tee
+        self.output.capture(folder / "logs" / f"rank-{rank}.log", rank, show=rank in tee, tag=len(tee) > 1)
         print(
             f"rank {rank} of {self.comm.size} on {socket.gethostname()}, {torch.get_num_threads()} threads",
             flush=True,

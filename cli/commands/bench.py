@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options, pictures
+from cli import options, pictures, run_folder
 from hvd_train import plugins, strict_json
 from hvd_train.errors import UserError
 from hvd_train.names import find
@@ -50,15 +50,14 @@ def command(
 ) -> None:
     """Time all-reduces, training steps, scaling or calls of Horovod's API: tables, bench.json and bench.png."""
     what = find(what, FAMILIES, "bench: no measurement")
-    if np < 1 or pairs < 1:
-        raise UserError(f"--np and --pairs: expected at least 1 of each, got {np} and {pairs}")
-    folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if folder.exists():
-        raise UserError(f"--output: {folder} exists; give another folder")
+    if pairs < 1:
+        raise UserError(f"--pairs: expected at least 1 round, got {pairs}")
     pictures.check("bench")
     from hvd_train.bench.request import Request
 
     names, cases = _names(what, variants), _cases(what, sizes, workloads)
+    folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_folder.make_new(folder)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     with tempfile.TemporaryDirectory(prefix="ddl-bench-") as scratch:
         requests = [

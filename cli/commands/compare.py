@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import emulation, options, pictures
-from hvd_train.errors import UserError
+from cli import emulation, options, pictures, run_folder
 
 
 def command(
@@ -41,17 +40,14 @@ def command(
     from cli.compare.series import Series
     from cli.engines import choose
 
-    if np < 1:
-        raise UserError(f"--np: expected at least 1 rank, got {np}")
     goal = read_target(target) if target is not None else None
     emulated = emulation.section(latency_ms, gbps, straggler, np)
     folder = output or Path(f"compare-{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if folder.exists():
-        raise UserError(f"--output: {folder} exists; give another folder")
     pictures.check("compare")
     launch = {"world_size": np, "engine": choose(engine, np, alone=True), "emulate": emulated}
     series = Series(file, tuple(overrides or ()), entries(strategies), budget, folder.absolute(), launch)
     series.check()
+    run_folder.make_new(folder)
     outcomes, code = series.run()
     report = Report(f"{file}", budget, goal, launch, outcomes)
     report.save(folder)

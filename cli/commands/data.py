@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -32,8 +33,6 @@ def command(
 ) -> None:
     """Show how samples and classes are dealt to workers: a table, and a picture of stacked bars."""
     find(what, ACTIONS, "data: no")
-    if np < 1:
-        raise UserError(f"--np: expected at least 1, got {np}")
     picture = output or Path(f"data-{file.stem}.png")
     if picture.suffix != ".png" or picture.is_dir() or not picture.parent.is_dir():
         raise UserError(
@@ -57,13 +56,14 @@ def command(
 
 def _dealt(config: Config, workers: int) -> list[dict[int, int]]:
     """Samples of each class that each worker has, from a process that may load the data; the command ends where that fails."""
-    from hvd_train import internal
+    from hvd_train import internal, words
     from hvd_train.config import Launch, to_document
 
     with tempfile.TemporaryDirectory(prefix="ddl-data-") as scratch:
         found = Path(scratch) / "dealt.json"
-        document = to_document(config, Launch(world_size=workers, engine="single", output=""))
-        done = subprocess.run(internal.argv("hvd_train.dealt", document, str(found)), check=False)
+        document, variables = words.split(to_document(config, Launch(world_size=workers, engine="single", output="")))
+        command = internal.argv("hvd_train.dealt", document, str(found))
+        done = subprocess.run(command, env={**os.environ, **variables}, check=False)
         if done.returncode:
             sys.exit(done.returncode)
         text = found.read_text(encoding="utf-8")

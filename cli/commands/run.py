@@ -108,7 +108,8 @@ def command(
     from cli.launchers.base import Job
     from cli.machine import Machine
     from cli.network import between, named
-    from cli.target import of_module, of_script, of_yaml
+    from cli.target import of_module, of_script, of_scripts_run, of_yaml
+    from hvd_train.script_options import Options
 
     arguments = arguments or []
     if module is None and target is None:
@@ -143,13 +144,26 @@ def command(
             "without the lost host: --max-restarts 1 --min-np N"
         )
 
+    is_script = module is not None or file.suffix == ".py"
+    if is_script and resume is not None:
+        raise UserError("--resume is for YAML files; a script reads its own checkpoints, so start it again without it")
+    told = Options()
+    if is_script:
+        name = module.replace(".", "-") if module is not None else file.stem
+        told = Options(
+            for_script(engine),
+            of_scripts_run(name, output, claim=not dry_run),
+            None if elastic else tuple(shown),
+            tag=len(shown) > 1 and not elastic,
+        )
+
     def prepare(
         places: tuple[Host, ...], ranks: int, output: Path | None, resume: str | None
     ) -> tuple[Command, Target]:
         if module is not None:
-            what = of_module(module, arguments, for_script(engine))
+            what = of_module(module, arguments, told)
         elif file.suffix == ".py":
-            what = of_script(file, arguments, for_script(engine))
+            what = of_script(file, arguments, told)
         elif file.suffix in YAML:
             launch = {"world_size": ranks, "engine": chosen, "tee": [r for r in shown if r < ranks], "columns": columns}
             launch["check_collectives"] = check_collectives
@@ -162,7 +176,7 @@ def command(
             world_size=ranks,
             engine=chosen,
             hosts=places,
-            environment=environment,
+            environment={**environment, **what.environment},
             forward=forward,
             bind=bind,  # type: ignore[arg-type]
             oversubscribe=oversubscribe,
@@ -178,6 +192,9 @@ def command(
     if dry_run:
         print(started)
         return
+    if told.output is not None and told.shown is not None and len(told.shown) < world_size and not quiet:
+        print(f"ddl: {told.output}/logs has what each rank prints; --tee chooses what is shown here", file=sys.stderr)
+    from cli import script_end
     from cli.execute import Execution
     from cli.hosts import format_hosts
     from cli.restarts import Origin, again
@@ -187,9 +204,9 @@ def command(
         from cli.preflight.check import check
         from cli.preflight.needs import needs
 
-        for problem in check(others, needs(what.program, Path.cwd()), network):
+        for problem in check(others, needs(what.program, Path.cwd(), what.environment), network):
             print(f"ddl: warning: {problem.host}: {problem.what}; {problem.remedy}", file=sys.stderr)
-    origin = Origin.of(what.folder, resume)
+    origin = Origin.of(None if is_script else what.folder, resume)
     began, restart = time.monotonic(), 0
     while True:
         if verbose:
@@ -209,6 +226,8 @@ def command(
         started, what = prepare(places, world_size, what.folder, origin.source())
         where = f" on {format_hosts(places)}" if places else ""
         print(f"ddl: restart {restart} of {max_restarts}: {world_size} ranks{where}", file=sys.stderr)
+    if is_script and what.folder is not None and is_begun(what.folder):
+        script_end.note(what.folder, code)
     if code and what.folder is not None and is_begun(what.folder):
         print(f"ddl: see {what.folder}", file=sys.stderr)
     sys.exit(code)
@@ -254,8 +273,6 @@ def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) ->
     from cli.slurm import allocation
 
     nesting.refuse_ranks()
-    if np is not None and np < 1:
-        raise UserError(f"--np: expected at least 1 rank, got {np}")
     job = None if hosts else allocation.here()
     if job is not None:
         return job.world_size(np, oversubscribe=oversubscribe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,8 +38,8 @@ def _stacks(host: str, pids: list[int]) -> Mapping[str, Any]:
     argv = internal.argv("cli.stacks", *map(str, pids))
     if Machine.here().is_named(host):
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)  # type: ignore[no-any-return]
-    answer = ssh.ask(host, argv, 2 * ssh.CONNECT_SECONDS + stacks.SECONDS * len(pids))
+        return ssh.unframed(done.stdout)  # type: ignore[no-any-return]
+    answer = ssh.PLAIN.ask(host, argv, 2 * ssh.CONNECT_SECONDS + stacks.SECONDS * len(pids))
     if answer.problem:
         return {str(pid): f"{answer.problem}; {answer.remedy}" for pid in pids}
     return answer.json  # type: ignore[no-any-return]

@@ -116,6 +116,8 @@ def command(
     }
     flags = {name: value for name, value in asked.items() if value not in (None, {})}
     launch = {"--engine": engine, "--launcher": launcher, "--bind": bind}
+    if not module and not target:
+        raise UserError("submit: nothing to submit; expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
     words = [word for key, value in launch.items() if value not in {None, "auto"} for word in (key, str(value))]
     arguments = [*([target] if module and target else []), *(arguments or [])]
     work = _work(target or "", module, arguments, words, sweep or [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,9 +78,12 @@ def target(text: str) -> tuple[str, float]:
     """The metric and the value of `accuracy=0.95`."""
     name, _, value = text.partition("=")
     try:
-        return name, float(value)
+        goal = float(value)
     except ValueError:
-        raise UserError(f"--target: '{text}' is none; expected METRIC=VALUE, as accuracy=0.95") from None
+        goal = math.nan
+    if not name or not math.isfinite(goal):
+        raise UserError(f"--target: '{text}' is none; expected METRIC=VALUE, as accuracy=0.95")
+    return name, goal
 
 
 def file_sync(file: Path, overrides: Sequence[str]) -> dict[str, object]:

@@ -86,8 +86,8 @@ class _Shown(Execution):
 
     run_folder: Path
 
-    def _tick(self) -> None:
-        super()._tick()
+    def _tick(self, now: float) -> None:
+        super()._tick(now)
         if sys.stderr.isatty() and (step := runs.last_step(self.run_folder)):
             _say(f"    step {step}", end="")
 

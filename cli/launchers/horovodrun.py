@@ -16,6 +16,7 @@ from cli.launchers import _openmpi
 from cli.launchers.base import Command, Job
 from cli.machine import Machine
 from cli.placement import Placement, place
+from hvd_train import words
 from hvd_train.errors import UserError
 
 
@@ -84,6 +85,8 @@ def _gloo(job: Job) -> list[str]:
             "use --engine horovod"
         )
     _refuse_binding(job, "over Gloo")
+    if sum(map(len, job.environment.values())) > words.LONGEST:
+        raise UserError("horovodrun over Gloo writes all variables into one line, too long here; use --launcher mpirun")
     return ["--gloo"]
 
 

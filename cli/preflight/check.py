@@ -44,11 +44,17 @@ class Needs:
         return [sys.executable, "-c", _PROBE.read_text(encoding="utf-8"), json.dumps(wanted)]
 
 
-def check(hosts: Sequence[Host], needs: Needs, network: Network | None, seconds: float = SECONDS) -> list[Problem]:
+def check(
+    hosts: Sequence[Host],
+    needs: Needs,
+    network: Network | None,
+    seconds: float = SECONDS,
+    client: ssh.Client = ssh.PLAIN,
+) -> list[Problem]:
     """Warnings about the other hosts of a job; UserError has a table of all that is wrong, and the first thing to mend."""
     with ThreadPoolExecutor(1) as pool:
         own = pool.submit(_here, needs)
-        answers = ssh.ask_all([host.name for host in hosts], needs.argv(), seconds)
+        answers = client.ask_all([host.name for host in hosts], needs.argv(), seconds)
         found = _judge(hosts, answers, own.result(), network)
     if any(problem.level == "error" for problem in found):
         raise UserError(_refusal(found, len(hosts)))
@@ -71,7 +77,7 @@ def _facts(answer: ssh.Answer) -> dict[str, Any]:
 
 def _here(needs: Needs) -> Facts:
     done = subprocess.run(needs.argv(), capture_output=True, text=True, timeout=SECONDS, check=True)
-    return _facts(ssh.Answer("", done.stdout, ended=math.inf))
+    return _facts(ssh.Answer("", ssh.unframed(done.stdout), ended=math.inf))
 
 
 def _refusal(found: Sequence[Problem], hosts: int) -> str:

@@ -1,4 +1,4 @@
-"""What a host is, as one line of JSON.
+"""What a host is, as one JSON object in a frame.
 
 Its text is sent there and run by `python -c`, so it needs Python 3.8 and nothing else: what is missing is an answer.
 """
@@ -105,7 +105,7 @@ def main(wanted: dict[str, Any]) -> None:
         "addresses": addresses(),
         "time": time.time(),
     }
-    print(json.dumps(answer))
+    print(f"\x1e{json.dumps(answer)}\x1f")  # the frame of hvd_train.events, as a login shell may print more
 
 
 main(json.loads(sys.argv[1]))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cli import ssh
 from hvd_train import internal
 
 NAMES = ("cli", "hvd_train", "psutil", "typer")
@@ -26,7 +27,7 @@ def test_the_files_of_a_user_do_not_hide_those_of_ddl(folder: Path, path: str) -
     """The environment finds no ddl, as in a checkout that nobody has installed."""
     own = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(internal.argv("cli.stacks", "1"), cwd=folder, env=own, capture_output=True, text=True)
-    assert (done.returncode, json.loads(done.stdout)) == (0, {"1": "process 1 is no rank that can be asked"}), (
+    assert (done.returncode, ssh.unframed(done.stdout)) == (0, {"1": "process 1 is no rank that can be asked"}), (
         done.stderr
     )
 

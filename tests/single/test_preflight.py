@@ -142,7 +142,7 @@ def test_64_slow_hosts_take_no_longer_than_one(fake_ssh: Path, monkeypatch: pyte
 )
 def test_what_ssh_says_has_a_remedy(says: str, remedy: str, fake_ssh: Path) -> None:
     fake_ssh.write_text(fake_ssh.read_text() + f"echo '{says}' >&2; exit 255\n")
-    answer = ssh.ask("n2", ["true"], 10)
+    answer = ssh.Client().ask("n2", ["true"], 10)
     assert answer.problem == says
     assert remedy in answer.remedy
 
@@ -151,7 +151,7 @@ def test_the_probe_tells_all_that_is_compared(tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text("pass\n")
     argv = Needs(tmp_path, (str(tmp_path / "x.py"), "/none"), (str(tmp_path), "/none"), (str(tmp_path),)).argv()
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd="/")
-    found = json.loads(done.stdout)
+    found = ssh.unframed(done.stdout)
     assert {*FACTS} - {"skew"} <= {*found}
     assert found["packages"]["ddl"]
     assert len(found["code"]) == len(found["files"][str(tmp_path / "x.py")]) == 12
@@ -170,7 +170,7 @@ def test_needs_are_read_from_the_command_of_a_rank(tmp_path: Path) -> None:
 
 def beat(rank: int, turn: int | None, phase: str = "comm") -> dict[str, Any]:
     return {
-        "event": "beat", "rank": rank, "host": f"n{rank}", "pid": 100 + rank, "parent": 50,
+        "event": "beat", "rank": rank, "host": f"n{rank}", "machine": f"m{rank}", "pid": 100 + rank, "parent": 50,
         "step": 6, "phase": phase, "turn": turn, "at": "wait (mpi.py:9)",
     }  # fmt: skip
 
@@ -254,7 +254,8 @@ def test_with_a_timeout_of_0_nothing_is_too_long() -> None:
 
 
 def test_an_event_that_another_was_put_into_is_found_too() -> None:
-    whole = events._encode({"event": "beat", "text": "x" * 50})
-    found, text, rest = events.split(b"a" + whole[:20] + events._encode({"event": "done"}) + whole[20:] + b"b")
+    inner, outer = ({"event": e, "host": "n", "machine": "m", "pid": 1, "time": 0} for e in ("done", "beat"))
+    whole = events._encode(outer)
+    found, text, rest = events.split(b"a" + whole[:20] + events._encode(inner) + whole[20:] + b"b")
     assert [e["event"] for e in found] == ["done", "beat"]
     assert (text, rest) == (b"ab", b"")
