@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -132,10 +133,11 @@ def command(
     say(f"{what.script}; look with: ddl status {shlex.quote(str(_shown(folder)))}")
     if wait:
         sys.exit(follow.follow(folder))
-    for state in control.states(job)[:1]:
-        reason = reasons.meaning(state.reason)
-        why = f" ({state.reason}{f': {reason.text}' if reason else ''})" if state.reason else ""
-        say(f"{state.state}{why}")
+    with contextlib.suppress(UserError):  # the job is submitted, whatever SLURM says of it now
+        for state in control.states(job)[:1]:
+            reason = reasons.meaning(state.reason)
+            why = f" ({state.reason}{f': {reason.text}' if reason else ''})" if state.reason else ""
+            say(f"{state.state}{why}")
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,8 @@ def _batch(work: Work, flags: dict[str, Any], **rest: Any) -> Batch:
     from hvd_train.config import SlurmSection
 
     settings = profiles.settings(flags, work.written or SlurmSection(), profiles.folders(), work.place)
-    return Batch(work.name, workdir=Path.cwd(), run=work.run, settings=settings, sweep=work.sweep, **rest)
+    iface = ("--iface", settings.interface) if settings.interface else ()
+    return Batch(work.name, workdir=Path.cwd(), run=(*iface, *work.run), settings=settings, sweep=work.sweep, **rest)
 
 
 def _not_passed_on(what: Batch, forwarded: Sequence[str]) -> Iterator[str]:
@@ -228,6 +231,8 @@ def _submit(what: Batch, script: str) -> str:
         if refusal:
             raise UserError(f"SLURM can never run this: {refusal}")
         job = control.submit(what.script)
+    except control.NoAnswer as error:
+        raise UserError(f"{error} The job may be in the queue (squeue --me), so {_shown(what.folder)} stays") from None
     except UserError:
         shutil.rmtree(what.folder)
         raise

@@ -84,7 +84,8 @@ def _check(batch: Batch) -> None:
         instead = options.refusal(word)
         if instead:
             raise UserError(f"--sbatch {word}: ddl submit sets this by itself; {instead}")
-    secret = next((name for name in asked.environment if is_secret(name)), None)
+    exported = re.findall(r"(\w+)=", str(asked.sbatch.get("export")))
+    secret = next(filter(is_secret, (*asked.environment, *exported)), None)
     if secret:
         raise UserError(
             f"slurm.environment: {secret} looks like a secret, and {SCRIPT} would hold its value; export it in the shell "

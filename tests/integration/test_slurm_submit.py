@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import safetensors.torch
 import torch
 
 from hvd_train import internal
-from tests.cluster.hosts import Done, wait_until
+from tests.cluster.hosts import PATH, Done, wait_until
 from tests.cluster.slurm import Slurm
 from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
 from tests.integration.parts import needs
@@ -236,11 +238,50 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert "CANCELLED" in site.ddl("status", "runs/long").stdout
     script = site.home / "runs" / "long" / "job.sh"
     script.write_text(script.read_text().replace("train.epochs=100000", "train.epochs=1"))
-    done = site.run("sbatch", "--parsable", "--wait", script, timeout=SECONDS)
-    assert done.returncode == 0, site.log("runs/long")
-    assert site.attempts("runs/long")[-1]["cause"] == "finished"
+    done = site.run("sbatch", "--parsable", script)
+    assert done.returncode == 0, done.stderr
+    assert site.wait("runs/long", 2)[-1]["cause"] == "finished", site.log("runs/long")
     (stands,) = json.loads(site.ddl("status", "runs/long", "--json").stdout)
     assert stands["job"] == done.stdout.strip() != job
+
+
+PROGRAMS = "ddl|salloc|srun|sbatch|scancel|scontrol"
+NOT_RUN = {
+    "srun --nodes 2 --ntasks-per-node 2 --pty bash": "opens a shell; test_slurm.py runs ddl in such a step",
+    "ddl results RUN": "stands above with a folder",
+    "sbatch --test-only": "test_an_impossible_request_is_refused_and_leaves_nothing",
+    "scancel --signal=USR1": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
+    "scancel --full": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
+    "scontrol requeue": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
+    "scontrol update JobId=J StartTime=now": "names a job of the reader's",
+    "srun --mpi=...": "test_every_engine_and_launcher_trains_as_mpirun_does_here",
+    "srun --mpi=list": "test_every_engine_and_launcher_trains_as_mpirun_does_here",
+}
+
+
+def documented() -> list[str]:
+    """The commands of docs/slurm.md and those of README.md that are about SLURM, without their comments."""
+    page, readme = ((ROOT / path).read_text() for path in ("docs/slurm.md", "README.md"))
+    lines = re.findall(rf"^    ((?:{PROGRAMS}) .*)$", page, re.MULTILINE)
+    lines += re.findall(r"^    (ddl (?:submit|status|results|cancel)\b.*)$", readme, re.MULTILINE)
+    inline = re.findall(rf"`((?:ddl \w+|{PROGRAMS}) [^`]+)`", page)
+    inline = [words for words in inline if len(words.split()) > 1 + words.startswith("ddl ")]
+    return [re.sub(r"\s+#.*", "", line) for line in (*lines, *inline)]
+
+
+@pytest.mark.timeout(300)
+def test_every_command_of_the_documentation_runs_as_it_is_written(site: Site) -> None:
+    commands = documented()
+    assert set(NOT_RUN) <= set(commands)
+    assert len(commands) - len(NOT_RUN) >= 10
+    short = SMALL.replace("epochs: 2", "epochs: 1")
+    (site.home / "model.yaml").write_text(f"{short}slurm: {{profile: lab}}\n")
+    (site.home / "train.py").write_text("import sys; assert sys.argv[1:] == ['--epochs', '3']")
+    path = f"PATH={Path(sys.executable).parent}:{PATH}"
+    for command in commands:
+        if command not in NOT_RUN:
+            done = site.run("env", path, "bash", "-c", command, timeout=SECONDS)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
 SAYS = """\
