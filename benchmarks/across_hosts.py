@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -97,8 +96,6 @@ def measure(layout: Layout, options: argparse.Namespace) -> dict[str, Any]:
         request = Request(
             options.variants, options.workload, options.optimizer, options.rounds, options.steps, str(output)
         )
-        shared = layout.hosts * layout.ranks_each > len(os.sched_getaffinity(0))
-        environment = {"OMPI_MCA_mpi_yield_when_idle": "1"} if shared else {}
         command: list[str | Path] = [
             sys.executable,
             "-m",
@@ -109,7 +106,7 @@ def measure(layout: Layout, options: argparse.Namespace) -> dict[str, Any]:
         ]
         command += ["-x", "OMP_NUM_THREADS=1", "-x", f"PYTHONPATH={ROOT}"]
         command += ["-m", "benchmarks.across_hosts_rank", request.to_text()]
-        done = hosts.run("n1", command, cwd=ROOT, timeout=SECONDS, env={"PYTHONPATH": str(ROOT), **environment})
+        done = hosts.run("n1", command, cwd=ROOT, timeout=SECONDS, env={"PYTHONPATH": str(ROOT)})
         if done.returncode:
             sys.exit(f"across_hosts: {layout}: {done.stdout}{done.stderr}")
         found: dict[str, Any] = json.loads(output.read_text())

@@ -13,6 +13,8 @@ import psutil
 
 from cli import addresses
 from cli.hosts import Host
+from cli.slurm import allocation
+from cli.slurm.allocation import Allocation
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 
@@ -22,15 +24,15 @@ class Machine:
     """`packages` is the number of physical cores this process may use in each processor package.
 
     `whole` is False where that is not all of the machine: mpirun would bind ranks to cores outside of it.
-    `allocation` is True inside a SLURM job, whose hosts mpirun and srun know by themselves. `addresses` are those of its
-    interfaces, and `look_up` finds those of names.
+    `allocation` is the SLURM job around this process, whose hosts mpirun and srun know by themselves.
+    `addresses` are those of its interfaces, and `look_up` finds those of names.
     """
 
     name: str
     root: bool
     packages: tuple[int, ...]
     whole: bool = True
-    allocation: bool = False
+    allocation: Allocation | None = None
     addresses: frozenset[str] = frozenset()
     look_up: Callable[[Iterable[str]], dict[str, tuple[str, ...]]] = field(default=lambda names: {})
 
@@ -42,7 +44,7 @@ class Machine:
             root=os.geteuid() == 0,
             packages=packages(cpus),
             whole=len(cpus) == os.cpu_count(),
-            allocation="SLURM_JOB_ID" in os.environ,
+            allocation=allocation.here(),
             addresses=frozenset(a.address.partition("%")[0] for found in psutil.net_if_addrs().values() for a in found),
             look_up=addresses.look_up,
         )

@@ -27,15 +27,17 @@ class Placement:
 
 def place(job: Job, machine: Machine) -> Placement:
     """The placement of `job` started on `machine`; UserError where its hosts have too few slots."""
+    allocated = None if job.hosts else machine.allocation
     here = not machine.allocation and not machine.others(job.hosts)
     busy = 2 if job.engine == "horovod" else 1  # Horovod's own thread polls beside each rank's
+    full = allocated.crowded(busy) if allocated else here and job.world_size * busy > machine.cores
     each = cores_each(machine.packages, job.world_size)
     bindable = here and machine.whole and job.world_size > 1 and not job.oversubscribe and each >= busy
     crowded = here and job.world_size > machine.cores
     return Placement(
         hosts=_hosts(job, machine),
-        remote=not here,
-        shared=(here and job.world_size * busy > machine.cores) or job.oversubscribe,
+        remote=not here if allocated is None else len(allocated.hosts) > 1,
+        shared=job.oversubscribe or full,
         cores=each if bindable else 0,
         notes=(f"{job.world_size} ranks share {_count(machine.cores, 'core')}",) if crowded else (),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,11 @@ def _checkpoints(folder: Path | None) -> frozenset[tuple[str, int]]:
 
 
 def _source(folder: Path | None) -> str | None:
-    if folder is None or not folder.exists():
+    if folder is None:
+        return None
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # claimed for ranks that wrote nothing to it
+    if not folder.exists():
         return None
     if has_checkpoint(folder):
         return str(folder)

@@ -7,6 +7,7 @@ Login shells differ. A program's argv travels as one word that every shell reads
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shlex
 import subprocess
@@ -38,7 +39,7 @@ _UNPACK = (
     "import base64,json,os,sys,zlib;a,e=json.loads(zlib.decompress(base64.b64decode(sys.argv[1])));"
     "os.execve(a[0],a,{**os.environ,**e})"
 )
-_RUN = "import runpy,sys;sys.path[:]=filter(None,sys.path);runpy.run_module(sys.argv.pop(1),None,'__main__',True)"
+_FRAME = re.compile(r"\x1e(\{[^\x1e\x1f]*\})\x1f")
 _CROWDED = re.compile(r"kex_exchange_identification|^Connection (closed|reset) by|banner exchange")
 """What ssh says where sshd drops a connection before anybody logged in, as it does where too many come at once."""
 
@@ -49,7 +50,7 @@ _REMEDIES = (
     (r"Connection refused", "start sshd on {host}"),
     (r"timed out|No route to host|unreachable", "see that {host} is up and that no firewall drops port 22"),
     (r"no answer", "see that ssh {host} true ends at once: the host may hang, or a login script of yours wait there"),
-    (r"No module named", "install this ddl on {host}: {python} -m pip install ddl"),
+    (r"can't open file|No module named", "install this ddl on {host}: {python} -m pip install ddl"),
     (r"not found|No such file", "{host} needs the environment of this machine at the same path: {prefix}"),
 )
 
@@ -127,11 +128,6 @@ def packed(argv: Sequence[str], environment: Mapping[str, str]) -> str:
     return shlex.join([sys.executable, "-ISc", _UNPACK, word])
 
 
-def module(name: str, *arguments: str) -> list[str]:
-    """The argv that runs a module of ours; a folder that it is started in cannot hide the module."""
-    return [sys.executable, "-c", _RUN, name, *arguments]
-
-
 def framed(answer: Mapping[str, Any]) -> str:
     """What a program prints on stdout as its answer."""
     return f"{events.START.decode()}{strict_json.dumps(answer)}{events.END.decode()}"
@@ -139,8 +135,8 @@ def framed(answer: Mapping[str, Any]) -> str:
 
 def unframed(text: str) -> Any:
     """The last answer in what a program and its login shell printed; None where there is none."""
-    found, _, _ = events.split(f"{text}\n".encode())
-    return found[-1] if found else None
+    found = _FRAME.findall(text)
+    return json.loads(found[-1]) if found else None
 
 
 def _at_once(hosts: Sequence[str], call: Callable[[str], Answer], most: int) -> Iterable[Answer]:

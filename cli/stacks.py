@@ -1,4 +1,4 @@
-"""The Python stacks of ranks on this machine: `python -m cli.stacks PID ...` prints them in a frame, by process id."""
+"""The Python stacks of ranks on this machine: the program `cli.stacks PID ...` prints them in a frame, by process id."""
 
 from __future__ import annotations
 

@@ -18,9 +18,10 @@ from typing import IO, Any
 
 import cloudpickle
 
+from hvd_train import internal
+
 CALL, RESULTS = "call", "results"
 """Files in the folder."""
-_ROOT = Path(__file__).parents[1]
 _OF_A_RANK = ("OMPI_COMM_", "OMPI_DDL_", "OMPI_UNIVERSE_", "PMIX_", "PMI_", "PRTE_", "HYDRA_")
 """Prefixes of the variables by which a process is a rank: one that runs a job starts a world of its own."""
 _WORLD_SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
@@ -55,8 +56,9 @@ def run(
     interfaces = list(network_interfaces or (network_interface or "").split(","))
     file = os.path.abspath(hostfile) if hostfile else None
     options = {"--hosts": hosts, "--hostfile": file, "--iface": interfaces[0]}
-    command = [sys.executable, "-m", "cli", "run", "--np", str(num_proc if np is None else np), "--engine", "mpi"]
+    command = internal.argv("cli", "run", "--np", str(num_proc if np is None else np), "--engine", "mpi")
     command += [word for option, value in options.items() if value for word in (option, str(value))]
+    command += ["--output", os.devnull, "--tee", "all"]
     command += ["--verbose"] if verbose else []
     with tempfile.TemporaryDirectory(prefix="ddl-call-") as folder:
         call = cloudpickle.dumps((func, tuple(args), dict(kwargs or {})))
@@ -88,8 +90,7 @@ def _follow(command: list[str]) -> None:
     """Run `command`, its output in this process's sys.stdout and sys.stderr, which a notebook shows."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_OF_A_RANK)}
     pipe = subprocess.PIPE
-    # Not where the caller is: a cli.py there would be taken for ddl's.
-    process = subprocess.Popen(command, cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
     assert process.stdout is not None
     assert process.stderr is not None
     errors: list[str] = []

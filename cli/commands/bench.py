@@ -7,16 +7,17 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import pictures
+from cli import options, pictures, run_folder
 from hvd_train import plugins, strict_json
-from hvd_train.errors import UserError, nearest
+from hvd_train.errors import UserError
+from hvd_train.names import find
 
 if TYPE_CHECKING:
     from cli.bench.figures import Run
@@ -32,48 +33,43 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="allreduce, step, scaling or horovod.", show_default=False)],
-    np: Annotated[
-        int | None, typer.Option("-n", "--np", help="Ranks; scaling goes from 1 to as many [default: all slots, or 2].")
-    ] = None,
+    what: Annotated[
+        str, typer.Argument(help="allreduce, step, scaling (on 1 to --np ranks) or horovod.", show_default=False)
+    ],
+    np: options.PairNp = None,
     variants: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="What to time [default: all; scaling: local,ddl_mpi,ddp].")
+        str | None,
+        typer.Option(metavar="NAME,...", help="What to time.", show_default="all; scaling: local,ddl_mpi,ddp"),
     ] = None,
     sizes: Annotated[
-        str | None, typer.Option(metavar="SIZE,...", help=f"Bytes of an all-reduce [default: {SIZES}].")
+        str | None, typer.Option(metavar="SIZE,...", help="Bytes of an all-reduce.", show_default=SIZES)
     ] = None,
     workloads: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Models of a step [default: all; scaling: mlp].")
+        str | None, typer.Option(metavar="NAME,...", help="Models of a step.", show_default="all; scaling: mlp")
     ] = None,
     pairs: Annotated[int, typer.Option(help="Rounds, in each of which every variant is timed.")] = 30,
-    output: Annotated[Path | None, typer.Option(help="Folder to make [default: bench-WHAT-TIME].")] = None,
-    hosts: Annotated[str | None, typer.Option("-H", "--hosts", help="Hosts and slots, as h1:4,h2:4.")] = None,
-    hostfile: Annotated[Path | None, typer.Option(help="File of hosts: Open MPI, MPICH or Horovod dialect.")] = None,
-    iface: Annotated[
-        str | None, typer.Option(help="Interface or subnet that joins the hosts [default: by the route to them].")
-    ] = None,
-    ssh_args: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="Words for ssh to the other hosts, as '-p 2222 -J bastion'.")
-    ] = None,
+    output: options.BenchFolder = None,
+    hosts: options.Hosts = None,
+    hostfile: options.Hostfile = None,
+    iface: options.Iface = None,
+    ssh_args: options.SshArgs = None,
 ) -> None:
     """Time all-reduces, training steps, scaling or calls of Horovod's API: tables, bench.json and bench.png."""
-    if what not in FAMILIES:
-        raise UserError(f"bench: no '{what}' to measure{nearest(what, FAMILIES)}")
+    what = find(what, FAMILIES, "bench: no measurement")
     from cli.hosts import given
     from cli.machine import Machine
     from cli.reach import reach, scratch
 
     places, here = given(hosts, hostfile), Machine.here()
-    np = (sum(host.slots for host in places) or 2) if np is None else np
-    if np < 1 or pairs < 1:
-        raise UserError(f"--np and --pairs: expected at least 1 of each, got {np} and {pairs}")
-    folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if folder.exists():
-        raise UserError(f"--output: {folder} exists; give another folder")
+    np = np or sum(host.slots for host in places) or 2
+    if pairs < 1:
+        raise UserError(f"--pairs: expected at least 1 round, got {pairs}")
     pictures.check("bench")
     from hvd_train.bench.request import Request
 
     names, cases = _names(what, variants), _cases(what, sizes, workloads)
+    folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_folder.make_new(folder)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     found = reach(places, here, iface=iface, ssh_args=ssh_args)
     threads = max(1, here.cores // max([host.slots for host in places], default=np))
@@ -84,13 +80,12 @@ def command(
         ]
         measured = [_measure(request, places, found, threads=threads) for request in requests]
 
-    from rich.console import Console
-
     from cli.bench import report
+    from hvd_train.display import console
 
     told = report.result(what, pairs, measured)
     report.save(told, folder)
-    report.show(told, Console(width=None if sys.stdout.isatty() else 140))
+    report.show(told, console(width=None if sys.stdout.isatty() else 140))
     print(f"{folder / 'bench.json'} and {folder / 'bench.png'} written")
 
 
@@ -123,12 +118,8 @@ def _cases(what: str, sizes: str | None, workloads: str | None) -> list[str]:
     return [f"{model} {name}" for model in models for name in (["AdamW"] if scaling else OPTIMIZERS)]
 
 
-def _chosen(option: str, text: str, known: Iterable[str]) -> list[str]:
-    wanted = list(dict.fromkeys(text.split(",")))
-    for word in wanted:
-        if word not in known:
-            raise UserError(f"{option}: no '{word}'{nearest(word, known)}")
-    return wanted
+def _chosen(option: str, text: str, known: Collection[str]) -> list[str]:
+    return list(dict.fromkeys(find(word, known, f"{option}: no") for word in text.split(",")))
 
 
 def _bytes(text: str) -> int:
@@ -160,8 +151,9 @@ def _measure(request: Request, places: tuple[Host, ...], found: Reach, threads: 
     started = launching.command("auto", found.onto(job))
     for note in (*started.notes, *found.notes):
         print(f"ddl: {note}", file=sys.stderr)
-    look(found, job.program)
-    code = Execution(started, request.world_size, hosts=[host.name for host in found.others]).run()
+    look(found, job.program, job.environment)
+    others = [host.name for host in found.others]
+    code = Execution(started, request.world_size, hosts=others, client=found.client).run()
     if code:
         sys.exit(code)
     return {**strict_json.loads_exact(Path(request.output).read_text(encoding="utf-8")), "command": str(started)}

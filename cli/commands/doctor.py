@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cli import options
 
 if TYPE_CHECKING:
     from cli.diagnose.base import Finding, Line, Wanted
@@ -17,8 +18,8 @@ Say = Callable[[str], None]
 
 
 def command(
-    hostfile: Annotated[Path | None, typer.Option(help="Look at the hosts in this file too, over ssh.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all that was found as JSON.")] = False,
+    hostfile: options.Hostfile = None,
+    as_json: options.Json = False,
     run: Annotated[
         bool,
         typer.Option(

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import options
+from cli.hosts import DIALECTS
 from hvd_train import strict_json
-from hvd_train.errors import UserError, nearest
+from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
     from cli.addresses import Entry, Problem
@@ -22,8 +24,8 @@ SHOWN = 20
 
 def command(
     hostfile: Annotated[Path, typer.Argument(help="Hostfile of any dialect.", show_default=False)],
-    to: Annotated[str | None, typer.Option(help="Write it as openmpi, mpich or horovod.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print hosts and problems as JSON.")] = False,
+    to: Annotated[str | None, options.choice("--to", "dialect", DIALECTS, help="Dialect to write.")] = None,
+    as_json: options.Json = False,
     resolve: Annotated[bool, typer.Option(help="Look the names up.")] = True,
 ) -> None:
     """Show, check and convert a hostfile; exit code 1 where a host cannot be used."""
@@ -44,10 +46,8 @@ def command(
 
 def _converted(lines: Sequence[Line], dialect: str) -> str:
     """The hosts in `dialect`; settings that have no place there are told on stderr."""
-    from cli.hosts import DIALECTS, format_hostfile, lost, merge
+    from cli.hosts import format_hostfile, lost, merge
 
-    if dialect not in DIALECTS:
-        raise UserError(f"--to: no dialect '{dialect}'{nearest(dialect, DIALECTS)}")
     chosen: Dialect = dialect  # type: ignore[assignment]
     unused = [f"{word} of line {line.number}" for line in lines for word in (*line.unused, *lost(line.host, chosen))]
     if unused:

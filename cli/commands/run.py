@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 import time
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import emulation
-from hvd_train.errors import ExitCode, UserError, nearest
+from cli import emulation, options
+from hvd_train.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
     from cli.elastic import Elastic
@@ -20,83 +19,118 @@ if TYPE_CHECKING:
     from cli.launchers.base import Command
     from cli.target import Target
 
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
-BINDINGS = ("core", "socket", "numa", "none")
 YAML = {".yaml", ".yml"}
 
 
 def command(
     target: Annotated[str | None, typer.Argument(help="YAML file or Python script.", show_default=False)] = None,
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]... | -- [ARG]...", show_default=False)
+    arguments: options.Arguments = None,
+    np: options.Np = None,
+    hosts: options.Hosts = None,
+    hostfile: options.Hostfile = None,
+    engine: options.Engine = "auto",
+    launcher: options.Launcher = "auto",
+    bind: options.Bind = None,
+    oversubscribe: Annotated[
+        bool,
+        typer.Option("--oversubscribe", help="Allow more ranks than slots.", rich_help_panel=options.WHERE),
+    ] = False,
+    host_discovery_script: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Horovod elastic: program that prints the hosts there are, as h1:4.",
+            rich_help_panel=options.WHERE,
+        ),
     ] = None,
-    module: Annotated[str | None, typer.Option("-m", "--module", help="Run a module instead of a file.")] = None,
-    np: Annotated[int | None, typer.Option("-n", "--np", help="Ranks to start [default: all slots, or 1].")] = None,
-    hosts: Annotated[str | None, typer.Option("-H", "--hosts", help="Hosts and slots, as h1:4,h2:4.")] = None,
-    hostfile: Annotated[Path | None, typer.Option(help="File of hosts: Open MPI, MPICH or Horovod dialect.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, mpi, horovod or single.")] = "auto",
-    launcher: Annotated[str, typer.Option(help="auto, local, mpirun, horovodrun or srun.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and run nothing.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Run folder [default: runs/NAME-TIME].")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="latest|DIR", help="Go on from a run folder.")] = None,
-    env: Annotated[
-        list[str] | None, typer.Option("-x", "--env", metavar="KEY[=VALUE]", help="Variable for all ranks.")
+    max_np: Annotated[
+        int | None,
+        typer.Option(min=1, help="Horovod elastic: largest number of ranks.", rich_help_panel=options.WHERE),
     ] = None,
-    bind: Annotated[str | None, typer.Option(help="core, socket, numa or none.")] = None,
-    oversubscribe: Annotated[bool, typer.Option("--oversubscribe", help="Allow more ranks than slots.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which the job is ended.")] = None,
+    module: options.Module = None,
+    env: options.Env = None,
+    dry_run: options.DryRun = False,
+    no_preflight: Annotated[
+        bool,
+        typer.Option("--no-preflight", help="Do not ask the hosts first.", rich_help_panel=options.START),
+    ] = False,
+    check_collectives: Annotated[
+        bool,
+        typer.Option(
+            "--check-collectives",
+            help="Name the ranks that ask for different collectives; slow.",
+            rich_help_panel=options.START,
+        ),
+    ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="latest|DIR", help="Go on from a run folder.", rich_help_panel=options.START),
+    ] = None,
+    timeout: options.Timeout = None,
     stall_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds without any progress after which the job is ended; 0 is never.")
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds without any progress after which the job is ended; 0 is never.",
+            rich_help_panel=options.FAILURES,
+        ),
     ] = 300,
     max_restarts: Annotated[
         int,
-        typer.Option(min=0, help="Times that a job which lost a rank or a host goes on from its newest checkpoint."),
+        typer.Option(
+            min=0,
+            help="Times that a job which lost a rank or a host goes on from its newest checkpoint.",
+            rich_help_panel=options.FAILURES,
+        ),
     ] = 0,
     min_np: Annotated[
-        int | None, typer.Option(min=1, help="Ranks that are enough after a host is lost [default: all].")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Ranks that are enough after a host is lost.",
+            show_default="all",
+            rich_help_panel=options.FAILURES,
+        ),
     ] = None,
-    max_np: Annotated[int | None, typer.Option(min=1, help="Horovod elastic: ranks that are not exceeded.")] = None,
-    host_discovery_script: Annotated[
-        Path | None, typer.Option(help="Horovod elastic: program that prints the hosts there are, as h1:4.")
-    ] = None,
-    iface: Annotated[
-        str | None, typer.Option(help="Interface or subnet that joins the hosts [default: by the route to them].")
-    ] = None,
-    no_preflight: Annotated[bool, typer.Option("--no-preflight", help="Do not ask the hosts first.")] = False,
-    check_collectives: Annotated[
-        bool, typer.Option("--check-collectives", help="Name the ranks that ask for different collectives; slow.")
-    ] = False,
-    latency_ms: Annotated[float, typer.Option(help=emulation.LATENCY)] = 0.0,
-    gbps: Annotated[float | None, typer.Option(help=emulation.GBPS)] = None,
-    straggler: Annotated[str | None, typer.Option(metavar="RANK:FACTOR", help=emulation.STRAGGLER)] = None,
-    tee: Annotated[str, typer.Option(metavar="RANKS", help="Ranks whose output is shown: 0,2 or all.")] = "0",
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Show the command and the launcher's words.")
-    ] = False,
-    ssh_args: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="Words for ssh to the other hosts, as '-p 2222 -J bastion'.")
-    ] = None,
+    iface: options.Iface = None,
+    latency_ms: options.LatencyMs = 0.0,
+    gbps: options.Gbps = None,
+    straggler: options.Straggler = None,
+    output: options.RunFolder = None,
+    tee: options.Tee = "0",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    ssh_args: options.SshArgs = None,
     launcher_args: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="Words for mpirun, srun or horovodrun, after those of ddl.")
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Words for mpirun, srun or horovodrun, after those of ddl.",
+            rich_help_panel=options.START,
+        ),
     ] = None,
     env_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File of variables for all ranks: KEY=VALUE lines.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File of variables for all ranks: KEY=VALUE lines.", rich_help_panel=options.START
+        ),
     ] = None,
 ) -> None:
     """Run a YAML file, a Python script or a module on many ranks."""
     from cli import launching
     from cli.engines import choose, for_script
+    from cli.environment import variables
     from cli.launchers.base import Job
     from cli.machine import Machine
     from cli.reach import reach, words
-    from cli.target import of_module, of_script, of_yaml
+    from cli.target import of_module, of_script, of_scripts_run, of_yaml
+    from hvd_train.script_options import Options
 
     arguments = arguments or []
+    if module is None and target is None:
+        raise UserError("run: nothing to run; expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
     if module is not None and target is not None:
         arguments = [target, *arguments]
-    if bind is not None and bind not in BINDINGS:
-        raise UserError(f"--bind: no binding '{bind}'{nearest(bind, BINDINGS)}")
     elastic = _elastic(host_discovery_script, min_np, max_np, launcher, max_restarts)
     if elastic is not None and engine == "auto":
         engine = "horovod"
@@ -108,7 +142,7 @@ def command(
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
     file = Path(target or "")
     names = _exported(env_file)
-    forward, environment = _environment(env or [])
+    forward, environment = variables(env or [])
     found = reach(
         places,
         Machine.here(),
@@ -131,18 +165,31 @@ def command(
             "without the lost host: --max-restarts 1 --min-np N"
         )
 
+    is_script = module is not None or file.suffix == ".py"
+    if is_script and resume is not None:
+        raise UserError("--resume is for YAML files; a script reads its own checkpoints, so start it again without it")
+    told = Options()
+    if is_script:
+        name = module.replace(".", "-") if module is not None else file.stem
+        told = Options(
+            for_script(engine),
+            of_scripts_run(name, output, claim=not dry_run),
+            None if elastic else tuple(shown),
+            tag=len(shown) > 1 and not elastic,
+        )
+
     def prepare(
         places: tuple[Host, ...], ranks: int, output: Path | None, resume: str | None
     ) -> tuple[Command, Target]:
         if module is not None:
-            what = of_module(module, arguments, for_script(engine))
+            what = of_module(module, arguments, told)
         elif file.suffix == ".py":
-            what = of_script(file, arguments, for_script(engine))
+            what = of_script(file, arguments, told)
         elif file.suffix in YAML:
             launch = {"world_size": ranks, "engine": chosen, "tee": [r for r in shown if r < ranks], "columns": columns}
             launch["check_collectives"] = check_collectives
             launch["emulate"] = emulation.section(latency_ms, gbps, straggler, ranks)
-            what = of_yaml(file, arguments, output=output, resume=resume, **launch)
+            what = of_yaml(file, arguments, output=output, resume=resume, claim=not dry_run, **launch)
         else:
             raise UserError(f"'{target or ''}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
         job = Job(
@@ -150,7 +197,7 @@ def command(
             world_size=ranks,
             engine=chosen,
             hosts=places,
-            environment=environment,
+            environment={**environment, **what.environment},
             forward=found.forward,
             bind=bind,  # type: ignore[arg-type]
             oversubscribe=oversubscribe,
@@ -168,15 +215,19 @@ def command(
     if dry_run:
         print(started)
         return
+    if told.output is not None and told.shown is not None and len(told.shown) < world_size and not quiet:
+        print(f"ddl: {told.output}/logs has what each rank prints; --tee chooses what is shown here", file=sys.stderr)
+    from cli import script_end
     from cli.execute import Execution
     from cli.hosts import format_hosts
     from cli.restarts import Origin, again
+    from cli.run_folder import is_begun
 
     if not no_preflight:
         from cli.preflight.start import look
 
-        look(found, what.program)
-    origin = Origin.of(what.folder, resume)
+        look(found, what.program, what.environment)
+    origin = Origin.of(None if is_script else what.folder, resume)
     began, restart = time.monotonic(), 0
     while True:
         if verbose:
@@ -184,7 +235,7 @@ def command(
         names = [host.name for host in found.others if host in places]
         left = None if timeout is None else max(1.0, timeout - (time.monotonic() - began))
         fewest = None if elastic is None else elastic.fewest
-        code = Execution(started, world_size, left, quiet, verbose, stall_timeout, names, fewest).run()
+        code = Execution(started, world_size, left, quiet, verbose, stall_timeout, names, fewest, found.client).run()
         if code != ExitCode.FAILURE or restart == max_restarts:
             break
         restart += 1
@@ -198,7 +249,9 @@ def command(
         started, what = prepare(places, world_size, what.folder, origin.source())
         where = f" on {format_hosts(places)}" if places else ""
         print(f"ddl: restart {restart} of {max_restarts}: {world_size} ranks{where}", file=sys.stderr)
-    if code and what.folder is not None and what.folder.is_dir():
+    if is_script and what.folder is not None and is_begun(what.folder):
+        script_end.note(what.folder, code)
+    if code and what.folder is not None and is_begun(what.folder):
         print(f"ddl: see {what.folder}", file=sys.stderr)
     sys.exit(code)
 
@@ -211,8 +264,8 @@ def _check_positive(option: str, value: float | None) -> None:
 def _hosts(text: str | None, file: Path | None, elastic: Elastic | None) -> tuple[Host, ...]:
     from cli.hosts import given
 
-    options = {"--hosts": text, "--hostfile": file, "--host-discovery-script": elastic}
-    first, *others = [option for option, value in options.items() if value is not None] or [""]
+    options_ = {"--hosts": text, "--hostfile": file, "--host-discovery-script": elastic}
+    first, *others = [option for option, value in options_.items() if value is not None] or [""]
     if others:
         raise UserError(f"{first} and {others[0]} both say where to run; give one of them")
     return elastic.hosts() if elastic is not None else given(text, file)
@@ -235,10 +288,10 @@ def _elastic(script: Path | None, fewest: int | None, most: int | None, launcher
 
 
 def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) -> int:
+    from cli import nesting
     from cli.slurm import allocation
 
-    if np is not None and np < 1:
-        raise UserError(f"--np: expected at least 1 rank, got {np}")
+    nesting.refuse_ranks()
     job = None if hosts else allocation.here()
     if job is not None:
         return job.world_size(np, oversubscribe=oversubscribe)
@@ -264,23 +317,3 @@ def _exported(file: Path | None) -> list[str]:
     found = env_file.load(file) if file is not None else {}
     os.environ.update(found)
     return list(found)
-
-
-def _environment(assignments: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Names to take over from this shell, and variables with values."""
-    import os
-
-    for word in assignments:
-        name, equals, _ = word.partition("=")
-        if not name.isidentifier():
-            raise UserError(f"--env: '{word}' is no variable; expected KEY=VALUE or KEY")
-        if not equals and name not in os.environ:
-            raise UserError(f"--env: {name} is not set in this shell; set it, or give {name}=VALUE")
-        if equals and _SECRET.search(name):
-            raise UserError(
-                f"--env: {name} looks like a secret, and a value given here shows in the command line; "
-                f"export it and give the name alone: -x {name}"
-            )
-    forward = tuple(a for a in assignments if "=" not in a)
-    pairs = (a.partition("=") for a in assignments if "=" in a)
-    return forward, {name: value for name, _, value in pairs}

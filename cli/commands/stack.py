@@ -33,8 +33,9 @@ def _stacks(host: str, pids: list[int]) -> Mapping[str, Any]:
 
     from cli import ssh, stacks
     from cli.machine import Machine
+    from hvd_train import internal
 
-    argv = ssh.module("cli.stacks", *map(str, pids))
+    argv = internal.argv("cli.stacks", *map(str, pids))
     if Machine.here().is_named(host):
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
         return ssh.unframed(done.stdout)  # type: ignore[no-any-return]

@@ -75,12 +75,15 @@ class Series:
             world_size=self.launch["world_size"],
             engine=self.launch["engine"],
             hosts=self.hosts,
+            environment=what.environment,
             outlives=what.outlives,
         )
-        look(self.reach, what.program)
+        look(self.reach, what.program, what.environment)
         others = [host.name for host in self.reach.others]
         started = launching.command("auto", self.reach.onto(job))
-        execution = _Shown(started, job.world_size, quiet=True, stall_timeout=STALL_SECONDS, hosts=others)
+        execution = _Shown(
+            started, job.world_size, quiet=True, stall_timeout=STALL_SECONDS, hosts=others, client=self.reach.client
+        )
         execution.run_folder = folder
         code = execution.run()
         return code, outcome.read(entry.title, folder, _failure(execution.events, code) if code else None)
@@ -95,8 +98,8 @@ class _Shown(Execution):
 
     run_folder: Path
 
-    def _tick(self) -> None:
-        super()._tick()
+    def _tick(self, now: float) -> None:
+        super()._tick(now)
         if sys.stderr.isatty() and (step := runs.last_step(self.run_folder)):
             _say(f"    step {step}", end="")
 

@@ -1,4 +1,4 @@
-"""The checks of this machine for another one: `python -m cli.diagnose '{"NAME": {OPTIONS}, ...}'` prints findings in a frame."""
+"""The checks of this machine for another one: program `cli.diagnose '{"NAME": {OPTIONS}, ...}'` prints findings in a frame."""
 
 from __future__ import annotations
 

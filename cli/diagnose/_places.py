@@ -13,7 +13,7 @@ from cli import ssh
 from cli.diagnose.base import Check, Finding, Wanted
 from cli.hosts import Host
 from cli.machine import Machine
-from hvd_train import plugins
+from hvd_train import internal, plugins
 from hvd_train.errors import UserError
 
 HOST_SECONDS = 60
@@ -37,7 +37,7 @@ def survey(
     """Findings by host; for a host that is this machine, those that are `here`."""
     machine = Machine.here()
     others = [host.name for host in machine.others(hosts)]
-    answers = client.ask_all(others, ssh.module("cli.diagnose", json.dumps(wanted)), HOST_SECONDS)
+    answers = client.ask_all(others, internal.argv("cli.diagnose", json.dumps(wanted)), HOST_SECONDS)
     found = {answer.host: _findings(answer) for answer in answers}
     return {host.name: found.get(host.name, here) for host in hosts}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cli import launching, ssh
+from cli import launching
 from cli.bench.figures import duration
 from cli.diagnose.base import Finding
 from cli.hosts import Host
@@ -22,6 +22,7 @@ from cli.launchers.base import Job
 from cli.machine import Machine
 from cli.reach import reach, scratch
 from cli.target import RANK
+from hvd_train import internal
 from hvd_train.bench.request import Request
 from hvd_train.errors import UserError
 
@@ -51,7 +52,7 @@ def trial(launcher: str, engine: str, hosts: Sequence[Host] = (), ssh_args: str 
         )
         options = ["--timeout", str(SECONDS), "--quiet", "--no-preflight"]
         done = subprocess.run(
-            ssh.module("cli", "run", *how, *options, "-m", "hvd_train.bench", request.to_text()),
+            internal.argv("cli", "run", *how, *options, "-m", "hvd_train.bench", request.to_text()),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

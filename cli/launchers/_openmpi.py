@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from cli.flavor import Version
 from cli.hosts import format_hosts
@@ -22,7 +22,7 @@ def options(job: Job, placement: Placement, version: Version, *, root: bool) -> 
         *(["--host", format_hosts(placement.hosts)] if placement.hosts else []),
         *(["--map-by", ":OVERSUBSCRIBE"] if job.oversubscribe else []),
         *_binding(job, placement),
-        *parameters(placement, version),
+        *flags(placement, version),
         *ssh(job, placement, version),
         *messages(job),
         *control(job, version),
@@ -37,20 +37,36 @@ def bind_to(job: Job, placement: Placement) -> list[str]:
     return ["--bind-to", f"{job.bind or 'none'}{overload}"]
 
 
-def parameters(placement: Placement, version: Version) -> list[str]:
-    """MCA parameters with which a run is quiet, yields shared cores, and ends when a host vanishes."""
-    found = []
+def parameters(placement: Placement, version: Version) -> dict[str, str]:
+    """MCA parameters with which a run is quiet and yields cores, for a command line or, as `variables`, an environment."""
+    found = {}
     if version >= (5,):
-        found += ["--mca", "osc", "^ucx"]  # where no UCX network is, its query prints an error
+        found["osc"] = "^ucx"  # where no UCX network is, its query prints an error
     if placement.remote and version >= (5,):
-        found += ["--mca", "btl_tcp_flags", "send,inplace"]  # with put, large messages often go one way at a time
-    if placement.shared:
-        found += ["--mca", "mpi_yield_when_idle", "1"]
+        found["btl_tcp_flags"] = "send,inplace"  # with put, large messages often go one way at a time
+    if (
+        placement.shared or placement.remote
+    ):  # what else runs on other hosts is not known; yielding costs 0.2 us a message
+        found["mpi_yield_when_idle"] = "1"
     return found
 
 
+def variables(found: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, str]:
+    """The parameters `found` as variables, for a launcher without options for them; what the user has set in `shell` stays."""
+    named = {f"OMPI_MCA_{name}": value for name, value in found.items()}
+    return {name: value for name, value in named.items() if name not in shell}
+
+
+def flags(placement: Placement, version: Version) -> list[str]:
+    """`parameters` for mpirun."""
+    return [word for pair in parameters(placement, version).items() for word in ("--mca", *pair)]
+
+
 def ssh(job: Job, placement: Placement, version: Version) -> list[str]:
-    """Words for ssh, the user's first; Open MPI cuts its parameter at every space, quoted or not."""
+    """Words for ssh, the user's first, and ours with which a run ends when a host vanishes.
+
+    Open MPI cuts its parameter at every space, quoted or not.
+    """
     if not placement.remote or not placement.hosts:
         return []
     spaced = next((word for word in job.ssh if not word or any(map(str.isspace, word))), None)

@@ -48,18 +48,25 @@ class Job:
 class Command:
     """A process to start: argv, variables added to this shell's environment, and remarks for the user.
 
-    `tags_output` says that it puts the rank in front of every line that a rank prints.
+    `unset` names variables of this shell that it must not see. `tags_output` says that it puts the rank in front of every
+    line that a rank prints.
     """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     tags_output: bool = False
+    unset: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line that does the same when pasted into a POSIX shell."""
         assignments = [f"{k}={shlex.quote(v)}" for k, v in self.environment.items()]
-        return " ".join([*assignments, shlex.join(self.argv)])
+        without = ["env", *(word for name in self.unset for word in ("-u", name))] if self.unset else []
+        return " ".join([*without, *assignments, shlex.join(self.argv)])
+
+    def within(self, shell: Mapping[str, str]) -> dict[str, str]:
+        """The environment of the process, started from one with the variables of `shell`."""
+        return {**{name: value for name, value in shell.items() if name not in self.unset}, **self.environment}
 
 
 class Launcher(Protocol):

@@ -16,6 +16,7 @@ from cli.launchers import _openmpi
 from cli.launchers.base import Command, Job
 from cli.machine import Machine
 from cli.placement import Placement, place
+from hvd_train import words
 from hvd_train.errors import UserError
 
 
@@ -106,6 +107,8 @@ def _gloo(job: Job) -> list[str]:
             "use --engine horovod"
         )
     _refuse_binding(job, "over Gloo")
+    if sum(map(len, job.environment.values())) > words.LONGEST:
+        raise UserError("horovodrun over Gloo writes all variables into one line, too long here; use --launcher mpirun")
     return ["--gloo"]
 
 
@@ -119,7 +122,7 @@ def _mpi(job: Job, placement: Placement, flavor: Flavor) -> list[str]:
         return ["--mpi"]
     binding = [*_openmpi.bind_to(job, placement), "--map-by", "slot"]
     parameters = [
-        *_openmpi.parameters(placement, flavor.version),
+        *_openmpi.flags(placement, flavor.version),
         *([] if job.ssh and flavor.version < (5,) else _openmpi.ssh(job, placement, flavor.version)),
         *_openmpi.control(job, flavor.version),
     ]

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cli import flavor
+from cli.launchers import _interface, _openmpi
 from cli.launchers.base import Binding, Command, Job
+from cli.machine import Machine
+from cli.placement import place
 from hvd_train.errors import UserError
 
 _BINDINGS: dict[Binding, str] = {"core": "cores", "socket": "sockets", "numa": "ldoms", "none": "none"}
@@ -23,15 +26,28 @@ _PLUGINS: dict[flavor.Name, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Srun:
-    """`plugin` is the value of `--mpi`; with a wrong one, srun starts worlds of one rank each, and says nothing."""
+    """`plugin` is the value of `--mpi`; with a wrong one, srun starts worlds of one rank each, and says nothing.
+
+    `openmpi` is the version of Open MPI that ranks load, None where they load another MPI library.
+    """
 
     plugin: str
+    machine: Machine
+    openmpi: flavor.Version | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def command(self, job: Job) -> Command:
         if job.hosts:
             raise UserError("--launcher srun runs on the hosts of its allocation; leave out --hosts and --hostfile")
-        return Command((*self._argv(job), *job.words, *job.program), job.environment)
+        return Command((*self._argv(job), *job.words, *job.program), {**self._parameters(job), **job.environment})
+
+    def _parameters(self, job: Job) -> dict[str, str]:
+        """What mpirun would be told by options."""
+        network = _interface.variables(str(job.network)) if job.network else {}
+        if self.openmpi is None:
+            return network
+        found = _openmpi.parameters(place(job, self.machine), self.openmpi)
+        return {**_openmpi.variables(found, self.environment), **network}
 
     def _argv(self, job: Job) -> list[str]:
         # Values are not written into --export, which ends them at a comma: srun takes its own environment along.
@@ -52,14 +68,19 @@ def create() -> Srun:
             "--launcher srun works inside a SLURM allocation (salloc, sbatch), and SLURM_JOB_ID is not set; "
             "elsewhere, use --launcher mpirun"
         )
-    return Srun(plugin())
+    name, version = _library()
+    return Srun(plugin(), Machine.here(), version if name == "openmpi" else None)
 
 
 @functools.cache
 def plugin() -> str:
     """The value of `--mpi` for the MPI library here; UserError where srun has none for it."""
-    library, _ = flavor.recognise(flavor.library_version())
-    return choose(listed(flavor.ask("srun", "--mpi=list").stdout), library)
+    return choose(listed(flavor.ask("srun", "--mpi=list").stdout), _library()[0])
+
+
+@functools.cache
+def _library() -> tuple[flavor.Name, flavor.Version]:
+    return flavor.recognise(flavor.library_version())
 
 
 def listed(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cli.preflight.check import check
@@ -11,9 +11,13 @@ from cli.preflight.needs import needs
 from cli.reach import Reach
 
 
-def look(found: Reach, program: Sequence[str]) -> None:
-    """Ask the other hosts whether ranks with the argv `program` can run there: warnings are told, errors are a UserError."""
+def look(found: Reach, program: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Ask the other hosts whether ranks with the argv `program` can run there: warnings are told, errors are a UserError.
+
+    `environment` has variables that ranks get besides those of this shell.
+    """
     if not found.others:
         return
-    for problem in check(found.others, needs(program, Path.cwd()), found.network, client=found.client):
+    wanted = needs(program, Path.cwd(), environment)
+    for problem in check(found.others, wanted, found.network, client=found.client):
         print(f"ddl: warning: {problem.host}: {problem.what}; {problem.remedy}", file=sys.stderr)

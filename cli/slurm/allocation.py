@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cli.hosts import Host
-from cli.launchers import srun
 from cli.launchers.base import Job
 from cli.slurm import notation
 from hvd_train.errors import UserError
@@ -19,15 +17,23 @@ THREADS = "OMP_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Allocation:
-    """Job `job` with a slot for each of its tasks on `hosts`; `threads` are the processors that each task has."""
+    """Job `job` with a slot for each of its tasks on `hosts`; `threads` are the processors that each task has.
+
+    `cpus` are the job's processors (hardware threads) on each host, where SLURM says so.
+    """
 
     job: str
     hosts: tuple[Host, ...]
     threads: int
+    cpus: tuple[int, ...] = ()
 
     @property
     def slots(self) -> int:
         return sum(host.slots for host in self.hosts)
+
+    def crowded(self, busy: int) -> bool:
+        """Whether a host has fewer processors than its tasks, with `busy` threads each, keep busy."""
+        return any(host.slots * busy > cpus for host, cpus in zip(self.hosts, self.cpus, strict=False))
 
     def world_size(self, np: int | None, *, oversubscribe: bool = False) -> int:
         """`np`, or as many ranks as there are tasks; UserError where there are too few for `np`."""
@@ -47,15 +53,8 @@ def here(environment: Mapping[str, str] = os.environ) -> Allocation | None:
     names = notation.expand(environment["SLURM_JOB_NODELIST"])
     tasks = notation.counts(environment.get("SLURM_TASKS_PER_NODE", "")) or (1,) * len(names)
     hosts = tuple(Host(name, count) for name, count in zip(names, tasks, strict=False))
-    return Allocation(environment["SLURM_JOB_ID"], hosts, _threads(tasks, environment))
-
-
-def launcher() -> str:
-    """What starts ranks in an allocation: srun where it can talk to the MPI library, else mpirun; never ssh."""
-    try:
-        return "srun" if shutil.which("srun") and srun.plugin() else "mpirun"
-    except UserError:
-        return "mpirun"
+    cpus = notation.counts(environment.get("SLURM_JOB_CPUS_PER_NODE", ""))
+    return Allocation(environment["SLURM_JOB_ID"], hosts, _threads(tasks, cpus, environment), cpus)
 
 
 def with_threads(job: Job, environment: Mapping[str, str] = os.environ) -> Job:
@@ -66,8 +65,7 @@ def with_threads(job: Job, environment: Mapping[str, str] = os.environ) -> Job:
     return dataclasses.replace(job, environment={THREADS: str(found.threads), **job.environment})
 
 
-def _threads(tasks: tuple[int, ...], environment: Mapping[str, str]) -> int:
+def _threads(tasks: tuple[int, ...], cpus: tuple[int, ...], environment: Mapping[str, str]) -> int:
     if "SLURM_CPUS_PER_TASK" in environment:
         return int(environment["SLURM_CPUS_PER_TASK"])
-    processors = notation.counts(environment.get("SLURM_JOB_CPUS_PER_NODE", ""))
-    return max(1, min((cpus // count for cpus, count in zip(processors, tasks, strict=False)), default=1))
+    return max(1, min((available // count for available, count in zip(cpus, tasks, strict=False)), default=1))

@@ -23,9 +23,9 @@ pytestmark = pytest.mark.timeout(2 * SECONDS)
 
 
 def run(hosts: Hosts, count: int, slots: int, *arguments: str | Path) -> Done:
-    """`ddl run` started on n1 for `count` hosts; all of them share two cores, so that ranks have to yield."""
+    """`ddl run` started on n1 for `count` hosts."""
     command = [sys.executable, "-m", "cli", "run", "--hostfile", hosts.hostfile(count, slots), *arguments]
-    done = hosts.run("n1", command, cwd=hosts.folder, timeout=SECONDS, env={"OMPI_MCA_mpi_yield_when_idle": "1"})
+    done = hosts.run("n1", command, cwd=hosts.folder, timeout=SECONDS)
     assert not any(hosts.processes(name) for name in hosts.names)
     return done
 
@@ -111,13 +111,13 @@ def test_the_bodies_of_engine_and_trainer_on_two_hosts(hosts: Hosts, slots: tupl
     """What tests/integration/test_parallel.py runs on one host; of unequal hosts, what builds on the engine."""
     file = hosts.folder / "slots"
     file.write_text("".join(f"{name} slots={n}\n" for name, n in zip(hosts.names, slots, strict=False)))
-    options = "--np 4 --bind-to none --mca osc ^ucx --mca btl_tcp_flags send,inplace"
+    options = "--np 4 --bind-to none --mca osc ^ucx --mca btl_tcp_flags send,inplace --mca mpi_yield_when_idle 1"
     launch = [find_mpirun(), "--hostfile", file, *options.split()]
     for name in ENVIRONMENT:
         launch += ["-x", name]
     others = ["--ignore-glob=*/test_horovod_*", f"--ignore={NODES}"]
     rank = ["/usr/bin/env", "-C", ROOT, *pytest_on_every_rank(*files, *others, "--engine", "mpi")]
-    done = hosts.run("n1", [*launch, *rank], timeout=SECONDS, env={**ENVIRONMENT, "OMPI_MCA_mpi_yield_when_idle": "1"})
+    done = hosts.run("n1", [*launch, *rank], timeout=SECONDS, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout), done.stdout
     assert "skipped" not in done.stdout

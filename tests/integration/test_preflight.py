@@ -23,7 +23,7 @@ def cluster(hosts: Hosts) -> Hosts:
 
 def run(hosts: Hosts, *arguments: str | Path) -> Done:
     command = [sys.executable, "-m", "cli", "run", "--hostfile", hosts.hostfile(3, 1), *arguments]
-    return hosts.run("n1", command, cwd=hosts.folder / "work", env={"OMPI_MCA_mpi_yield_when_idle": "1"})
+    return hosts.run("n1", command, cwd=hosts.folder / "work")
 
 
 def test_what_is_wrong_is_a_table_and_nothing_starts(cluster: Hosts) -> None:

@@ -320,12 +320,20 @@ def test_a_timeout_ends_the_job(model: Path, tmp_path: Path) -> None:
 
 def test_a_script_and_a_module_run_on_every_rank(tmp_path: Path) -> None:
     needs("mpirun")
-    text = "import sys\nfrom mpi4py import MPI\nprint('rank', MPI.COMM_WORLD.rank, sys.argv[1:], flush=True)\n"
+    text = "import sys\nfrom mpi4py import MPI\nprint('rank', MPI.COMM_WORLD.rank, sys.argv[1:])\n"
     (tmp_path / "hello.py").write_text(text)
-    for how in (["hello.py"], ["-m", "hello"]):
-        done = ddl("run", "--np", "2", *how, "--", "--lr", "a b", cwd=tmp_path)
+    for how, tee in ((["hello.py"], "all"), (["-m", "hello"], "1")):
+        done = ddl("run", "--np", "2", "--tee", tee, "--output", f"out {tee}", *how, "--", "--lr", "a b", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert {f"rank {r} ['--lr', 'a b']" for r in (0, 1)} == set(done.stdout.split("\n")) - {""}
+        lines = [f"rank {r} ['--lr', 'a b']" for r in (0, 1)]
+        shown = [f"[{r}] {line}" for r, line in enumerate(lines)] if tee == "all" else lines[1:]
+        assert sorted(done.stdout.splitlines()) == shown
+        out = tmp_path / f"out {tee}"
+        assert [(out / f"logs/rank-{r}.log").read_text() for r in (0, 1)] == [f"{line}\n" for line in lines]
+        assert (out / "command.txt").read_text().startswith("/")
+        assert (summary(out)["ended"], summary(out)["world_size"]) == ("finished", 2)
+        assert ("has what each rank prints" in done.stderr) == (tee == "1")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_script_that_fails_on_one_rank_ends_the_job(tmp_path: Path) -> None:

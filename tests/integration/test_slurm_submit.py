@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ import pytest
 import safetensors.torch
 import torch
 
+from hvd_train import internal
 from tests.cluster.hosts import Done, wait_until
 from tests.cluster.slurm import Slurm
 from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
 from tests.integration.parts import needs
 
 PROFILE = """\
-environment: {OMPI_MCA_mpi_yield_when_idle: 1, OMPI_MCA_osc: ^ucx}
 time: 10
 """
 TWO_BY_TWO = ["--nodes", "2", "--ntasks-per-node", "2", "--profile", "lab"]
@@ -35,7 +35,7 @@ class Site:
     home: Path
 
     def ddl(self, *arguments: str | Path, timeout: float = SECONDS) -> Done:
-        return self.run(sys.executable, "-m", "cli", *arguments, timeout=timeout)
+        return self.run(*internal.argv("cli"), *arguments, timeout=timeout)
 
     def run(self, *argv: str | Path, timeout: float = SECONDS) -> Done:
         return self.slurm.run(["env", f"--chdir={self.home}", *argv], timeout, env=self.environment)
@@ -45,6 +45,12 @@ class Site:
         done = self.ddl("submit", "--output", folder, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def stands(self, folder: str) -> tuple[str, str, int | None, str]:
+        """State, why and exit code in `ddl status`, and the end in `ddl results`."""
+        (row,) = json.loads(self.ddl("status", folder, "--json").stdout)
+        (result,) = json.loads(self.ddl("results", folder, "--json").stdout)
+        return row["state"], row["why"], row["exit code"], result["ended"]
 
     def attempts(self, folder: str) -> list[dict[str, Any]]:
         path = self.home / folder / "attempts.jsonl"
@@ -75,6 +81,8 @@ def site(slurm: Slurm, tmp_path: Path) -> Iterator[Site]:
     (home / "config" / "ddl" / "profiles").mkdir(parents=True)
     (home / "config" / "ddl" / "profiles" / "lab.yaml").write_text(PROFILE)
     (home / "m.yaml").write_text(SMALL)
+    for name in ("cli", "hvd_train"):
+        (home / f"{name}.py").write_text("raise SystemExit('the file of the user')\n")
     yield Site(slurm, home)
     slurm.run(["scancel", "--me"])
     wait_until(lambda: not slurm.run(["squeue", "--noheader"]).stdout, "an empty queue", 30)
@@ -211,7 +219,9 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert (waiting["job"], waiting["state"], waiting["why"]) == (behind, "PENDING", "Dependency")
     assert (running["run"], running["job"], running["state"], running["nodes"]) == ("runs/long", job, "RUNNING", "n1")
     assert running["step"] >= 5
+    assert site.ddl("cancel", "runs").stderr.startswith("ddl: runs has 2 jobs that go on:\n")
     assert site.ddl("cancel", "runs/behind").stdout == f"{behind}: cancelled\n"
+    assert site.stands("runs/behind") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
     assert site.ddl("cancel", "runs/long").stdout == f"{job}: cancelled\n"
     (attempt,) = site.wait("runs/long")
     assert (attempt["cause"], attempt["exit_code"], attempt["again"]) == ("cancelled", 75, False)
@@ -225,6 +235,53 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert site.attempts("runs/long")[-1]["cause"] == "finished"
     (stands,) = json.loads(site.ddl("status", "runs/long", "--json").stdout)
     assert stands["job"] == done.stdout.strip() != job
+
+
+SAYS = """\
+import os
+print(*(os.environ.get(name, "unset") for name in ("SLURM_MEM_PER_NODE", "SLURM_CPU_BIND", "OUTER", "NOTE")), flush=True)
+"""
+
+
+@pytest.mark.timeout(200)
+def test_jobs_that_never_run_or_are_scripts_are_told_as_they_are(site: Site) -> None:
+    """A preparation that fails, what depends on it, a script from inside a step, and two submissions in one second."""
+    (site.home / "says.py").write_text(SAYS)
+    broken = site.submit("broken", "m.yaml", "slurm.modules=[none]")
+    inside = ["srun", "--quiet", "--mem=100", "--cpu-bind=none", "env", "OUTER=1"]
+    command = ["submit", "--output", "says", "-x", "NOTE=a b", "--np", "1", "says.py", "--flag"]
+    done = site.run(*inside, *internal.argv("cli"), *command)
+    assert done.returncode == 0, done.stderr
+    submit = shlex.join([*internal.argv("cli"), "submit", "--sbatch", "hold", "m.yaml"])
+    done = site.run("bash", "-c", f"{submit} & {submit} & wait")
+    assert len(done.stdout.split()) == 2, done.stderr
+    folders = [path.name for path in (site.home / "runs").iterdir()]
+    assert len(folders) == 2
+    site.wait("broken")
+    done = site.ddl("submit", "--output", "behind", "--wait", "--dependency", f"afterok:{broken}", "m.yaml")
+    assert done.returncode == 1, done.stderr
+    assert "waits (DependencyNeverSatisfied): the job that it depends on did not end as asked" in done.stderr
+    site.wait("says")
+    assert site.log("says").splitlines()[-2].endswith("unset unset 1 a b") or "unset unset 1 a b" in site.log("says")
+    assert site.stands("broken") == ("FAILED", "preparation", 127, "preparation (exit code 127)")
+    assert site.stands("says") == ("COMPLETED", "finished", 0, "finished")
+    assert site.stands(f"runs/{folders[0]}") == ("PENDING", "JobHeldUser", None, "not yet")
+    assert "none: command not found" in site.log("broken") or "module: command not found" in site.log("broken")
+    assert site.slurm.run(["scancel", "--me"]).returncode == 0
+    assert site.stands(f"runs/{folders[1]}") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
+    assert (site.home / "runs" / folders[1] / "state.json").exists()
+
+
+def test_a_time_that_the_partition_does_not_allow_ends_a_wait(site: Site) -> None:
+    change = ["scontrol", "update", "PartitionName=debug"]
+    assert site.slurm.run([*change, "MaxTime=1"]).returncode == 0
+    try:
+        done = site.ddl("submit", "--output", "long", "--wait", "--time", "1h", "m.yaml")
+    finally:
+        assert site.slurm.run([*change, "MaxTime=INFINITE"]).returncode == 0
+    assert done.returncode == 2
+    assert "ask for less --time" in done.stderr
+    assert "ddl: it can never start: ddl cancel" in done.stderr
 
 
 def test_an_impossible_request_is_refused_and_leaves_nothing(site: Site) -> None:
@@ -246,7 +303,7 @@ def test_a_dry_run_writes_nothing_and_says_what_is_wrong_with_the_file(site: Sit
 
 def test_ranks_that_srun_leaves_alone_in_worlds_of_their_own_say_so(site: Site) -> None:
     """Plugin 'none' is what srun takes where nothing is said, on many clusters; its exit code would be 0."""
-    launch = [sys.executable, "-m", "cli", "run", "--dry-run", "--output", "out", "m.yaml"]
+    launch = [*internal.argv("cli"), "run", "--dry-run", "--output", "out", "m.yaml"]
     line = site.run("salloc", "--quiet", "--nodes=2", "--ntasks-per-node=1", *launch).stdout
     assert " srun --ntasks 2 --mpi=pmix" in line
     wrong = line.replace("--mpi=pmix_v4", "--mpi=none")
@@ -267,7 +324,7 @@ print("rank", c.rank, "of", c.size, "on", MPI.Get_processor_name(), os.environ["
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
 def test_an_allocation_with_unequal_nodes_gives_its_ranks_and_their_threads(launcher: str, site: Site) -> None:
     (site.home / "say.py").write_text(SAY)
-    launch = [sys.executable, "-m", "cli", "run", "--tee", "all", "--launcher", launcher, "say.py"]
+    launch = [*internal.argv("cli"), "run", "--tee", "all", "--launcher", launcher, "say.py"]
     done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch)
     assert done.returncode == 0, done.stderr
     shown = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))

@@ -43,12 +43,12 @@ def broken():
 
 
 def run(hosts: Hosts, slots: Sequence[int], *arguments: str | Path) -> Done:
-    """`ddl run` on n1, for the first hosts with `slots` ranks each; all share two cores, so that ranks have to yield."""
+    """`ddl run` on n1, for the first hosts with `slots` ranks each."""
     file = hosts.folder / "unlike"
     file.write_text("".join(f"{name} slots={n}\n" for name, n in zip(hosts.names, slots, strict=False)))
     (hosts.folder / "unlike_models.py").write_text(MODELS)
     command = ["/usr/bin/env", "-C", hosts.folder, sys.executable, "-m", "cli", "run", "--hostfile", file, *arguments]
-    done = hosts.run("n1", command, timeout=120, env={"OMPI_MCA_mpi_yield_when_idle": "1"})
+    done = hosts.run("n1", command, timeout=120)
     assert not any(hosts.processes(name) for name in hosts.names)
     return done
 

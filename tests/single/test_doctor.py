@@ -442,9 +442,9 @@ def test_what_a_login_script_prints_is_no_finding(fake_ssh: Path) -> None:
 
 
 def test_a_host_without_this_ddl_is_told_to_install_it(fake_ssh: Path) -> None:
-    fake_ssh.write_text("#!/bin/sh\necho \"/venv/bin/python: No module named 'cli'\" >&2; exit 1\n")
+    fake_ssh.write_text("#!/bin/sh\necho \"/venv/bin/python: can't open file '/venv/internal.py'\" >&2; exit 1\n")
     found = survey([Host("n2", 1)], {"python": {}}, {})["n2"]["reach"]
-    assert found.figure == "/venv/bin/python: No module named 'cli'"
+    assert found.figure == "/venv/bin/python: can't open file '/venv/internal.py'"
     assert found.remedy == f"install this ddl on n2: {sys.executable} -m pip install ddl"
 
 

@@ -14,13 +14,15 @@ import pytest
 from cli.elastic import Elastic
 from cli.flavor import Flavor
 from cli.hosts import Host, parse_hosts
-from cli.launchers import local, srun
+from cli.launchers import _interface, local, srun
 from cli.launchers.base import Command, Job
 from cli.launchers.horovodrun import Horovodrun
 from cli.launchers.mpirun import Mpirun
 from cli.machine import Machine
 from cli.network import Network
+from cli.slurm.allocation import Allocation
 from hvd_train import plugins
+from hvd_train.comm import _addresses
 from hvd_train.errors import UserError
 from tests.integration.parts import needs
 
@@ -34,7 +36,9 @@ FLAVORS = {
 }
 FOUR = Machine("vm", root=False, packages=(4,))
 ROOT = dataclasses.replace(FOUR, root=True)
-ALLOCATED = dataclasses.replace(FOUR, allocation=True)
+ALLOCATED = dataclasses.replace(FOUR, allocation=Allocation("12", (Host("n1", 2), Host("n2", 2)), 1, (4, 4)))
+ONE_NODE = dataclasses.replace(FOUR, allocation=Allocation("12", (Host("n1", 2),), 2, (4,)))
+NARROW = dataclasses.replace(FOUR, allocation=Allocation("12", (Host("n1", 2),), 1, (3,)))
 
 PROGRAM = ("/venv/bin/python", "-m", "mpi4py", "-m", "hvd_train", '{"a": [1, "it\'s; $HOME"]}')
 JOB = Job(PROGRAM, world_size=2, engine="mpi")
@@ -94,9 +98,14 @@ MPIRUN_LINES = [
         FOUR,
         REMOTE,
         "--np 4 --host n1:2,n2:2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace "
-        f"--prtemca plm_ssh_args {KEEPALIVE}",
+        f"--mca mpi_yield_when_idle 1 --prtemca plm_ssh_args {KEEPALIVE}",
     ),
-    ("openmpi4", FOUR, REMOTE, f"--np 4 --host n1:2,n2:2 --bind-to none --mca plm_rsh_args {KEEPALIVE}"),
+    (
+        "openmpi4",
+        FOUR,
+        REMOTE,
+        f"--np 4 --host n1:2,n2:2 --bind-to none --mca mpi_yield_when_idle 1 --mca plm_rsh_args {KEEPALIVE}",
+    ),
     ("mpich", FOUR, REMOTE, "-n 4 -hosts n1:2,n2:2 -bind-to none"),
     ("intel", FOUR, REMOTE, "-n 4 -ppn 2 -hosts n1,n2"),
     (
@@ -125,19 +134,28 @@ MPIRUN_LINES = [
         "openmpi5",
         FOUR,
         FAR,
-        "--np 4 --host n1:2,n2:2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace --prtemca plm_ssh_args "
-        f"'-p 2222 {KEEPALIVE[1:]} -x A=1 -x B --report-bindings 'a b'",
+        "--np 4 --host n1:2,n2:2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace "
+        f"--mca mpi_yield_when_idle 1 --prtemca plm_ssh_args '-p 2222 {KEEPALIVE[1:]} -x A=1 -x B --report-bindings 'a b'",
     ),
     (
         "openmpi4",
         FOUR,
         FAR,
-        f"--np 4 --host n1:2,n2:2 --bind-to none --mca plm_rsh_args '-p 2222 {KEEPALIVE[1:]} -x A=1 -x B "
+        "--np 4 --host n1:2,n2:2 --bind-to none --mca mpi_yield_when_idle 1 "
+        f"--mca plm_rsh_args '-p 2222 {KEEPALIVE[1:]} -x A=1 -x B "
         "--report-bindings 'a b'",
     ),
     ("mpich", FOUR, FAR, "-n 4 -hosts n1:2,n2:2 -bind-to none -genv A 1 --report-bindings 'a b'"),
     ("intel", FOUR, FAR, "-n 4 -ppn 2 -hosts n1,n2 -genv A 1 --report-bindings 'a b'"),
-    ("openmpi5", ALLOCATED, JOB, "--np 2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace"),
+    (
+        "openmpi5",
+        ALLOCATED,
+        JOB,
+        "--np 2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace --mca mpi_yield_when_idle 1",
+    ),
+    ("openmpi5", ONE_NODE, JOB, "--np 2 --bind-to none --mca osc '^ucx'"),
+    ("openmpi5", NARROW, JOB, "--np 2 --bind-to none --mca osc '^ucx'"),
+    ("openmpi5", NARROW, HOROVOD, "--np 2 --bind-to none --mca osc '^ucx' --mca mpi_yield_when_idle 1"),
     ("mpich", ALLOCATED, JOB, "-n 2 -bind-to none"),
     ("intel", ALLOCATED, JOB, "-n 2"),
 ]
@@ -181,7 +199,7 @@ HOROVODRUN_LINES = [
     (
         "openmpi4",
         HOROVOD_REMOTE,
-        "--mpi '--binding-args=--bind-to none --map-by slot' '--mpi-args=--mca plm_rsh_args "
+        "--mpi '--binding-args=--bind-to none --map-by slot' '--mpi-args=--mca mpi_yield_when_idle 1 --mca plm_rsh_args "
         "'\"'\"'-o ServerAliveInterval=5 -o ServerAliveCountMax=2'\"'\"'' -np 4 -H n1:2,n2:2",
     ),
     (
@@ -190,8 +208,8 @@ HOROVODRUN_LINES = [
             HOROVOD_REMOTE, ssh=("-p", "2222", "-i", "key"), words=("--verbose",), network=Network("eth0")
         ),
         "--mpi '--binding-args=--bind-to none --map-by slot' '--mpi-args=--mca osc '\"'\"'^ucx'\"'\"' "
-        "--mca btl_tcp_flags send,inplace --prtemca plm_ssh_args '\"'\"'-p 2222 -i key -o ServerAliveInterval=5 "
-        "-o ServerAliveCountMax=2'\"'\"' --prtemca prte_if_include eth0' "
+        "--mca btl_tcp_flags send,inplace --mca mpi_yield_when_idle 1 "
+        "--prtemca plm_ssh_args '\"'\"'-p 2222 -i key -o ServerAliveInterval=5 -o ServerAliveCountMax=2'\"'\"' --prtemca prte_if_include eth0' "
         "-np 4 -H n1:2,n2:2 --network-interfaces eth0 -p 2222 -i key --verbose",
     ),
     ("mpich", HOROVOD, "--mpi -np 2 -H localhost:2"),
@@ -290,7 +308,8 @@ def test_without_mpirun_horovodrun_goes_over_gloo(tmp_path: Path, monkeypatch: p
 
 def test_local_is_the_program_itself() -> None:
     job = dataclasses.replace(ALONE, environment={"A": "1"})
-    assert local.create().command(job) == Command(PROGRAM, {"A": "1"})
+    assert local.Local({}).command(job) == Command(PROGRAM, {"OMPI_MCA_osc": "^ucx", "A": "1"})
+    assert local.Local({"OMPI_MCA_osc": "ucx"}).command(job) == Command(PROGRAM, {"A": "1"})
 
 
 @pytest.mark.parametrize(
@@ -319,14 +338,57 @@ def test_local_refuses(job: Job, words: str) -> None:
     ],
 )
 def test_srun(job: Job, variables: dict[str, str], expected: str) -> None:
-    command = srun.Srun("pmix_v4", variables).command(job)
+    command = srun.Srun("pmix_v4", ALLOCATED, environment=variables).command(job)
     assert line(command) == f"srun --ntasks 2 --mpi=pmix_v4 --export=ALL --kill-on-bad-exit=1{expected}"
     assert command.environment == job.environment
 
 
+QUIET, YIELDS = {"OMPI_MCA_osc": "^ucx"}, {"OMPI_MCA_mpi_yield_when_idle": "1"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "job", "version", "expected"),
+    [
+        (ALLOCATED, VARIABLES, (5,), {**QUIET, "OMPI_MCA_btl_tcp_flags": "send,inplace", **YIELDS, "A": "1, 2"}),
+        (ALLOCATED, JOB, (4, 1), YIELDS),
+        (ONE_NODE, JOB, (5,), QUIET),
+        (ONE_NODE, HOROVOD, (5,), QUIET),
+        (NARROW, HOROVOD, (5,), {**QUIET, **YIELDS}),
+        (ONE_NODE, dataclasses.replace(JOB, oversubscribe=True), (5,), {**QUIET, **YIELDS}),
+        (
+            ONE_NODE,
+            dataclasses.replace(JOB, network=Network("ib0")),
+            (5,),
+            {**QUIET, **_interface.variables("ib0")},
+        ),
+    ],
+)
+def test_srun_hands_over_by_environment_what_mpirun_is_told(
+    machine: Machine, job: Job, version: tuple[int, ...], expected: dict[str, str]
+) -> None:
+    assert srun.Srun("pmix_v4", machine, version, {}).command(job).environment == expected
+
+
+@pytest.mark.parametrize("interface", ["ib0", "10.1.0.0/16"])
+def test_mailboxes_obey_the_interface_that_srun_and_batch_scripts_tell(interface: str) -> None:
+    told = _interface.variables(interface)
+    assert _addresses.chosen(told) == interface
+    assert ("NCCL_SOCKET_IFNAME" in told) == (interface == "ib0")
+
+
+def test_mailboxes_obey_horovod_over_gloo() -> None:
+    assert _addresses.chosen({"HOROVOD_GLOO_IFACE": "eth1"}) == "eth1"
+    assert _addresses.chosen({}) == ""
+
+
+def test_a_variable_of_the_user_stays() -> None:
+    own = {"OMPI_MCA_mpi_yield_when_idle": "0", "OMPI_MCA_osc": "rdma"}
+    assert srun.Srun("pmix_v4", NARROW, (5,), own).command(HOROVOD).environment == {}
+
+
 def test_srun_refuses_hosts_and_a_shell_outside_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="hosts of its allocation"):
-        srun.Srun("pmix", {}).command(REMOTE)
+        srun.Srun("pmix", ALLOCATED).command(REMOTE)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(UserError, match="inside a SLURM allocation"):
         srun.create()

@@ -11,6 +11,7 @@ from cli.hosts import Host
 from cli.launchers.base import Job
 from cli.machine import Machine, cores_each, packages
 from cli.placement import place
+from cli.slurm.allocation import Allocation
 from hvd_train.errors import UserError
 
 EIGHT = Machine("vm.example.org", root=False, packages=(8,))
@@ -107,10 +108,15 @@ def test_a_rank_of_horovod_keeps_two_cores_busy() -> None:
 
 
 def test_an_allocation_knows_its_hosts() -> None:
-    allocated = Machine("n1", root=False, packages=(2,), allocation=True)
+    allocated = Machine(
+        "n1", root=False, packages=(2,), allocation=Allocation("12", (Host("n1", 4), Host("n2", 4)), 1, (4, 4))
+    )
     placement = place(job(8), allocated)
     assert (placement.hosts, placement.remote, placement.cores, placement.notes) == ((), True, 0, ())
     assert place(job(2, Host("n1", 2)), allocated).remote
+    assert (placement.shared, place(job(8, engine="horovod"), allocated).shared) == (False, True)
+    alone = Machine("n1", root=False, packages=(2,), allocation=Allocation("12", (Host("n1", 4),), 1))
+    assert (place(job(4), alone).remote, place(job(4), alone).shared) == (False, False)
 
 
 def test_missing_slots_are_refused_or_spread() -> None:

@@ -189,7 +189,7 @@ def test_needs_are_read_from_the_command_of_a_rank(tmp_path: Path) -> None:
 
 def beat(rank: int, turn: int | None, phase: str = "comm") -> dict[str, Any]:
     return {
-        "event": "beat", "rank": rank, "host": f"n{rank}", "pid": 100 + rank, "parent": 50,
+        "event": "beat", "rank": rank, "host": f"n{rank}", "machine": f"m{rank}", "pid": 100 + rank, "parent": 50,
         "step": 6, "phase": phase, "turn": turn, "at": "wait (mpi.py:9)",
     }  # fmt: skip
 
@@ -273,7 +273,8 @@ def test_with_a_timeout_of_0_nothing_is_too_long() -> None:
 
 
 def test_an_event_that_another_was_put_into_is_found_too() -> None:
-    whole = events._encode({"event": "beat", "text": "x" * 50})
-    found, text, rest = events.split(b"a" + whole[:20] + events._encode({"event": "done"}) + whole[20:] + b"b")
+    inner, outer = ({"event": e, "host": "n", "machine": "m", "pid": 1, "time": 0} for e in ("done", "beat"))
+    whole = events._encode(outer)
+    found, text, rest = events.split(b"a" + whole[:20] + events._encode(inner) + whole[20:] + b"b")
     assert [e["event"] for e in found] == ["done", "beat"]
     assert (text, rest) == (b"ab", b"")

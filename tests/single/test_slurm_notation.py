@@ -60,21 +60,34 @@ def test_numbers_of_an_array() -> None:
     assert list(notation.numbers("0-3,7,10-20:5")) == ["0", "1", "2", "3", "7", "10", "15", "20"]
 
 
+@pytest.mark.parametrize(
+    ("text", "tasks"),
+    [("01-03", "1 2 3"), ("7,0-2,2%2", "0 1 2 7"), ("0-10:5", "0 5 10"), ("0008", "8")],
+)
+def test_tasks_of_an_array(text: str, tasks: str) -> None:
+    assert list(notation.tasks(text)) == tasks.split()
+
+
 JOB = {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_TASKS_PER_NODE": "4(x2),3"}
 HOSTS = (Host("n1", 4), Host("n2", 4), Host("n3", 3))
 
 
 @pytest.mark.parametrize(
-    ("more", "threads"),
+    ("more", "threads", "cpus", "crowded"),
     [
-        ({}, 1),
-        ({"SLURM_JOB_CPUS_PER_NODE": "16(x2),9"}, 3),
-        ({"SLURM_JOB_CPUS_PER_NODE": "16(x2),9", "SLURM_CPUS_PER_TASK": "2"}, 2),
-        ({"SLURM_JOB_CPUS_PER_NODE": "4(x2),1"}, 1),
+        ({}, 1, (), [False, False]),
+        ({"SLURM_JOB_CPUS_PER_NODE": "16(x2),9"}, 3, (16, 16, 9), [False, False]),
+        ({"SLURM_JOB_CPUS_PER_NODE": "16(x2),9", "SLURM_CPUS_PER_TASK": "2"}, 2, (16, 16, 9), [False, False]),
+        ({"SLURM_JOB_CPUS_PER_NODE": "8,7,6"}, 1, (8, 7, 6), [False, True]),
+        ({"SLURM_JOB_CPUS_PER_NODE": "4(x2),1"}, 1, (4, 4, 1), [True, True]),
     ],
 )
-def test_an_allocation_of_unequal_nodes(more: dict[str, str], threads: int) -> None:
-    assert allocation.here({**JOB, **more}) == Allocation("12", HOSTS, threads)
+def test_an_allocation_of_unequal_nodes(
+    more: dict[str, str], threads: int, cpus: tuple[int, ...], crowded: list[bool]
+) -> None:
+    found = allocation.here({**JOB, **more})
+    assert found == Allocation("12", HOSTS, threads, cpus)
+    assert [found.crowded(busy) for busy in (1, 2)] == crowded
 
 
 def test_an_allocation_that_names_no_tasks_has_one_on_each_node() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli import ssh
+from hvd_train import internal
 from tests.integration.parts import require
 
 SSH = """\
@@ -120,5 +121,5 @@ def test_words_of_the_user_come_before_ours(login: Path, tmp_path: Path) -> None
 
 def test_a_module_of_ours_is_not_hidden_by_a_file_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "cli.py").write_text("print('mine')")
-    done = subprocess.run(ssh.module("cli.stacks"), cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(internal.argv("cli.stacks"), cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ssh.unframed(done.stdout) == {}

@@ -1,0 +1,19 @@
+"""summary.json of a script's run where rank 0 could not write how it ended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hvd_train import strict_json
+
+
+def note(folder: Path, code: int) -> None:
+    """Write that the run in `folder` ended with `code`, unless rank 0 has said the same."""
+    path = folder / "summary.json"
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if summary.get("exit_code") == code:
+        return
+    summary.update(ended=f"failure (exit code {code})", exit_code=code)
+    path.write_text(strict_json.dumps(summary, indent=1) + "\n", encoding="utf-8")
