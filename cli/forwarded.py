@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from cli.environment import is_secret
+
 NAMES = (
     "LD_LIBRARY_PATH",
     "PYTHONHASHSEED",
@@ -22,17 +24,20 @@ PREFIXES = (
 )
 OF_A_RANK = re.compile(r"HOROVOD_(RANK|SIZE|(LOCAL|CROSS)_(RANK|SIZE)|HOSTNAME|SECRET_KEY|.*_RENDEZVOUS_.*)")
 """What horovodrun sets for one rank: a job that a rank starts has others."""
-SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
 
 
 def chosen(environment: Mapping[str, str]) -> dict[str, str]:
     """Those of `environment` that go to every host."""
-    return {name: value for name, value in sorted(environment.items()) if _listed(name) and not SECRET.search(name)}
+    return {name: value for name, value in sorted(environment.items()) if _listed(name) and not _secret(name)}
 
 
 def secrets(environment: Iterable[str]) -> list[str]:
     """Those that would go along if their names did not say that they are secret."""
-    return sorted(name for name in environment if _listed(name) and SECRET.search(name))
+    return sorted(name for name in environment if _listed(name) and _secret(name))
+
+
+def _secret(name: str) -> bool:
+    return name not in NAMES and is_secret(name)
 
 
 def _listed(name: str) -> bool:
