@@ -49,6 +49,8 @@ def of_scripts_run(name: str, output: Path | None, *, claim: bool) -> Path | Non
         return None
     if output is not None and (output / RECORD).is_file():
         return output.absolute()
+    if output is not None and output.exists():
+        raise UserError(f"--output: {output} exists; give another folder")
     return new_folder(name, output, claim)
 
 

@@ -85,6 +85,17 @@ class Output:
         sys.stderr.flush()
 
 
+class _Whole(io.FileIO):
+    """Writes all that it is given; a signal may end a single write too soon."""
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left:
+            left = left[super().write(left) :]
+        return size
+
+
 class _Lasting(io.FileIO):
     """A descriptor to write to; what cannot be written is left out, of which the pump tells."""
 
@@ -109,6 +120,8 @@ def _start(words: list[str], descriptors: list[int]) -> subprocess.Popen[bytes]:
 
 
 def _unbuffered(stream: TextIO, descriptor: int) -> TextIO:
-    raw = io.FileIO(descriptor, "wb", closefd=False)
+    raw = _Whole(descriptor, "wb", closefd=False)
     raw.name = stream.name
-    return io.TextIOWrapper(raw, stream.encoding, stream.errors, newline="\n", write_through=True)
+    found = io.TextIOWrapper(raw, stream.encoding, stream.errors, newline="\n", write_through=True)
+    found.mode = stream.mode  # type: ignore[misc]
+    return found

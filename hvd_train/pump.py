@@ -20,8 +20,8 @@ PARTIAL = 1.0
 """Seconds after which a line without an end is shown."""
 STALL = 5.0
 """Seconds that a terminal may take nothing before the rank goes on without it."""
-GRACE = 0.3
-"""Seconds of silence, after the rank has ended, that end this process where a child of the rank still holds the pipe."""
+GRACE, LINGER = 0.3, 5.0
+"""Seconds of silence, and of anything at all, after which a child of a rank that has ended is heard no more."""
 LEFT_OUT = b"\nddl: output is left out here: nobody read it; the log of the rank has it\n"
 NONE = -1
 
@@ -77,7 +77,7 @@ class Terminal:
             while block and not self.problem and self._has_room():
                 block = self._missing() + block
                 block = block[self._write(block[:BLOCK]) :]
-            if self._paced and len(data) > BLOCK:
+            if self._paced:
                 time.sleep(0.001)  # the launcher reads whole lines, and what another rank prints comes between them
 
     def _has_room(self) -> bool:
@@ -117,11 +117,12 @@ class Pump:
 
     def run(self) -> None:
         """Return when all streams have ended, or when the rank has and nothing comes any more."""
+        gone: float | None = None
         heard, poll = time.monotonic(), select.poll()
         for reader in self._lines:
             poll.register(reader, select.POLLIN)
         while self._lines:
-            for reader, _ in poll.poll(200):
+            for reader, _ in poll.poll(200 if any(line.waits for line in self._lines.values()) else 1000):
                 heard = time.monotonic()
                 data = os.read(reader, READ)
                 self._carry(reader, data)
@@ -129,7 +130,9 @@ class Pump:
                     poll.unregister(reader)
                     del self._lines[reader]
             self._show_partial()
-            if os.getppid() != self._process and time.monotonic() - heard > GRACE:
+            now = time.monotonic()
+            gone = gone or (now if os.getppid() != self._process else None)
+            if gone and (now - heard > GRACE or now - gone > LINGER):
                 break
         for reader in self._lines:
             self._carry(reader, b"")
