@@ -105,7 +105,7 @@ class Terminal:
 class Pump:
     """`streams` maps the descriptor to read to that of the terminal, NONE for a stream that is not shown.
 
-    `process` is the rank's, which started this one.
+    `process` is the rank's.
     """
 
     def __init__(self, rank: str, process: int, log: int, tag: bytes, errors: int, streams: dict[int, int]) -> None:
@@ -131,7 +131,7 @@ class Pump:
                     del self._lines[reader]
             self._show_partial()
             now = time.monotonic()
-            gone = gone or (now if os.getppid() != self._process else None)
+            gone = gone or (now if _ended(self._process) else None)
             if gone and (now - heard > GRACE or now - gone > LINGER):
                 break
         for reader in self._lines:
@@ -172,6 +172,18 @@ class Pump:
         self._errors.write(warning)
         if what != "log" and self._log != NONE:
             self._write_log(warning)
+
+
+def _ended(process: int) -> bool:
+    """Whether `process` has ended, though nobody may have asked for its code yet."""
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].startswith(b"Z")
+    except ProcessLookupError:
+        return True
+    except OSError:  # a process of another user's, or no Linux
+        return False
 
 
 def _blocks(data: bytes) -> list[bytes]:
