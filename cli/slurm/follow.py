@@ -90,14 +90,20 @@ class Tail:
 
 def _looks(submitted: Sequence[Submitted]) -> Iterator[Known]:
     """What SLURM knows, time and again, until all runs have ended or can never start."""
-    known, pause = jobs.look(submitted), SECONDS[0]
-    yield known
-    while any(state.going and _can_start(state) for _, state in known):
+    known, pause = _look(submitted), SECONDS[0]
+    while known is None or any(state.going and _can_start(state) for _, state in known):
+        if known is not None:
+            yield known
         time.sleep(pause)
         pause = min(pause * 1.1, SECONDS[1])
-        with contextlib.suppress(UserError):  # a controller that is busy or restarts
-            known = jobs.look(submitted)
-        yield known
+        known = _look(submitted) or known
+    yield known
+
+
+def _look(submitted: Sequence[Submitted]) -> Known | None:
+    with contextlib.suppress(UserError):  # a controller that is busy or restarts
+        return jobs.look(submitted)
+    return None
 
 
 def _can_start(state: State) -> bool:
