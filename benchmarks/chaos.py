@@ -135,6 +135,8 @@ class Attempt:
             return psutil.Process(self.command.pid)
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
+                if "hvd_train" not in process.cmdline():  # programs that `ddl run` asks for their version first
+                    continue
                 rank = process.environ().get("OMPI_COMM_WORLD_RANK")
                 launcher = rank is None and process.ppid() == self.command.pid
                 if name == f"rank {rank}" or (name == "launcher" and launcher):

@@ -19,12 +19,14 @@ PATTERNS = (
         r"srun: error: (?P<host>\S+): task (?P<rank>\d+): (?P<word>Killed|Segmentation fault|Aborted|Terminated)"
     ),
 )
-LOST = (
-    # Open MPI 5, ssh below any launcher, srun
-    re.compile(r"lost communication with a remote daemon.*?Remote daemon: \[\S+\] on node (?P<host>\S+)"),
-    re.compile(r"Connection to (?P<host>\S+) closed by remote host"),
-    re.compile(r"srun: error: Node failure on (?P<host>\S+)"),
-)
+LOST = {
+    "srun": re.compile(r"srun: error: Node failure on (?P<host>\S+)(?P<peer>)"),
+    "mpirun": re.compile(
+        r"lost communication with a remote daemon.*?Remote daemon: \[\S+\] on node (?P<host>\S+)"
+        r"|Connection to (?P<peer>\S+) closed by remote host"
+    ),
+}
+"""What each launcher, or the ssh below it, says of a host that it has lost; horovodrun starts an mpirun."""
 WORDS = {"Killed": 9, "Segmentation fault": 11, "Aborted": 6, "Terminated": 15}
 
 
@@ -66,10 +68,10 @@ def killed(text: str, ranks: Mapping[int, int], host: str, but: Collection[int] 
     return None
 
 
-def lost(text: str) -> str | None:
-    """The host that a launcher says it has lost the connection to."""
-    words = " ".join(text.split())
-    return next((match["host"] for pattern in LOST if (match := pattern.search(words))), None)
+def lost(text: str, launcher: str) -> list[str]:
+    """The hosts that `launcher` says it has lost the connection to."""
+    pattern = LOST.get(launcher, LOST["mpirun"])
+    return [match["host"] or match["peer"] for match in pattern.finditer(" ".join(text.split()))]
 
 
 def _signal(text: str | None) -> int:

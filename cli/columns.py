@@ -8,16 +8,17 @@ from collections.abc import Sequence
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """The rows, the first of which has the names, as aligned lines that are as wide as they need to be."""
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
+
+    from hvd_train.display import console
+    from hvd_train.names import printable
 
     names, *others = rows
     table = Table(box=None, pad_edge=False)
     for name in names:
-        table.add_column(Text(name), no_wrap=True)
+        table.add_column(printable(name), no_wrap=True)
     for row in others:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(printable, row))
     file = io.StringIO()
-    Console(file=file, width=10_000).print(table)
+    console(file=file, width=10_000).print(table)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())

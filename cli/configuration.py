@@ -7,11 +7,17 @@ from pathlib import Path
 
 from hvd_train import document, targets
 from hvd_train.config import Config, resolve
+from hvd_train.document import Document
 from hvd_train.errors import UserError
 
 
 def load(file: Path, overrides: Sequence[str]) -> Config:
     """The checked configuration; UserError has a line for each mistake."""
+    return read(file, overrides)[0]
+
+
+def read(file: Path, overrides: Sequence[str]) -> tuple[Config, Document]:
+    """Like `load`; the document knows where each field was written."""
     source = document.read(file)
     config = resolve(source, overrides)
     for word, section in (("model", config.model), ("data", config.data)):
@@ -20,4 +26,4 @@ def load(file: Path, overrides: Sequence[str]) -> Config:
                 targets.check(section.options["target"])
             except UserError as error:
                 raise UserError(f"{source.place((word, 'target'))}: {word}.target: {error}") from None
-    return config
+    return config, source

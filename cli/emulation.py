@@ -8,7 +8,7 @@ from typing import Any
 from hvd_train.errors import UserError
 
 LATENCY = "Milliseconds that a message takes more, on an emulated network."
-GBPS = "Gbit/s of each rank's link to an emulated network [default: no limit]."
+GBPS = "Gbit/s of each rank's link to an emulated network."
 STRAGGLER = "Rank that computes FACTOR times slower, as 3:5."
 
 

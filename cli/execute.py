@@ -1,21 +1,16 @@
-"""Run a command that starts ranks: pass their output on, obey signals, and say how it ended.
-
-Exit code 0 of a launcher proves nothing (a lost daemon, N worlds of one rank): success is a word from every rank.
-"""
+"""Run a command that starts ranks: pass their output on, obey signals, and say how it ended."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
-import re
 import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,20 +19,22 @@ from typing import IO, Any
 
 import psutil
 
-from cli import guard, ranks
-from cli.blame import killed, lost
+from cli import blame, guard, ranks, ssh
 from cli.guard import Guard, Guards
 from cli.launchers.base import Command
+from cli.stop import HEARD, StopRequests
+from cli.stream import Errors, Sink, Untagged
+from cli.verdict import Evidence, Verdict, verdict
 from cli.watchdog import Gone, Watchdog
 from hvd_train import events
-from hvd_train.errors import ExitCode
 from hvd_train.heartbeat import BEAT
 
 GRACE = 4.0
 """Seconds a launcher has to end a job in which a rank failed, or that was told to end."""
 BEAT_SECONDS = 1.0
-TOGETHER = 1.0
-"""Seconds within which signals are one: SLURM sends a job's to its script, to the step and to this command."""
+LAST_WORDS = 1.0
+"""Seconds for which output that has stopped is waited for, after the launcher has ended."""
+PIECE = 65536
 
 
 @dataclass
@@ -57,169 +54,235 @@ class Execution:
     stall_timeout: float = 0
     hosts: Sequence[str] = ()
     fewest: int | None = None
+    client: ssh.Client = ssh.PLAIN
     events: list[dict[str, Any]] = field(default_factory=list, init=False)
-    _launcher_text: bytes = field(default=b"", init=False)
-    _pending: bytes = field(default=b"", init=False)
-    _signals: dict[int, float] = field(default_factory=dict, init=False)
+    requests: StopRequests = field(default_factory=StopRequests, init=False)
+    _started: bool = field(default=False, init=False)
     _timed_out: bool = field(default=False, init=False)
     _end_by: float | None = field(default=None, init=False)
     _folder: Path | None = field(default=None, init=False)
     _stall: str | None = field(default=None, init=False)
     _ticked: float = field(default=0.0, init=False)
-    _over: float | None = field(default=None, init=False)
-    """Since when every rank has come to its end, by its own account."""
-    _guarded: set[tuple[str | int, ...]] = field(default_factory=set, init=False)
+    _all_done_since: float | None = field(default=None, init=False)
+    _caught_up: float = field(default=0.0, init=False)
+    """When stderr last had nothing to read: all that ranks had said by then has been heard."""
+    _warned: bool = field(default=False, init=False)
+    _stop_signal: int | None = field(default=None, init=False)
+    """The signal by which ranks want to be asked to save and stop; without one, they get what this command got."""
+    _watched: set[tuple[str | int, ...]] = field(default_factory=set, init=False)
 
     def run(self) -> int:
         """Start, wait, explain; the exit code for the shell."""
-        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        environment = self.command.within({**os.environ, BEAT: f"{BEAT_SECONDS:g}"})
-        self._guards = Guards(self.hosts, self.stall_timeout)
         patience = self.stall_timeout if self.fewest is None else 0
+        self._guards = Guards(self.hosts, self.stall_timeout, self.client)
         self._watchdog = Watchdog(self.world_size, patience, time.monotonic())
         self._selector = selectors.DefaultSelector()
+        self._out, self._err, self._errors = Sink(1), Sink(2), Errors()
+        handlers = {number: signal.signal(number, self._on_signal) for number in HEARD if _is_heard(number)}
+        try:
+            self._start()
+            self._follow()
+            self._hear_guards()
+            self._reap()
+            return self._conclude()
+        finally:
+            self._close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
             self.command.argv,
-            env=environment,
+            env=self.command.within({**os.environ, BEAT: f"{BEAT_SECONDS:g}"}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
             preexec_fn=_end_with_parent,
         )
-        try:
-            self._follow()
-            self._hear_guards()
-        finally:
-            self._reap()
-            if self._folder:
-                ranks.remove(self._folder)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        return self._verdict()
+        tagged = self.command.tags_output
+        self._streams: dict[IO[bytes], tuple[Sink, Callable[[bytes], None]]] = {}
+        for stream, sink, receive in (
+            (self._process.stdout, self._out, self._on_output),
+            (self._process.stderr, self._err, self._on_errors),
+        ):
+            assert stream is not None
+            self._streams[stream] = (sink, _untagged(receive) if tagged else receive)
+        self._started = True
+        if self.requests:
+            self._give_up(GRACE)
 
     def _follow(self) -> None:
-        selector = self._selector
-        streams = {self._process.stdout: self._on_output, self._process.stderr: self._on_errors}
-        for stream, receive in streams.items():
-            assert stream is not None
-            selector.register(stream, selectors.EVENT_READ, receive)
+        """Reads until the launcher and its pipes have ended, or the job is to be given up."""
         deadline = time.monotonic() + self.timeout if self.timeout else None
-        ended_at: float | None = None
-        while any(stream in selector.get_map() for stream in streams if stream):
-            ready = selector.select(timeout=0.2)
-            for key, _ in ready:
-                self._read(selector, key)
-            if self._process.poll() is not None:
-                ended_at = ended_at or time.monotonic()
-                if not ready and time.monotonic() - ended_at > 1:
-                    return  # a stray process holds the pipe
-            self._tick()
-            if deadline and time.monotonic() > deadline and not self._timed_out:
+        last_heard = ended = None
+        while self._streams:
+            heard = self._read(0.2)
+            now = time.monotonic()
+            self._tick(now)
+            if deadline and now > deadline and not self._timed_out:
                 self._timed_out = True
-                self._end_by = time.monotonic() + GRACE
-                self._process.terminate()
-            if self._end_by and time.monotonic() > self._end_by:
+                self._give_up(GRACE)
+            if self._end_by and now > self._end_by:
                 return
+            if self._process.poll() is None or self._is_held_up():
+                continue
+            ended = ended or now
+            last_heard = now if heard or last_heard is None else last_heard
+            if now - last_heard > LAST_WORDS or now - ended > GRACE:
+                return  # a process that outlives the job holds the pipes
 
     def _hear_guards(self) -> None:
         """A launcher that ended without a word may have done so before the guard of the host to blame could speak."""
-        if self._end_by or self._signals or self._failed() or not self._guards.posted:
+        if self._end_by or self.requests or self._failed() or not self._guards.posted:
             return
         now = time.monotonic()
-        deadline = now + TOGETHER
+        deadline = now + LAST_WORDS
         while now < deadline and self._watchdog.running() and not self._watchdog.gone(now):
-            for key, _ in self._selector.select(deadline - now):
-                self._read(self._selector, key)
+            self._read(deadline - now)
             now = time.monotonic()
 
-    def _tick(self) -> None:
+    def _read(self, seconds: float) -> bool:
+        """Waits for at most `seconds`, and takes in what there is; whether the launcher has said something."""
+        for stream, (sink, _) in self._streams.items():
+            self._listen(stream, not sink.full)
+        ready = [key for key, _ in self._selector.select(min(seconds, 0.02) if self._is_held_up() else seconds)]
+        spoke = [key.fileobj for key in ready if key.fileobj in self._streams]
+        if self._process.stderr not in spoke and not self._err.full:
+            self._caught_up = time.monotonic()
+        for key in ready:
+            is_process = isinstance(key.fileobj, int)
+            data = b"" if is_process else os.read(key.fd, PIECE)
+            if not data:
+                self._selector.unregister(key.fileobj)
+                self._streams.pop(key.fileobj, None)  # type: ignore[call-overload]
+            if is_process:
+                os.close(key.fd)
+            key.data(data)
+        return bool(spoke)
+
+    def _listen(self, stream: IO[bytes], wanted: bool) -> None:
+        """A reader that falls behind holds the job up, as a pipe does, and not this command."""
+        listens = stream in self._selector.get_map()
+        if wanted and not listens:
+            self._selector.register(stream, selectors.EVENT_READ, self._streams[stream][1])
+        elif listens and not wanted:
+            self._selector.unregister(stream)
+
+    def _is_held_up(self) -> bool:
+        return self._out.full or self._err.full
+
+    def _tick(self, now: float) -> None:
         """Once a second: look at the job, and let guards know that we are here."""
-        now = time.monotonic()
         if now - self._ticked < BEAT_SECONDS:
             return
         self._ticked = now
-        self._guards.tell()
-        stall = self._watchdog.look(now)
-        if stall and not self._end_by:
-            self._stall = stall
-            self._end_by = now + 1
-            self._process.terminate()
+        self._guards.here()
+        self._warn_of_lost_output()
+        if self._end_by or self._is_held_up():
+            return
+        self._stall = self._watchdog.look(now)
         everybody = len(self._watchdog.done | self._watchdog.lost) >= self.world_size
-        self._over = (self._over or now) if everybody else None
-        if self._over and not self._end_by and self.fewest is None and 0 < self.stall_timeout < now - self._over:
-            self._end_by = now + 1  # a rank is at its end and does not leave: the result is there
-            self._process.terminate()
-        if not self._end_by and self.fewest is None and self._watchdog.unreported(now, GRACE):
-            self._end_by = now + 1
-            self._process.terminate()
+        self._all_done_since = (self._all_done_since or now) if everybody else None
+        if self._stall or (self.fewest is None and (self._does_not_leave(now) or self._ended_without_a_word(now))):
+            self._give_up(1)
 
-    def _read(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
-        is_process = isinstance(key.fileobj, int)
-        data = b"" if is_process else os.read(key.fd, 65536)
-        if not data:
-            selector.unregister(key.fileobj)
-        if is_process:
-            os.close(key.fd)
-        key.data(data)
+    def _does_not_leave(self, now: float) -> bool:
+        """Whether a rank is at its end and stays: the result is there."""
+        return self._all_done_since is not None and 0 < self.stall_timeout < now - self._all_done_since
+
+    def _ended_without_a_word(self, now: float) -> bool:
+        """Whether a rank is gone and all that it may have said has been read: a loud job's words take their time."""
+        gone = self._watchdog.gone(now)
+        return self._watchdog.unreported(now, GRACE) and gone is not None and self._caught_up > gone.when + GRACE
+
+    def _give_up(self, seconds: float) -> None:
+        """Have the launcher end the job within `seconds`."""
+        self._end_by = self._end_by or time.monotonic() + seconds
+        self._process.terminate()
 
     def _on_output(self, data: bytes) -> None:
         if not self.quiet:
-            _write(sys.stdout, self._untagged(data))
+            self._out.write(data)
 
     def _on_errors(self, data: bytes) -> None:
-        found, text, self._pending = events.split(self._pending + self._untagged(data))
+        found, text = self._errors.feed(data)
         for event in found:
             self._on_event(event)
-        self._launcher_text += text
-        if text and not self._end_by and self.command.argv[0] == "srun" and self._lost_host():
-            self._end_by = time.monotonic() + GRACE  # srun waits for its tasks there, until SLURM kills all of the job
-            self._process.terminate()
+        if (
+            text
+            and not self._end_by
+            and self._launcher == "srun"
+            and self._lose_host(self._errors.end(len(text) + 200))
+        ):
+            self._give_up(GRACE)  # srun waits for its tasks there, until SLURM kills all of the job
         if self.verbose or not self._failed():
-            _write(sys.stderr, text)
-
-    def _untagged(self, data: bytes) -> bytes:
-        return _TAG.sub(b"", data) if self.command.tags_output else data
+            self._err.write(text)
 
     def _on_event(self, event: dict[str, Any]) -> None:
-        self._watchdog.hear(event, time.monotonic())
+        now = time.monotonic()
+        self._watchdog.hear(event, now)
         if event["event"] == "beat":
-            self._guard(event["host"], event["pid"], event["parent"])
+            self._watch(event["machine"], event["pid"], event["parent"])
             return
         self.events.append(event)
         if event["event"] == "lost":
-            print(f"ddl: {self._rank(event['lost'])} is lost; the others go on without it", file=sys.stderr)
+            self._say(f"{self._rank(event['lost'])} is lost; the others go on without it")
         if event["event"] == "folder" and Path(event["path"]).is_dir():
             self._folder = Path(event["path"])
             (self._folder / "command.txt").write_text(f"{self.command}\n", encoding="utf-8")
-        if self._folder and event["event"] in {"folder", "started"}:
-            ranks.write(self._folder, (_only(e, "rank", "host", "pid") for e in self.events if e["event"] == "started"))
+        if event["event"] == "started":
+            self._stop_signal = event.get("stop")
+        if event["event"] in {"folder", "started"}:
+            self._write_ranks()
         if event["event"] == "failed" and not self._end_by and self.fewest is None:
-            self._end_by = time.monotonic() + GRACE
+            self._end_by = now + GRACE
 
-    def _guard(self, host: str, *pids: int) -> None:
+    def _write_ranks(self) -> None:
+        if self._folder:
+            started = [e for e in self.events if e["event"] == "started"]
+            hosts = {sent.machine: sent.name for sent in self._guards.posted}
+            told = ({**_only(e, "rank", "pid"), "host": hosts.get(e["machine"], e["host"])} for e in started)
+            ranks.write(self._folder, told)
+
+    def _watch(self, machine: str, *pids: int) -> None:
         """Hear of the end of a rank, and of the daemon that started it."""
-        if (host, *pids) in self._guarded:
+        if (machine, *pids) in self._watched:
             return
-        self._guarded.add((host, *pids))
-        if host == socket.gethostname():
+        self._watched.add((machine, *pids))
+        if machine == events.machine():
             with contextlib.suppress(OSError):
                 descriptor = os.pidfd_open(pids[0])
-                self._selector.register(descriptor, selectors.EVENT_READ, lambda _: self._on_end(host, pids[0]))
+                self._selector.register(descriptor, selectors.EVENT_READ, lambda _: self._on_end(machine, pids[0]))
             return
+        self._post_guards()
+        self._guards.watch(machine, reversed(pids))  # of two that ended at once, the daemon is the cause
+
+    def _post_guards(self) -> None:
         for sent in self._guards.post():
-            assert sent.process.stdout is not None
-            self._selector.register(sent.process.stdout, selectors.EVENT_READ, partial(self._on_guard, sent))
-        self._guards.tell(host, reversed(pids))  # of two that ended at once, the daemon is the cause
+            self._hear(sent)
+
+    def _hear(self, sent: Guard) -> None:
+        assert sent.process.stdout is not None
+        self._selector.register(sent.process.stdout, selectors.EVENT_READ, partial(self._on_guard, sent))
 
     def _on_guard(self, sent: Guard, data: bytes) -> None:
-        for pid in sent.news(data):
-            self._on_end(sent.host, pid)
+        known = bool(sent.machine)
+        ended = sent.hear(data)
+        if sent.machine and not known:
+            self._watchdog.name(sent.machine, sent.name)
+            self._write_ranks()
+        if not data and not known and self._guards.again(sent):
+            self._hear(sent)
+        if not data or not known:
+            self._post_guards()
+        for pid in ended:
+            self._on_end(sent.machine, pid)
 
-    def _on_end(self, host: str, pid: int) -> None:
-        consequence = host == socket.gethostname() and self._process.poll() is not None
+    def _on_end(self, machine: str, pid: int) -> None:
+        consequence = machine == events.machine() and self._process.poll() is not None
         if not (self._end_by or consequence or self._failed()):
-            self._watchdog.end(host, pid, time.monotonic())
+            self._watchdog.end(machine, pid, time.monotonic())
 
     def _failed(self) -> bool:
         return self.fewest is None and any(
@@ -227,25 +290,49 @@ class Execution:
         )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """SIGTERM and SIGUSR1 ask ranks to save and stop, also when several come; SIGINT, or SIGTERM later on, ends the job."""
-        now = time.monotonic()
-        insists = number == signal.SIGTERM and now - self._signals.get(number, now) > TOGETHER
-        asked, here = bool(self._signals), self._pids_here()
-        self._signals.setdefault(number, now)
-        if number == signal.SIGINT or insists or not (asked or here):
-            self._end_by = self._end_by or now + GRACE
-            self._process.terminate()
-        elif not asked:
-            for pid in here:
-                _kill(pid, signal.SIGUSR1)
+        """The first signal asks ranks to save and stop, or ends a job in which none can be asked; see `StopRequests`."""
+        meaning = self.requests.hear(number, time.monotonic())
+        if not self._started:
+            return
+        if meaning == "ask" and self._ask(number):
+            if number == signal.SIGINT:
+                self._say("asked the ranks to save and stop; Ctrl-C once more ends them at once")
+        elif meaning != "nothing":
+            self._give_up(0 if self._end_by else GRACE)
+
+    def _ask(self, number: int) -> bool:
+        """Passes a request on to all ranks that have spoken; whether there is one."""
+        asks = self._stop_signal or (signal.SIGTERM if number == signal.SIGHUP else number)
+        running: dict[str, list[int]] = {}
+        for rank in self._watchdog.running():
+            running.setdefault(rank.machine, []).append(rank.pid)
+        here = running.pop(events.machine(), [])
+        for pid in here:
+            _kill(pid, asks)
+        reached = [self._guards.signal(machine, asks, pids) for machine, pids in running.items()]
+        by_launcher = asks == signal.SIGUSR1 and not all(reached)
+        if by_launcher:
+            self._process.send_signal(asks)  # srun and mpirun pass it on
+        return bool(here) or any(reached) or by_launcher
+
+    def _say(self, text: str) -> None:
+        self._err.write(f"ddl: {text}\n".encode())
+
+    def _warn_of_lost_output(self) -> None:
+        if self._out.problem and not self._warned:
+            self._warned = True
+            self._say(f"warning: nothing more is shown on stdout ({self._out.problem}); the run goes on")
 
     def _rank(self, number: int) -> str:
         return str(self._watchdog.ranks.get(number, f"rank {number}"))
 
+    @property
+    def _launcher(self) -> str:
+        return Path(self.command.argv[0]).name
+
     def _pids_here(self) -> dict[int, int]:
         """Rank by process id, of the ranks on this machine that have spoken and not reported their end."""
-        host, done = socket.gethostname(), self._watchdog.done | self._watchdog.lost
-        return {r.pid: r.number for r in self._watchdog.ranks.values() if r.host == host and r.number not in done}
+        return {r.pid: r.number for r in self._watchdog.running() if r.machine == events.machine()}
 
     def _reap(self) -> None:
         """Leave nothing behind: the launcher, then ranks that outlived it."""
@@ -264,104 +351,72 @@ class Execution:
             guard.clear(self._process.pid)
             guard.clear_job(self._process.pid)
         self._guards.dismiss()
+
+    def _conclude(self) -> int:
+        """Say how the job ended, wait for readers of what it printed, and return the exit code."""
+        for _, receive in self._streams.values():
+            receive(b"")  # what was held back as the beginning of something
+        found = self._explain()
+        if found.unexplained and self._failed() and not self.verbose:
+            self._err.write(bytes(self._errors.tail))
+        if found.text:
+            self._say(found.text)
+        told = len(self.requests.first)
+        while not (self._out.drain(0.1) and self._err.drain(0.1)) and len(self.requests.first) == told:
+            self._warn_of_lost_output()
+        self._warn_of_lost_output()
+        self._err.drain(0.1)
+        return found.code
+
+    def _explain(self) -> Verdict:
+        return verdict(
+            Evidence(
+                world_size=self.world_size,
+                launcher=self._launcher,
+                code=self._process.returncode,
+                watchdog=self._watchdog,
+                events=self.events,
+                words=self._errors.end(),
+                signals=list(self.requests.first),
+                gone=self._gone(),
+                stall=self._stall,
+                timeout=self.timeout if self._timed_out else None,
+                fewest=self.fewest,
+                local=self._pids_here(),
+                host=socket.gethostname(),
+            )
+        )
+
+    def _gone(self) -> Gone | None:
+        """What a guard has seen first, else what the launcher says."""
+        now = time.monotonic()
+        if not self._watchdog.gone(now) and not (self._timed_out or self.requests):
+            self._lose_host(self._errors.end())
+        return self._watchdog.gone(now)
+
+    def _lose_host(self, words: str) -> bool:
+        """Take note of a host of the job that the launcher has lost, by its own words; whether there is one."""
+        now = time.monotonic()
+        for host in blame.lost(words, self._launcher):
+            self._watchdog.lose_host(host, now)
+        return self._watchdog.gone(now) is not None
+
+    def _close(self) -> None:
+        if self._folder:
+            ranks.remove(self._folder)
+        self._out.close()
+        self._err.close()
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, int):
                 os.close(key.fd)
         self._selector.close()
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream:
-                stream.close()
-
-    def _verdict(self) -> int:
-        code = self._process.returncode
-        done = {e["rank"] for e in self.events if e["event"] == "done"}
-        ended = {(e["host"], e["pid"]) for e in self.events if e["event"] == "done" and e["exit_code"] == 0}
-        if self.fewest is not None and code == 0 and len(ended) >= self.fewest:
-            return ExitCode.OK
-        for explain in (self._refused, self._stalled, self._lost, self._missed, self._died, self._reported):
-            found = explain()
-            if found is not None:
-                return found
-        codes = {e["exit_code"] for e in self.events if e["event"] == "done"}
-        if len(done | self._watchdog.lost) == self.world_size and len(codes) == 1:
-            return int(codes.pop())
-        if self._timed_out:
-            return _say(f"ended after --timeout {self.timeout:g} seconds", ExitCode.TIMEOUT)
-        if self._signals:
-            last = list(self._signals)[-1]
-            return _say(f"ended by {signal.Signals(last).name}", 128 + last)
-        missing = sorted(set(range(self.world_size)) - done - self._watchdog.lost)
-        how = f"{Path(self.command.argv[0]).name} ended with code {code}"
-        if self._launcher_text and not self.verbose and self._failed():
-            _write(sys.stderr, self._launcher_text)
-        who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
-        where = self._watchdog.accuse([])
-        return _say(f"{how}, and {who} did not report the end of the run\n{where}".rstrip(), ExitCode.FAILURE)
-
-    def _refused(self) -> int | None:
-        event = next((e for e in self.events if e["event"] == "refused"), None)
-        return None if event is None else _say(event["message"], event["exit_code"])
-
-    def _stalled(self) -> int | None:
-        return None if self._stall is None else _say(self._stall, ExitCode.FAILURE)
-
-    def _lost(self) -> int | None:
-        """A host or daemon that is gone takes its ranks with it, and what the others say of that is no news."""
-        gone = self._gone()
-        return None if gone is None or gone.rank else self._accuse(gone)
-
-    def _missed(self) -> int | None:
-        """A rank that has not failed by its own account, and of which others say that they cannot go on without it."""
-        failed = [e for e in self.events if e["event"] == "failed"]
-        first = next((e for e in failed if e.get("lost") not in {None, *(f["rank"] for f in failed)}), None)
-        if first is None or self._timed_out or self._signals:
-            return None
-        rank = self._watchdog.ranks.get(first["lost"])
-        last = self._watchdog.accuse([rank] if rank else [])
-        return _say(f"the first failure: {first['message']}\n{last}".rstrip(), ExitCode.FAILURE)
-
-    def _died(self) -> int | None:
-        """A rank killed by a signal comes before what others say: losing it made them fail."""
-        text, gone = self._launcher_text.decode(errors="replace"), self._gone()
-        death = killed(text, self._pids_here(), socket.gethostname(), self._watchdog.lost)
-        reported = {e["rank"] for e in self.events if e["event"] in {"failed", "done"}}
-        if self._timed_out or self._signals:
-            return None
-        if death is not None and death.rank not in reported:
-            return _say(f"the first failure: {death}", ExitCode.FAILURE)
-        first = events.first_failure(self.events)
-        if gone is None or gone.rank is None or gone.rank.number in reported or (first and first["time"] < gone.wall):
-            return None
-        return self._accuse(gone)
-
-    def _gone(self) -> Gone | None:
-        """What a guard has seen first, else what the launcher says."""
-        if self._timed_out or self._signals:
-            return None
-        now, host = time.monotonic(), self._lost_host()
-        if host and not self._watchdog.gone(now):
-            self._watchdog.end(host, 0, now)
-        return self._watchdog.gone(now)
-
-    def _lost_host(self) -> str | None:
-        return lost(self._launcher_text.decode(errors="replace"))
-
-    def _accuse(self, gone: Gone) -> int:
-        return _say(f"the first failure: {gone}\n{self._watchdog.accuse(gone.ranks)}", ExitCode.FAILURE)
-
-    def _reported(self) -> int | None:
-        event = events.first_failure(self.events)
-        if event is None:
-            return None
-        if event["exit_code"] == ExitCode.BAD_INPUT:
-            who = f" (rank {event['rank']} on {event['host']})" if self.world_size > 1 else ""
-            return _say(f"{event['message']}{who}", ExitCode.BAD_INPUT)
-        trace = f"\n{event['traceback'].rstrip()}" if event["traceback"] else f"\n{event['message']}"
-        return _say(f"the first failure: rank {event['rank']} on {event['host']}:{trace}", event["exit_code"])
+        if self._started:
+            for stream in (self._process.stdout, self._process.stderr):
+                if stream:
+                    stream.close()
 
 
 _PR_SET_PDEATHSIG = 1
-_TAG = re.compile(rb"^\[\d+(?:,\d+)?\]<std(?:out|err)>: ?", re.MULTILINE)
 
 
 def _end_with_parent() -> None:
@@ -370,19 +425,27 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _is_heard(number: int) -> bool:
+    """Not a signal that was ignored when we were started, as SIGHUP by nohup and SIGINT by a shell's `&`."""
+    return signal.getsignal(number) is not signal.SIG_IGN
+
+
+def _untagged(receive: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """`receive` of what horovodrun prints, for which each line has its rank before it."""
+    tags = Untagged()
+
+    def feed(data: bytes) -> None:
+        text = tags.feed(data)
+        if text:
+            receive(text)
+        if not data:
+            receive(b"")
+
+    return feed
+
+
 def _only(record: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: record[key] for key in keys}
-
-
-def _say(text: str, code: int) -> int:
-    print(f"ddl: {text}", file=sys.stderr)
-    return int(code)
-
-
-def _write(stream: IO[str], data: bytes) -> None:
-    stream.flush()
-    stream.buffer.write(data)  # type: ignore[attr-defined]
-    stream.buffer.flush()  # type: ignore[attr-defined]
 
 
 def _kill(pid: int, number: int) -> None:

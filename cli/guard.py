@@ -1,8 +1,10 @@
 """A process on every other host that ends a job's ranks there when the command that started them goes, or is silent.
 
-It is started over ssh, `python -m cli.guard SECONDS`, and reads lines on stdin: `HOST PID ...` are processes to look after, an
-empty line says that the command is there. It prints the host's own name, and then the number of each process that ends. So what
-a launcher leaves behind ends, ranks on a host that was cut off end, and the command hears at once who went first.
+The command starts `cli.guard SECONDS` over ssh, and writes lines to its stdin: `watch MACHINE PID ...` names
+processes to look after, `signal MACHINE NUMBER PID ...` asks for a signal to some of them, and an empty line says that the
+command still runs. A guard answers in events (`hvd_train.events`), which are found among what a login shell prints: `guard`
+when it has begun, and `ended` for each process that has. So what a launcher leaves behind ends, ranks on a host that was cut
+off end, and the command learns at once which process ended first.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from pathlib import Path
 
 import psutil
 
-from cli.ssh import OPTIONS
+from cli import ssh
+from hvd_train import events, internal
 
 GRACE = 1.0
 """Seconds that processes have to end by themselves."""
@@ -31,23 +34,27 @@ SEGMENTS = ("sm_segment.", "vader_segment.", "osc_sm.", "osc_rdma.")
 """How the names of Open MPI's files in `SHARED` begin: what a user keeps there is not ours to delete."""
 PATIENCE = 3.5
 """Seconds that guards may take to be done."""
+TRIES = 3
+"""How often a connection is made that ends before the guard has answered: sshd refuses some where many are made."""
 
 
 @dataclass
 class Guard:
-    """A guard seen from here; `host` is what its host calls itself, and empty until it has said so."""
+    """A guard seen from here, on the host that the user calls `name`; `machine` is empty until the guard has answered."""
 
+    name: str
     process: subprocess.Popen[bytes]
-    host: str = ""
+    machine: str = ""
+    tries: int = 1
+    _pending: bytes = b""
 
-    def news(self, data: bytes) -> list[int]:
-        """Processes that ended, in what the guard has printed; 0 is the guard itself, at the end of its output."""
-        words = data.decode().split()
+    def hear(self, data: bytes) -> list[int]:
+        """The processes that ended, by what the guard has sent; 0 is the guard itself, at the end of its output."""
         if not data:
-            return [0] if self.host else []
-        if not self.host:
-            self.host, *words = words
-        return [int(word) for word in words]
+            return [0] if self.machine else []
+        found, _, self._pending = events.split(self._pending + data)
+        self.machine = next((e["machine"] for e in found if e["event"] == "guard"), self.machine)
+        return [e["ended"] for e in found if e["event"] == "ended"]
 
     def say(self, line: bytes) -> None:
         assert self.process.stdin is not None
@@ -57,27 +64,60 @@ class Guard:
 
 @dataclass
 class Guards:
-    """A guard for each of `hosts`, once `post` was called; they act after `seconds` of silence, with 0 only when we go."""
+    """A guard for each of `hosts`; they act after `seconds` of silence, with 0 only when this command goes.
+
+    At most `ssh.LOT` connections are being made at a time, because sshd and bastions refuse more.
+    """
 
     hosts: Sequence[str]
     seconds: float
+    client: ssh.Client = ssh.PLAIN
     posted: list[Guard] = field(default_factory=list, init=False)
+    _told: list[bytes] = field(default_factory=list, init=False)
+    _left: list[str] | None = field(default=None, init=False)
 
     def post(self) -> list[Guard]:
-        """Send out those that are not there yet."""
-        program = f"{sys.executable} -m cli.guard {self.seconds:g}"
-        new = [Guard(_start(["ssh", *OPTIONS, host, program])) for host in self.hosts[len(self.posted) :]]
+        """Starts as many as may be started now of those that have not been; call it again when a guard has answered."""
+        self._left = list(self.hosts) if self._left is None else self._left
+        calling = sum(not guard.machine and guard.process.poll() is None for guard in self.posted)
+        names = [self._left.pop(0) for _ in range(min(len(self._left), max(0, ssh.LOT - calling)))]
+        new = [Guard(name, self._call(name)) for name in names]
         self.posted += new
+        self._brief(new)
         return new
 
-    def tell(self, host: str = "", pids: Iterable[int] = ()) -> None:
-        """Name processes of `host`; without any, say that we are here."""
-        line = " ".join([host, *map(str, pids)]).encode() + b"\n"
+    def again(self, guard: Guard) -> bool:
+        """Starts a guard again whose connection ended before it had answered, a few times; whether it did."""
+        guard.process.wait()
+        if guard.machine or guard.tries == TRIES:
+            return False
+        _close(guard.process)
+        guard.tries += 1
+        guard.process = self._call(guard.name)
+        self._brief([guard])
+        return True
+
+    def watch(self, machine: str, pids: Iterable[int]) -> None:
+        """Names processes of `machine`; guards that answer later are told too."""
+        line = f"watch {machine} {' '.join(map(str, pids))}\n".encode()
+        self._told.append(line)
         for guard in self.posted:
             guard.say(line)
 
+    def signal(self, machine: str, number: int, pids: Iterable[int]) -> bool:
+        """Has the guard of `machine` send a signal to processes that it looks after; whether there is such a guard."""
+        found = [guard for guard in self.posted if guard.machine == machine]
+        for guard in found:
+            guard.say(f"signal {machine} {number} {' '.join(map(str, pids))}\n".encode())
+        return bool(found)
+
+    def here(self) -> None:
+        """Says that this command is there."""
+        for guard in self.posted:
+            guard.say(b"\n")
+
     def dismiss(self) -> None:
-        """Let them end what is left, and wait for that where they can be reached."""
+        """Lets them end what is left, and waits for that where they can be reached."""
         for guard in self.posted:
             assert guard.process.stdin is not None
             guard.process.stdin.close()
@@ -88,8 +128,15 @@ class Guards:
             except subprocess.TimeoutExpired:
                 guard.process.kill()
                 guard.process.wait()
-            assert guard.process.stdout is not None
-            guard.process.stdout.close()
+            _close(guard.process)
+
+    def _brief(self, new: Iterable[Guard]) -> None:
+        for guard in new:
+            for line in self._told:
+                guard.say(line)
+
+    def _call(self, name: str) -> subprocess.Popen[bytes]:
+        return _start(self.client.command(name, internal.argv("cli.guard", f"{self.seconds:g}")))
 
 
 def end(processes: Iterable[psutil.Process], grace: float) -> None:
@@ -120,14 +167,15 @@ def known(pids: Iterable[int]) -> list[psutil.Process]:
 
 
 def main(seconds: float) -> None:
+    """Guards this host; `seconds` as in `Guards`."""
+    mine: dict[int, psutil.Process] = {}
     watched: dict[int, int] = {}
-    mine: list[psutil.Process] = []
     pending = b""
-    print(socket.gethostname(), flush=True)
+    events.emit(1, "guard")
     while ready := select.select([0, *watched], [], [], seconds or None)[0]:
         for descriptor in ready:
             if descriptor in watched:
-                print(watched.pop(descriptor), flush=True)
+                events.emit(1, "ended", ended=watched.pop(descriptor))
                 os.close(descriptor)
         if 0 not in ready:
             continue
@@ -135,13 +183,25 @@ def main(seconds: float) -> None:
         if not data:
             break
         *lines, pending = (pending + data).split(b"\n")
-        for words in map(str.split, map(bytes.decode, lines)):
-            if words and words[0] == socket.gethostname():
-                new = known(map(int, words[1:]))
-                mine += new
-                watched |= {os.pidfd_open(process.pid): process.pid for process in new}
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    end(mine, GRACE)
+        for verb, numbers in filter(None, map(_order, lines)):
+            if verb == "watch":
+                new = {process.pid: process for process in known(numbers) if process.pid not in mine}
+                mine |= new
+                watched |= {os.pidfd_open(pid): pid for pid in new}
+            else:
+                for pid in {*numbers[1:]} & {*mine}:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        mine[pid].send_signal(numbers[0])
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    end(mine.values(), GRACE)
+
+
+def _order(line: bytes) -> tuple[str, list[int]] | None:
+    """The verb and the numbers of a line, if it is an order to this machine."""
+    verb, *words = line.decode(errors="replace").split() or [""]
+    if verb not in {"watch", "signal"} or not words or words[0] != events.machine():
+        return None
+    return (verb, list(map(int, words[1:]))) if all(word.isdigit() for word in words[1:]) else None
 
 
 def _start(argv: list[str]) -> subprocess.Popen[bytes]:
@@ -156,6 +216,13 @@ def _start(argv: list[str]) -> subprocess.Popen[bytes]:
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)
     return process
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def segments(pid: int) -> set[Path]:

@@ -2,46 +2,100 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+import signal
 import sys
-from typing import NoReturn
+from typing import Annotated, Any
 
 import typer
 
+from cli import streams
+from cli.parser import Command, Commands, option_names
 from hvd_train import plugins
-from hvd_train.errors import ExitCode, UserError
+from hvd_train.errors import ExitCode, UserError, nearest
 
 app = typer.Typer(
-    help="Distributed deep learning on Horovod and MPI, from one YAML file.",
-    add_completion=False,
+    cls=Commands,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 for _name in plugins.names("cli.commands"):
-    app.command(_name)(importlib.import_module(f"cli.commands.{_name}").command)
+    app.command(_name, cls=Command)(importlib.import_module(f"cli.commands.{_name}").command)
+
+
+@app.callback(invoke_without_command=True)
+def _ddl(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Distributed deep learning on Horovod and MPI, from one YAML file."""
+    if show_version:
+        print(f"ddl {_version()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ddl")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def main() -> None:
     """Run the command line; what the user got wrong is one message on stderr and exit code 2."""
-    arguments = sys.argv[1:] or ["--help"]
+    streams.prepare()
     try:
-        sys.exit(app(arguments, standalone_mode=False))
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except streams.Unwritable as error:
+        code = 128 + signal.SIGPIPE if error.unread else _complain(str(error), ExitCode.FAILURE)
+    sys.exit(code)
+
+
+def run(words: list[str]) -> Any:
+    """The exit code of a command line, whose complaint, if it has one, is on stderr."""
+    try:
+        return app(words, prog_name="ddl", standalone_mode=False) or 0
+    except SystemExit as end:
+        return end.code or 0
     except UserError as error:
-        _complain(str(error), error.exit_code)
+        return _complain(str(error), error.exit_code)
     except typer.Abort:
-        sys.exit(130)
+        return 130
+    except OSError as error:
+        if error.filename is None:
+            raise
+        code = ExitCode.FAILURE if error.errno == errno.ENOSPC else ExitCode.BAD_INPUT
+        return _complain(f"{os.fsdecode(error.filename)}: {error.strerror}", code)
+    except streams.Unwritable:
+        raise
     except Exception as error:
         # A usage error of click, which newer versions of typer carry inside: there is no class to name.
         if not hasattr(error, "format_message"):
             raise
-        _complain(error.format_message(), ExitCode.BAD_INPUT)
+        return _complain(_usage(error), ExitCode.BAD_INPUT)
 
 
-def _complain(text: str, code: int) -> NoReturn:
-    for line in text.splitlines():
-        print(f"ddl: {line}", file=sys.stderr)
-    sys.exit(code)
+def _usage(error: Any) -> str:
+    """What is wrong with the command line, in one line."""
+    known = getattr(getattr(error, "ctx", None), "command", None)
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+        return f"no option '{error.option_name}'{nearest(error.option_name, option_names(known))}"
+    return " ".join(error.format_message().split())
+
+
+def _complain(text: str, code: int) -> int:
+    """`code`, once `text` is on stderr."""
+    streams.say(text)
+    return code
 
 
 if __name__ == "__main__":

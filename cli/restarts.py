@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli import ssh
 from cli.hosts import Host
 from cli.machine import Machine
+from cli.ssh import PLAIN, Client
 from hvd_train.errors import UserError
 from hvd_train.submitted import has_checkpoint
 
@@ -16,12 +17,14 @@ SECONDS = 15.0
 """How long a host may take to answer before it counts as lost."""
 
 
-def again(hosts: tuple[Host, ...], wanted: int, fewest: int, *, oversubscribe: bool) -> tuple[tuple[Host, ...], int]:
+def again(
+    hosts: tuple[Host, ...], wanted: int, fewest: int, *, oversubscribe: bool, client: Client = PLAIN
+) -> tuple[tuple[Host, ...], int]:
     """The hosts that still answer, and how many of the `wanted` ranks find a slot there; without hosts, all do.
 
     UserError where those are fewer than `fewest`.
     """
-    left = _survivors(hosts)
+    left = _survivors(hosts, client)
     slots = sum(host.slots for host in left)
     ranks = wanted if oversubscribe or not hosts else min(wanted, slots)
     if ranks < fewest or (hosts and not left):
@@ -62,7 +65,11 @@ def _checkpoints(folder: Path | None) -> frozenset[tuple[str, int]]:
 
 
 def _source(folder: Path | None) -> str | None:
-    if folder is None or not folder.exists():
+    if folder is None:
+        return None
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # claimed for ranks that wrote nothing to it
+    if not folder.exists():
         return None
     if has_checkpoint(folder):
         return str(folder)
@@ -71,11 +78,11 @@ def _source(folder: Path | None) -> str | None:
     return None
 
 
-def _survivors(hosts: Sequence[Host]) -> tuple[Host, ...]:
+def _survivors(hosts: Sequence[Host], client: Client) -> tuple[Host, ...]:
     """Those that answer; this machine does."""
     machine = Machine.here()
-    others = [host.name for host in hosts if not machine.is_named(host.name)]
-    lost = {answer.host for answer in ssh.ask_all(others, ["true"], SECONDS) if answer.problem}
+    others = [host.name for host in machine.others(hosts)]
+    lost = {*others} - client.reachable(others, SECONDS)
     return tuple(host for host in hosts if host.name not in lost)
 
 

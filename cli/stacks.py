@@ -1,9 +1,8 @@
-"""The Python stacks of ranks on this machine: the program `cli.stacks PID ...` prints them as JSON, by process id."""
+"""The Python stacks of ranks on this machine: the program `cli.stacks PID ...` prints them in a frame, by process id."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from cli import ssh
 from hvd_train import internal
 from hvd_train.heartbeat import STACK
 
@@ -85,4 +85,4 @@ def _state(pid: int) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps({pid: stack(int(pid)) for pid in sys.argv[1:]}))
+    print(ssh.framed({pid: stack(int(pid)) for pid in sys.argv[1:]}))

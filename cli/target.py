@@ -3,65 +3,95 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cli import run_folder
 from hvd_train import internal
 from hvd_train.errors import UserError
 from hvd_train.plugins import asynchronous
-from hvd_train.submitted import awaits_start
+from hvd_train.script_options import Options
+from hvd_train.submitted import RECORD, awaits_start
 
 RANK = (sys.executable, "-m", "mpi4py", internal.PROGRAM, "hvd_train")
+ALONE = Options()
 
 
 @dataclass(frozen=True)
 class Target:
-    """`program` is one rank's argv; `folder` is where a YAML run leaves its files; `outlives` as in `launchers.base.Job`."""
+    """`program` is one rank's argv; `folder` is where a YAML run leaves its files; `outlives` as in `launchers.base.Job`.
+
+    Ranks need the variables of `environment`, which are part of what they are told.
+    """
 
     program: tuple[str, ...]
     folder: Path | None = None
     outlives: bool = False
+    is_script: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def of_module(name: str, arguments: Sequence[str], engine: str | None = None) -> Target:
-    """`engine` says what `import horovod` gives the program; without, what Python finds."""
-    return Target((*RANK, "--script", *_engine(engine), "-m", name, *arguments))
+def of_module(name: str, arguments: Sequence[str], options: Options = ALONE) -> Target:
+    return Target((*RANK, "--script", *options.words(), "-m", name, *arguments), options.output, is_script=True)
 
 
-def of_script(file: Path, arguments: Sequence[str], engine: str | None = None) -> Target:
-    if not file.is_file():
+def check_script(file: Path) -> None:
+    """UserError where there is no such file."""
+    if not os.path.isfile(file):
         raise UserError(f"{file}: no such file; expected a Python script")
-    return Target((*RANK, "--script", *_engine(engine), str(file.absolute()), *arguments))
 
 
-def of_yaml(file: Path, overrides: Sequence[str], *, output: Path | None, resume: str | None, **launch: Any) -> Target:
-    """`launch` has the other fields of `hvd_train.config.Launch`."""
+def of_script(file: Path, arguments: Sequence[str], options: Options = ALONE) -> Target:
+    program = (*RANK, "--script", *options.words(), str(file.absolute()), *arguments)
+    return Target(program, options.output, is_script=True)
+
+
+def of_scripts_run(module: str | None, file: Path, output: Path | None, *, claim: bool) -> Path | None:
+    """The run folder of a module or script: as for a YAML file, but none for `--output /dev/null`.
+
+    UserError where there is no such script.
+    """
+    if module is None:
+        check_script(file)
+    name = file.stem if module is None else module.replace(".", "-")
+    if output == Path(os.devnull):
+        return None
+    if output is not None and (output / RECORD).is_file():
+        return output.absolute()
+    return new_folder(name, output, claim)
+
+
+def of_yaml(
+    file: Path,
+    overrides: Sequence[str],
+    *,
+    output: Path | None,
+    resume: str | None,
+    claim: bool = False,
+    **launch: Any,
+) -> Target:
+    """`claim` makes the run folder at once, for this run alone; `launch` has the other fields of `hvd_train.config.Launch`."""
     from cli.configuration import load
+    from hvd_train import words
     from hvd_train.config import Launch, to_document
 
     config = load(file, overrides)
-    folder, source = _folders(file, output, resume)
+    folder, source = _folders(file, output, resume, claim)
     told = Launch(output=str(folder), resume=None if source is None else str(source), **launch)
     outlives = asynchronous(config.sync.strategy, config.sync.options)
-    return Target((*RANK, to_document(config, told)), folder, outlives)
+    word, variables = words.split(to_document(config, told))
+    return Target((*RANK, word), folder, outlives, environment=variables)
 
 
-def _engine(name: str | None) -> tuple[str, ...]:
-    return () if name is None else (f"--engine={name}",)
-
-
-def _folders(file: Path, output: Path | None, resume: str | None) -> tuple[Path, Path | None]:
+def _folders(file: Path, output: Path | None, resume: str | None, claim: bool) -> tuple[Path, Path | None]:
     """The run folder to write, and what to resume from."""
-    if resume is None or (output is not None and awaits_start(output)):
-        folder = output or Path("runs") / f"{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if folder.exists() and not awaits_start(folder):
-            raise UserError(f"--output: {folder} exists; give another folder, or --resume {folder} to go on in it")
-        return folder.absolute(), None
+    if output is not None and awaits_start(output):
+        return output.absolute(), None
+    if resume is None:
+        return new_folder(file.stem, output, claim), None
     source = _latest(file, output) if resume == "latest" else Path(resume)
     if not source.is_dir():
         raise UserError(f"--resume: {source}: no such folder; expected 'latest', a run folder or a checkpoint in one")
@@ -69,14 +99,25 @@ def _folders(file: Path, output: Path | None, resume: str | None) -> tuple[Path,
     return (output or _run_of(source)).absolute(), source
 
 
+def new_folder(stem: str, output: Path | None, claim: bool) -> Path:
+    """The folder of a new run: `output`, else runs/STEM-TIME. With `claim` it is made; see `run_folder.claim`."""
+    if output is None:
+        return run_folder.claim(stem) if claim else run_folder.free(stem)
+    try:
+        if output.exists():
+            raise FileExistsError
+        return run_folder.make(output) if claim else output.absolute()
+    except FileExistsError:
+        raise UserError(
+            f"--output: {output} exists; give another folder, or --resume {output} to go on in it"
+        ) from None
+
+
 def _latest(file: Path, output: Path | None) -> Path:
-    if output is not None:
-        return output
-    name = re.compile(re.escape(file.stem) + r"-\d{8}-\d{6}")
-    runs = sorted(path for path in Path("runs").glob("*") if name.fullmatch(path.name) and path.is_dir())
-    if not runs:
+    latest = output or run_folder.newest(file.stem)
+    if latest is None:
         raise UserError(f"--resume latest: no run of {file.name} in runs/; give its folder")
-    return runs[-1]
+    return latest
 
 
 def _run_of(source: Path) -> Path:

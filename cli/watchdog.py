@@ -32,6 +32,8 @@ class Rank:
 
     number: int
     host: str
+    machine: str
+    """See `events.machine`; hosts may share a name."""
     pid: int
     parent: int
     heard: float
@@ -52,9 +54,8 @@ class Rank:
 
 @dataclass(frozen=True)
 class Gone:
-    """A process on `host` that ended, or with `pid` 0 the connection, and the `ranks` that went with it."""
+    """A process on a host that ended, or with `pid` 0 the connection, and the `ranks` that went with it."""
 
-    host: str
     pid: int
     when: float
     ranks: list[Rank]
@@ -69,7 +70,8 @@ class Gone:
     def __str__(self) -> str:
         if self.rank:
             return f"{self.rank} ended without a word"
-        return f"the launcher's daemon ended on {self.host}" if self.pid else f"the connection to {self.host} is lost"
+        host = self.ranks[0].host
+        return f"the launcher's daemon ended on {host}" if self.pid else f"the connection to {host} is lost"
 
 
 @dataclass
@@ -84,6 +86,7 @@ class Watchdog:
     done: set[int] = field(default_factory=set)
     lost: set[int] = field(default_factory=set)
     """Ranks that died and that the others go on without, as these said themselves."""
+    _names: dict[str, str] = field(default_factory=dict, init=False)
     _looked: float = field(init=False)
     _gone: Gone | None = field(default=None, init=False)
 
@@ -103,8 +106,9 @@ class Watchdog:
             self._lose(event["lost"])
         rank = self.ranks.get(number)
         if rank is None or rank.pid != event["pid"]:
-            rank = Rank(number, event["host"], event["pid"], event.get("parent", 0), now, now)
+            rank = Rank(number, event["host"], event["machine"], event["pid"], event.get("parent", 0), now, now)
             self.ranks[number] = rank
+            self._tell_apart()
         rank.heard = now
         if event["event"] == "beat":
             if event["turn"] != rank.turn:
@@ -112,11 +116,22 @@ class Watchdog:
             rank.parent = event["parent"]
             rank.step, rank.phase, rank.turn, rank.at = (event[k] for k in ("step", "phase", "turn", "at"))
 
-    def end(self, host: str, pid: int, now: float) -> None:
-        """Take note that a process on `host` ended, or with `pid` 0 the connection; of several, the first is the cause."""
-        ranks = [r for r in self.running() if r.host == host and pid in {0, r.pid, r.parent}]
+    def name(self, machine: str, name: str) -> None:
+        """Take note that the user calls the host `machine` by this `name`; used where hosts share a hostname."""
+        self._names[machine] = name
+        self._tell_apart()
+
+    def end(self, machine: str, pid: int, now: float) -> None:
+        """Take note that a process on `machine` ended, or with `pid` 0 the connection; of several, the first is the cause."""
+        ranks = [r for r in self.running() if r.machine == machine and pid in {0, r.pid, r.parent}]
         if ranks and (self._gone is None or now - self._gone.when > CONSEQUENCES):
-            self._gone = Gone(host, pid, now, ranks)
+            self._gone = Gone(pid, now, ranks)
+
+    def lose_host(self, host: str, now: float) -> None:
+        """Take note that a launcher has lost `host`, by the name that it has there."""
+        for rank in self.ranks.values():
+            if _same_host(rank.host, host) or _same_host(self._names.get(rank.machine, ""), host):
+                self.end(rank.machine, 0, now)
 
     def gone(self, now: float) -> Gone | None:
         """What ended before the job did, if a rank that has not come to its end went with it."""
@@ -178,6 +193,14 @@ class Watchdog:
         who = f"; the others wait for {_named(r.number for r in late)}" if 0 < len(late) < len(running) else ""
         return "\n".join([head + who, *self._where(running)])
 
+    def _tell_apart(self) -> None:
+        machines: dict[str, set[str]] = {}
+        for rank in self.ranks.values():
+            machines.setdefault(rank.host, set()).add(rank.machine)
+        for rank in self.ranks.values():
+            if len(machines[rank.host]) > 1:
+                rank.host = self._names.get(rank.machine, rank.host)
+
     def _lose(self, number: int) -> None:
         self.lost.add(number)
         if self._gone and all(r.number in self.lost for r in self._gone.ranks):
@@ -189,6 +212,11 @@ class Watchdog:
         for rank in ranks:
             found.setdefault((rank.host, rank.place), []).append(rank.number)
         return [f"{_named(numbers)} on {host}: at {place}" for (host, place), numbers in found.items()]
+
+
+def _same_host(one: str, other: str) -> bool:
+    """Whether two names may be of one host: one of them may lack the domain."""
+    return one == other or one.partition(".")[0] == other or one == other.partition(".")[0]
 
 
 def _named(numbers: Iterable[int]) -> str:

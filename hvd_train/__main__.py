@@ -1,10 +1,14 @@
-"""One rank: `python -m hvd_train DOCUMENT`, or `python -m hvd_train --script [--engine=NAME] FILE|-m MODULE [ARG ...]`."""
+"""One rank: `python -m hvd_train DOCUMENT`, or `python -m hvd_train --script [OPTION ...] FILE|-m MODULE [ARG ...]`.
+
+For a long DOCUMENT see `words`. The options are those of `script_options`.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 
+from hvd_train import words
 from hvd_train.affinity import set_threads
 
 
@@ -18,7 +22,7 @@ def main() -> None:
         from hvd_train.worker import run_document
 
         sys.path.insert(0, os.getcwd())  # for targets of the user's own
-        sys.exit(run_document(sys.argv[1]))
+        sys.exit(run_document(words.join(sys.argv[1], os.environ)))
 
 
 if __name__ == "__main__":

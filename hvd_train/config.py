@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -24,9 +25,10 @@ from pydantic import (
     model_validator,
 )
 
-from hvd_train import optimizers, plugins, strict_json
+from hvd_train import duration, optimizers, plugins, strict_json
 from hvd_train.document import Document, Path_
 from hvd_train.errors import UserError, nearest
+from hvd_train.names import match
 from hvd_train.options import Fraction
 
 S = TypeVar("S", bound="Section")
@@ -202,7 +204,10 @@ class CheckpointSection(Section):
 Line = Annotated[str, Field(pattern=r"^[^\r\n]+$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-Duration = Annotated[str, Field(pattern=r"^(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})$")] | PositiveInt
+Duration = Annotated[
+    Annotated[str, Field(pattern=rf"^({duration.SLURM}|(\d+(\.\d+)? *[a-z]+ *)+)$")] | PositiveInt,
+    BeforeValidator(duration.for_slurm),
+]
 
 
 class SlurmProfile(Section):
@@ -213,7 +218,7 @@ class SlurmProfile(Section):
     cpus_per_task: PositiveInt | None = Field(None, description="processors, and OpenMP threads, of each rank")
     gpus_per_node: PositiveInt | Line | None = Field(None, description="GPUs of each node, as 4 or a100:4")
     mem: PositiveInt | Line | None = Field(None, description="memory of each node: MB, or as 64G")
-    time: Duration | None = Field(None, description="time limit: minutes, H:M:S or D-H")
+    time: Duration | None = Field(None, description="time limit: minutes, H:M:S, D-H, or 1h30m")
     partition: Line | None = Field(None, description="partition to run in")
     account: Line | None = Field(None, description="account to charge")
     qos: Line | None = Field(None, description="quality of service")
@@ -296,16 +301,26 @@ def read_section(kind: type[S], document: Document) -> S:
 
 
 def expand(kind: type[Section], values: Any) -> Any:
-    """`values` with plugin sections that are just a name written out, and `target` taken for the name it stands for."""
+    """`values` with plugin sections that are just a name written out, and names of members in the case that members have.
+
+    `target` is taken for the name that it stands for.
+    """
     if issubclass(kind, PluginSection):
         if isinstance(values, str):
             values = {kind.selector: values}
         elif isinstance(values, dict) and "target" in values:
             values = {kind.selector: "target", **values}
+        values = _canonical(kind, values)
     if not isinstance(values, dict):
         return values
     inner = dict(_sections(kind))
     return {k: expand(inner[k], v) if k in inner and v is not None else v for k, v in values.items()}
+
+
+def _canonical(kind: type[PluginSection], values: Any) -> Any:
+    name = values.get(kind.selector) if isinstance(values, dict) else None
+    found = match(name, kind.members()) if isinstance(name, str) else None
+    return values if found is None else {**values, kind.selector: found}
 
 
 def specialise(kind: type[S], values: Any, path: Path_, mistakes: Mistakes) -> type[S]:

@@ -1,7 +1,8 @@
 """Which samples each worker of a run would have: `hvd_train.dealt DOCUMENT FILE`, for `ddl data show`.
 
-DOCUMENT is what ranks are told (`config.to_document`); FILE receives, as JSON, `{"histograms": [{class: samples}, ...]}`, one
-histogram for each worker, in its first epoch. Samples without a class are of class -1.
+DOCUMENT is what ranks are told (`config.to_document`, in `words`); FILE receives, as JSON,
+`{"histograms": [{class: samples}, ...]}`, one histogram for each worker, in its first epoch.
+Samples without a class are of class -1.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from hvd_train import plugins, strict_json
+from hvd_train import plugins, strict_json, words
 from hvd_train.comm.single import SingleCommunicator
 from hvd_train.config import Config, parse_document
 from hvd_train.errors import UserError
@@ -40,7 +41,7 @@ def histograms(config: Config, workers: int) -> list[Histogram]:
 def main() -> None:
     document, file = sys.argv[1:]
     sys.path.insert(0, os.getcwd())  # for targets of the user's own
-    config, launch = parse_document(document)
+    config, launch = parse_document(words.join(document, os.environ))
     try:
         found = histograms(config, launch.world_size)
     except UserError as error:

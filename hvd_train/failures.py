@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 import traceback
@@ -35,6 +36,7 @@ def report(error: BaseException, rank: int, descriptor: int, folder: Path | None
     events.emit(descriptor, "failed", **record)
     if folder is not None:
         path = folder / "errors" / f"rank-{rank}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         whole = {**record, "host": socket.gethostname(), "time": time.time()}
-        path.write_text(strict_json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        with contextlib.suppress(OSError):  # a full disk is not the cause
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(strict_json.dumps(whole, indent=1) + "\n", encoding="utf-8")

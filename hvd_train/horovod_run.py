@@ -58,6 +58,7 @@ def run(
     options = {"--hosts": hosts, "--hostfile": file, "--iface": interfaces[0]}
     command = internal.argv("cli", "run", "--np", str(num_proc if np is None else np), "--engine", "mpi")
     command += [word for option, value in options.items() if value for word in (option, str(value))]
+    command += ["--output", os.devnull, "--tee", "all"]
     command += ["--verbose"] if verbose else []
     with tempfile.TemporaryDirectory(prefix="ddl-call-") as folder:
         call = cloudpickle.dumps((func, tuple(args), dict(kwargs or {})))

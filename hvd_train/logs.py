@@ -2,46 +2,82 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import signal
+import subprocess
 import sys
-import threading
 from pathlib import Path
+from typing import Any, TextIO
+
+from hvd_train import pump
+
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+"""For ranks. SLURM sends them to all processes of a step."""
 
 
 class Output:
-    """Descriptors 1 and 2 of this process, C libraries included. `terminal` and `errors` stay what they were at first."""
+    """Descriptors 1 and 2 of this process, C libraries included. `terminal` and `errors` stay what they were at first.
+
+    From here on Python shows what it prints at once, as with `python -u`.
+    """
 
     def __init__(self) -> None:
         self.terminal = os.dup(1)
         self.errors = os.dup(2)
-        self._pumps: list[threading.Thread] = []
-
-    def capture(self, path: Path, *, show: bool) -> None:
-        """Send everything to `path` from here on, and if `show` to the terminal as well."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._pump: subprocess.Popen[bytes] | None = None
+        os.register_at_fork(after_in_child=self._close)
         self._flush()
-        for descriptor, before in ((1, self.terminal), (2, self.errors)):
-            if show:
-                self._tee(descriptor, (log, before))
-            else:
-                os.dup2(log, descriptor)
+        if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:
+            sys.stdout = sys.__stdout__ = _unbuffered(sys.stdout, 1)  # type: ignore[misc, assignment, arg-type]
+            sys.stderr = sys.__stderr__ = _unbuffered(sys.stderr, 2)  # type: ignore[misc, assignment, arg-type]
+
+    def capture(self, log: Path | None, rank: int, *, show: bool, tag: bool = False) -> None:
+        """Send everything to the file `log` from here on, and if `show` to the terminal as well, with a `tag` each line."""
+        self._flush()
+        file = self._open(log, rank)
+        terminals = (self.terminal, self.errors) if show else (pump.NONE,)
+        pipes = [os.pipe() for _ in terminals]
+        streams = [f"{reader}:{to}" for (reader, _), to in zip(pipes, terminals, strict=True)]
+        words = [str(rank), str(os.getpid()), str(file), f"[{rank}] " if tag else "", str(self.errors), *streams]
+        passed = [file, self.errors, *terminals, *(reader for reader, _ in pipes)]
+        self._pump = _start(words, [descriptor for descriptor in passed if descriptor != pump.NONE])
+        os.dup2(pipes[0][1], 1)
+        os.dup2(pipes[-1][1], 2)  # what nobody sees keeps its order
+        for descriptor in (*(end for pipe in pipes for end in pipe), file):
+            if descriptor != pump.NONE:
+                os.close(descriptor)
 
     def release(self) -> None:
         """Undo `capture`, once all that was written has arrived."""
         self._flush()
         os.dup2(self.terminal, 1)
         os.dup2(self.errors, 2)
-        for pump in self._pumps:
-            pump.join(timeout=2)
+        if self._pump is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._pump.wait(timeout=2)
 
-    def _tee(self, descriptor: int, writers: tuple[int, int]) -> None:
-        reader, writer = os.pipe()
-        os.dup2(writer, descriptor)
-        os.close(writer)
-        pump = threading.Thread(target=_pump, args=(reader, writers), daemon=True)
-        pump.start()
-        self._pumps.append(pump)
+    def stream(self) -> TextIO:
+        """Text for the terminal alone; one that takes nothing is no reason to stop."""
+        return io.TextIOWrapper(io.BufferedWriter(_Lasting(os.dup(self.terminal), "w")), "utf-8")
+
+    def _open(self, log: Path | None, rank: int) -> int:
+        if log is None:
+            return pump.NONE
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            text = f"ddl: warning: rank {rank}: no log is written to {log} ({error.strerror})\n"
+            os.write(self.errors, text.encode())
+            return pump.NONE
+
+    def _close(self) -> None:
+        """In a forked child: one that outlives the rank must not hold what the launcher reads to its end."""
+        for descriptor in (self.terminal, self.errors):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     @staticmethod
     def _flush() -> None:
@@ -49,8 +85,30 @@ class Output:
         sys.stderr.flush()
 
 
-def _pump(reader: int, writers: tuple[int, ...]) -> None:
-    while data := os.read(reader, 65536):
-        for writer in writers:
-            os.write(writer, data)
-    os.close(reader)
+class _Lasting(io.FileIO):
+    """A descriptor to write to; what cannot be written is left out, of which the pump tells."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _start(words: list[str], descriptors: list[int]) -> subprocess.Popen[bytes]:
+    """The pump. Signals for the rank stay blocked in it, and a launcher that kills the rank's group leaves it alone."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", pump.__file__, *words],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=descriptors, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _unbuffered(stream: TextIO, descriptor: int) -> TextIO:
+    raw = io.FileIO(descriptor, "wb", closefd=False)
+    raw.name = stream.name
+    return io.TextIOWrapper(raw, stream.encoding, stream.errors, newline="\n", write_through=True)

@@ -2,7 +2,7 @@
 
 A member is a module with a docstring and a function `create`. The keyword-only parameters of `create` are the
 member's options in YAML; what comes before them is what the program itself passes in. Nothing is registered:
-adding a file adds the member.
+adding a file adds the member. Names are taken in any case.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hvd_train.errors import UserError, nearest
+from hvd_train.names import match
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -39,12 +40,13 @@ def names(package: str) -> list[str]:
 
 
 def load(package: str, name: str) -> ModuleType:
-    """Import the member `name` of `package`; UserError lists the choices where there is none."""
+    """Import the member `name`, in any case, of `package`; UserError lists the choices where there is none."""
     known = names(package)
-    if name not in known:
+    found = match(name, known)
+    if found is None:
         family = next((f for f, p in FAMILIES.items() if p == package), package)
         raise UserError(f"no '{name}' among the {family}{nearest(name, known)}")
-    return importlib.import_module(f"{package}.{name}")
+    return importlib.import_module(f"{package}.{found}")
 
 
 def create(package: str, name: str, *args: Any, **options: Any) -> Any:

@@ -2,61 +2,127 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import runpy
+import signal
 import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
 
-from hvd_train import events, failures, horovod_import
+from hvd_train import events, failures, horovod_import, main_module, script_options, strict_json
 from hvd_train.errors import ExitCode
 from hvd_train.heartbeat import Heartbeat
+from hvd_train.logs import Output
+from hvd_train.script_options import Options
 
 RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
-ENGINE = "--engine="
+SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "HOROVOD_SIZE", "SLURM_NTASKS")
+FINISHED = "finished"
 
 
 def rank() -> int:
     """This rank by what the launcher says; 0 without one."""
-    return next((int(os.environ[v]) for v in RANK if v in os.environ), 0)
+    return _number(RANK, 0)
+
+
+def _number(variables: Sequence[str], otherwise: int) -> int:
+    return next((int(os.environ[v]) for v in variables if v in os.environ), otherwise)
 
 
 def run_script(arguments: list[str]) -> None:
-    """Run `FILE [ARG ...]` or `-m MODULE [ARG ...]` as the main program; its exit code and exceptions pass through.
+    """Run `[OPTION ...] FILE|-m MODULE [ARG ...]` as the main program, and exit as it does; see `script_options`."""
+    options, program = script_options.split(arguments)
+    _Rank(options, Output()).run(program)
 
-    `--engine=NAME` before that says what `import horovod` gives it; without, what Python finds.
-    """
-    errors = os.dup(2)
-    events.emit(errors, "started", rank=rank())
-    heartbeat = Heartbeat(errors, rank())
-    if arguments[0].startswith(ENGINE):
-        horovod_import.install(arguments[0].removeprefix(ENGINE), say=rank() == 0)
-        arguments = arguments[1:]
-    try:
-        _run(arguments)
-    except SystemExit as end:
-        _ended(errors, rank(), end.code)
-        raise
-    except BaseException as error:
-        failures.report(error, rank(), errors, None)
-        sys.exit(ExitCode.FAILURE)
-    finally:
+
+class _Rank:
+    def __init__(self, options: Options, output: Output) -> None:
+        self._options, self._output, self._rank = options, output, rank()
+        self._folder = options.output
+        self._process, self._began = os.getpid(), time.time()
+
+    def run(self, program: list[str]) -> None:
+        self._emit("started")
+        heartbeat = Heartbeat(self._output.errors, self._rank)
+        self._capture()
+        if self._options.engine:
+            horovod_import.install(self._options.engine, say=self._rank == 0)
+        end: BaseException | None = None
+        try:
+            main_module.run(program)
+        except BaseException as error:
+            end = error
+        if os.getpid() != self._process:  # a process that the script forked, which is not the rank
+            raise end or SystemExit
+        code = self._exited(end.code if end else None) if isinstance(end, SystemExit | None) else self._failed(end)
         heartbeat.stop()
-    events.emit(errors, "done", rank=rank(), exit_code=0)
+        sys.exit(code)
+
+    def _capture(self) -> None:
+        options, folder = self._options, self._folder
+        if folder is not None:
+            with contextlib.suppress(OSError):  # the log says so if it cannot be written
+                folder.mkdir(parents=True, exist_ok=True)
+            if self._rank == 0:
+                self._emit("folder", path=str(folder))
+        show = options.shown is None or self._rank in options.shown
+        if folder is not None or not show or options.tag:
+            log = folder / "logs" / f"rank-{self._rank}.log" if folder is not None else None
+            self._output.capture(log, self._rank, show=show, tag=options.tag)
+
+    def _exited(self, code: object) -> int:
+        """A script may exit with nothing, a number, or words for stderr."""
+        if code is not None and not isinstance(code, int):
+            failed = self._fail(_Words(str(code)))
+            print(code, file=sys.stderr)
+            return failed
+        status = (code or 0) & 0xFF
+        self._summarise(f"exit code {status}" if status else FINISHED, status)
+        self._emit("done", exit_code=status)
+        return status
+
+    def _failed(self, error: BaseException) -> int:
+        error = error.with_traceback(_own(error))
+        code = self._fail(error)
+        with contextlib.suppress(Exception):  # a script may have a hook of its own
+            sys.excepthook(type(error), error, error.__traceback__)
+        return code
+
+    def _fail(self, error: BaseException) -> int:
+        code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else int(ExitCode.FAILURE)
+        with contextlib.suppress(OSError):  # a script may close what it did not open
+            failures.report(error, self._rank, self._output.errors, self._folder)
+        self._summarise(f"failure: {type(error).__name__}", code)
+        return code
+
+    def _summarise(self, ended: str, code: int) -> None:
+        """summary.json, by rank 0."""
+        if self._rank or self._folder is None:
+            return
+        seconds = round(time.time() - self._began, 3)
+        record = {"world_size": _number(SIZE, 1), "ended": ended, "exit_code": code, "wall_seconds": seconds}
+        with contextlib.suppress(OSError):
+            (self._folder / "summary.json").write_text(strict_json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        with contextlib.suppress(OSError):
+            events.emit(self._output.errors, event, rank=self._rank, **fields)
 
 
-def _run(arguments: list[str]) -> None:
-    if arguments[0] == "-m":
-        sys.argv[:] = arguments[1:]
-        sys.path[0:0] = [os.getcwd()]
-        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv[:] = arguments
-        sys.path[0:0] = [os.path.dirname(os.path.abspath(arguments[0]))]
-        runpy.run_path(arguments[0], run_name="__main__")
+class _Words(Exception):
+    """What a script wrote to stderr by `sys.exit`."""
+
+    exit_code = ExitCode.FAILURE
 
 
-def _ended(errors: int, rank: int, code: object) -> None:
-    """A script may exit with nothing, a number, or words for stderr."""
-    if code is None or isinstance(code, int):
-        events.emit(errors, "done", rank=rank, exit_code=code or 0)
-    else:
-        failures.report(RuntimeError(str(code)), rank, errors, None)
+def _own(error: BaseException) -> TracebackType | None:
+    """The traceback from the script's own frames on."""
+    found = error.__traceback__
+    while found is not None and found.tb_frame.f_code.co_filename in _OURS:
+        found = found.tb_next
+    return found
+
+
+_OURS = {__file__, main_module.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}

@@ -136,7 +136,7 @@ class Trainer:
     def _finish(self) -> None:
         if self._flag:
             self._flag[1].wait()
-        self.steps_per_second = (self.progress.step - self._steps_before) / self._seconds
+        self._note_rate()
         if self.strategy.finish():
             self._evaluated = self._saved = -1
         if self.strategy.stopped:
@@ -334,7 +334,13 @@ class Trainer:
             self._stop()
         return reason
 
+    def _note_rate(self) -> None:
+        """Once: what follows the last step is not training."""
+        if not self.steps_per_second:
+            self.steps_per_second = (self.progress.step - self._steps_before) / self._seconds
+
     def _stop(self) -> NoReturn:
+        self._note_rate()
         self._save()
         raise Stopped(f"stopped by a signal after step {self.progress.step}; a checkpoint of it is saved")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
+import traceback
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,7 +49,7 @@ from hvd_train.precision import Precision
 from hvd_train.sampler import Sampler
 from hvd_train.signals import StopRequest
 from hvd_train.straggler import SlowClock
-from hvd_train.submitted import awaits_start
+from hvd_train.submitted import awaits_start, is_empty
 from hvd_train.sync.base import Context
 from hvd_train.trainer import Trainer
 
@@ -101,7 +103,7 @@ class _Rank:
 
     def run(self) -> int:
         self.heartbeat.rank = self.comm.rank
-        events.emit(self.output.errors, "started", rank=self.comm.rank)
+        events.emit(self.output.errors, "started", rank=self.comm.rank, stop=int(signal.SIGUSR1))
         try:
             self._check_world()
             if self.launch.emulate:
@@ -111,6 +113,8 @@ class _Rank:
             code = self._run()
         except Exception as error:
             failures.report(error, self.comm.rank, self.output.errors, self.folder)
+            if not hasattr(error, "exit_code"):
+                traceback.print_exc()  # for the log
             self.output.release()
             self.comm.abort(failures.exit_code(error))
             raise
@@ -224,7 +228,9 @@ class _Rank:
         rank = self.comm.rank
         if rank == 0:
             try:
-                folder.mkdir(parents=True, exist_ok=bool(self.launch.resume) or awaits_start(folder))
+                folder.mkdir(
+                    parents=True, exist_ok=bool(self.launch.resume) or awaits_start(folder) or is_empty(folder)
+                )
             except FileExistsError:
                 raise UserError(f"--output: {folder} exists on {socket.gethostname()}; give another folder") from None
             whole = strict_json.dumps(self.config.model_dump(exclude={"slurm"}), indent=1)
@@ -233,7 +239,8 @@ class _Rank:
             events.emit(self.output.errors, "folder", rank=0, path=str(folder.absolute()))
         self.folder = folder
         self.comm.barrier()
-        self.output.capture(folder / "logs" / f"rank-{rank}.log", show=rank in self.launch.tee)
+        tee = self.launch.tee
+        self.output.capture(folder / "logs" / f"rank-{rank}.log", rank, show=rank in tee, tag=len(tee) > 1)
         print(
             f"rank {rank} of {self.comm.size} on {socket.gethostname()}, {torch.get_num_threads()} threads",
             flush=True,
@@ -243,7 +250,7 @@ class _Rank:
         if self.comm.rank != 0:
             return []
         folder = Path(self.launch.output)
-        stream = os.fdopen(os.dup(self.output.terminal), "w", encoding="utf-8")
+        stream = self.output.stream()
         return [
             jsonl.create(folder),
             tensorboard.create(folder),

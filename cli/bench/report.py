@@ -33,8 +33,8 @@ def result(what: str, pairs: int, measured: Sequence[Run]) -> Result:
 
 
 def save(found: Result, folder: Path) -> None:
-    """`bench.json` and `bench.png` in the new `folder`."""
-    folder.mkdir(parents=True)
+    """`bench.json` and `bench.png` in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.json").write_text(strict_json.dumps(found, indent=1) + "\n", encoding="utf-8")
     PLOTS[found["what"]](found).savefig(folder / "bench.png")
 
@@ -45,4 +45,4 @@ def show(found: Result, console: Console) -> None:
     if found["targets"]:
         console.print(tables.targets(found["targets"]))
     for reason in figures.unavailable(found["runs"]):
-        console.print(reason, markup=False)
+        console.print(reason)

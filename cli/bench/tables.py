@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from cli.bench.figures import Case, Result, duration, mean_ratio, median_ratio, size, variants
 
@@ -64,8 +65,12 @@ def targets(found: Iterable[dict[str, Any]]) -> Table:
     table = _table("Targets", ["figure", "target", "measured", "met"])
     for target in found:
         limit, measured = f"{target['sense']} {target['limit']:.4g}", f"{target['measured']:.4g}"
-        table.add_row(target["figure"], limit, measured, "[green]yes" if target["met"] else "[red]no")
+        table.add_row(target["figure"], limit, measured, _met(target["met"]))
     return table
+
+
+def _met(met: bool) -> Text:
+    return Text("yes", style="green") if met else Text("no", style="red")
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -7,19 +7,23 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import pictures
+from cli import options, pictures, run_folder
+from cli.streams import say
 from hvd_train import plugins, strict_json
-from hvd_train.errors import UserError, nearest
+from hvd_train.errors import UserError
+from hvd_train.names import find, printable
 
 if TYPE_CHECKING:
     from cli.bench.figures import Run
+    from cli.hosts import Host
+    from cli.reach import Reach
     from hvd_train.bench.request import Request
 
 FAMILIES = {"allreduce": "allreduce", "step": "step", "scaling": "step", "horovod": "api"}
@@ -30,48 +34,60 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="allreduce, step, scaling or horovod.", show_default=False)],
-    np: Annotated[int, typer.Option("-n", "--np", help="Ranks; scaling goes from 1 to as many.")] = 2,
+    what: Annotated[
+        str, typer.Argument(help="allreduce, step, scaling (on 1 to --np ranks) or horovod.", show_default=False)
+    ],
+    np: options.NpOrTwo = None,
+    hosts: options.Hosts = None,
+    hostfile: options.Hostfile = None,
     variants: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="What to time [default: all; scaling: local,ddl_mpi,ddp].")
+        str | None,
+        typer.Option(metavar="NAME,...", help="What to time.", show_default="all; scaling: local,ddl_mpi,ddp"),
     ] = None,
     sizes: Annotated[
-        str | None, typer.Option(metavar="SIZE,...", help=f"Bytes of an all-reduce [default: {SIZES}].")
+        str | None, typer.Option(metavar="SIZE,...", help="Bytes of an all-reduce.", show_default=SIZES)
     ] = None,
     workloads: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Models of a step [default: all; scaling: mlp].")
+        str | None, typer.Option(metavar="NAME,...", help="Models of a step.", show_default="all; scaling: mlp")
     ] = None,
     pairs: Annotated[int, typer.Option(help="Rounds, in each of which every variant is timed.")] = 30,
-    output: Annotated[Path | None, typer.Option(help="Folder to make [default: bench-WHAT-TIME].")] = None,
+    iface: options.Iface = None,
+    ssh_args: options.SshArgs = None,
+    output: options.BenchFolder = None,
 ) -> None:
     """Time all-reduces, training steps, scaling or calls of Horovod's API: tables, bench.json and bench.png."""
-    if what not in FAMILIES:
-        raise UserError(f"bench: no '{what}' to measure{nearest(what, FAMILIES)}")
-    if np < 1 or pairs < 1:
-        raise UserError(f"--np and --pairs: expected at least 1 of each, got {np} and {pairs}")
-    folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if folder.exists():
-        raise UserError(f"--output: {folder} exists; give another folder")
+    from cli.hosts import given
+    from cli.machine import Machine
+    from cli.reach import reach, scratch
+
+    what = find(what, FAMILIES, "bench: no measurement")
+    if pairs < 1:
+        raise UserError(f"--pairs: expected at least 1 round, got {pairs}")
+    places, here = given(hosts, hostfile), Machine.here()
+    np = (sum(host.slots for host in places) or 2) if np is None else np
     pictures.check("bench")
     from hvd_train.bench.request import Request
 
     names, cases = _names(what, variants), _cases(what, sizes, workloads)
+    folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_folder.make_new(folder)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    with tempfile.TemporaryDirectory(prefix="ddl-bench-") as scratch:
+    found = reach(places, here, iface=iface, ssh_args=ssh_args)
+    threads = max(1, here.cores // max([host.slots for host in places], default=np))
+    with tempfile.TemporaryDirectory(prefix="ddl-bench-", dir=scratch(places, here)) as results:
         requests = [
-            Request(FAMILIES[what], ranks, names, cases, pairs, f"{scratch}/{ranks}.json", columns)
+            Request(FAMILIES[what], ranks, names, cases, pairs, f"{results}/{ranks}.json", columns)
             for ranks in (range(1, np + 1) if what == "scaling" else [np])
         ]
-        measured = [_measure(request, threads=_threads(np)) for request in requests]
-
-    from rich.console import Console
+        measured = [_measure(request, places, found, threads=threads) for request in requests]
 
     from cli.bench import report
+    from hvd_train.display import console
 
-    found = report.result(what, pairs, measured)
-    report.save(found, folder)
-    report.show(found, Console(width=None if sys.stdout.isatty() else 140))
-    print(f"{folder / 'bench.json'} and {folder / 'bench.png'} written")
+    told = report.result(what, pairs, measured)
+    report.save(told, folder)
+    report.show(told, console(width=None if sys.stdout.isatty() else 140))
+    print(printable(f"{folder / 'bench.json'} and {folder / 'bench.png'} written"))
 
 
 def _names(what: str, text: str | None) -> list[str]:
@@ -103,12 +119,8 @@ def _cases(what: str, sizes: str | None, workloads: str | None) -> list[str]:
     return [f"{model} {name}" for model in models for name in (["AdamW"] if scaling else OPTIMIZERS)]
 
 
-def _chosen(option: str, text: str, known: Iterable[str]) -> list[str]:
-    wanted = list(dict.fromkeys(text.split(",")))
-    for word in wanted:
-        if word not in known:
-            raise UserError(f"{option}: no '{word}'{nearest(word, known)}")
-    return wanted
+def _chosen(option: str, text: str, known: Collection[str]) -> list[str]:
+    return list(dict.fromkeys(find(word, known, f"{option}: no") for word in text.split(",")))
 
 
 def _bytes(text: str) -> int:
@@ -119,30 +131,30 @@ def _bytes(text: str) -> int:
     return size
 
 
-def _threads(np: int) -> int:
-    """Of a rank: with fewer ranks as many, so that scaling compares ranks and not threads."""
-    from cli.machine import Machine
+def _measure(request: Request, places: tuple[Host, ...], found: Reach, threads: int) -> Run:
+    """What one launch finds; the command ends where that fails.
 
-    return max(1, Machine.here().cores // np)
-
-
-def _measure(request: Request, threads: int) -> Run:
-    """What one launch finds; the command ends where that fails."""
+    Fewer ranks have as many `threads` each, so that scaling compares ranks and not threads.
+    """
     from cli import launching
     from cli.execute import Execution
     from cli.launchers.base import Job
+    from cli.preflight.start import look
     from cli.target import of_module
 
+    what = of_module("hvd_train.bench", [request.to_text()])
     job = Job(
-        program=of_module("hvd_train.bench", [request.to_text()]).program,
+        hosts=places,
+        program=what.program,
         world_size=request.world_size,
         engine=_engine(request.variants),
         environment={"OMP_NUM_THREADS": str(threads)},
     )
-    started = launching.command("auto", job)
-    for note in started.notes:
-        print(f"ddl: {note}", file=sys.stderr)
-    code = Execution(started, request.world_size).run()
+    started = launching.command("auto", found.onto(job))
+    for note in (*started.notes, *found.notes):
+        say(note)
+    look(found, what)
+    code = Execution(started, request.world_size, hosts=[host.name for host in found.others], client=found.client).run()
     if code:
         sys.exit(code)
     return {**strict_json.loads_exact(Path(request.output).read_text(encoding="utf-8")), "command": str(started)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import pictures
-from hvd_train.errors import UserError, nearest
+from cli import options, pictures
+from hvd_train.errors import UserError
+from hvd_train.names import find, printable
 
 if TYPE_CHECKING:
     from hvd_train.config import Config
@@ -25,17 +27,12 @@ MOST_OPTIONS = 50
 def command(
     what: Annotated[str, typer.Argument(help="show.", show_default=False)],
     file: Annotated[Path, typer.Argument(help="YAML file of a run.", show_default=False)],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
-    np: Annotated[int, typer.Option("-n", "--np", help="Workers that the samples are dealt to.")] = 2,
-    output: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Picture to write [default: data-FILE.png].", show_default=False)
-    ] = None,
+    overrides: options.Overrides = None,
+    np: options.FixedNp = 2,
+    output: options.Picture = None,
 ) -> None:
     """Show how samples and classes are dealt to workers: a table, and a picture of stacked bars."""
-    if what not in ACTIONS:
-        raise UserError(f"data: no '{what}'{nearest(what, ACTIONS)}")
-    if np < 1:
-        raise UserError(f"--np: expected at least 1, got {np}")
+    find(what, ACTIONS, "data: no")
     picture = output or Path(f"data-{file.stem}.png")
     if picture.suffix != ".png" or picture.is_dir() or not picture.parent.is_dir():
         raise UserError(
@@ -47,26 +44,26 @@ def command(
     config = load(file, overrides or [])
     histograms = _dealt(config, np)
 
-    from rich.console import Console
-
     from cli.data import plots, tables
+    from hvd_train.display import console
 
-    title = f"{file.name}: {_partition(config)}, np={np}"
+    title = printable(f"{file.name}: {_partition(config)}, np={np}")
     print(title)
-    Console(width=None if sys.stdout.isatty() else 140).print(tables.shares(histograms))
+    console(width=None if sys.stdout.isatty() else 140).print(tables.shares(histograms))
     plots.shares(title, histograms).savefig(picture)
-    print(f"{picture} written")
+    print(f"{printable(picture)} written")
 
 
 def _dealt(config: Config, workers: int) -> list[dict[int, int]]:
     """Samples of each class that each worker has, from a process that may load the data; the command ends where that fails."""
-    from hvd_train import internal
+    from hvd_train import internal, words
     from hvd_train.config import Launch, to_document
 
     with tempfile.TemporaryDirectory(prefix="ddl-data-") as scratch:
         found = Path(scratch) / "dealt.json"
-        document = to_document(config, Launch(world_size=workers, engine="single", output=""))
-        done = subprocess.run(internal.argv("hvd_train.dealt", document, str(found)), check=False)
+        document, variables = words.split(to_document(config, Launch(world_size=workers, engine="single", output="")))
+        command = internal.argv("hvd_train.dealt", document, str(found))
+        done = subprocess.run(command, env={**os.environ, **variables}, check=False)
         if done.returncode:
             sys.exit(done.returncode)
         text = found.read_text(encoding="utf-8")

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import options
+from cli.hosts import DIALECTS
+from cli.streams import say
 from hvd_train import strict_json
-from hvd_train.errors import UserError, nearest
+from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
     from cli.addresses import Entry, Problem
@@ -22,8 +25,8 @@ SHOWN = 20
 
 def command(
     hostfile: Annotated[Path, typer.Argument(help="Hostfile of any dialect.", show_default=False)],
-    to: Annotated[str | None, typer.Option(help="Write it as openmpi, mpich or horovod.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print hosts and problems as JSON.")] = False,
+    to: Annotated[str | None, options.choice("--to", "dialect", DIALECTS, help="Dialect to write.")] = None,
+    as_json: options.Json = False,
     resolve: Annotated[bool, typer.Option(help="Look the names up.")] = True,
 ) -> None:
     """Show, check and convert a hostfile; exit code 1 where a host cannot be used."""
@@ -44,15 +47,13 @@ def command(
 
 def _converted(lines: Sequence[Line], dialect: str) -> str:
     """The hosts in `dialect`; settings that have no place there are told on stderr."""
-    from cli.hosts import DIALECTS, format_hostfile, merge
+    from cli.hosts import format_hostfile, lost, merge
 
-    if dialect not in DIALECTS:
-        raise UserError(f"--to: no dialect '{dialect}'{nearest(dialect, DIALECTS)}")
-    unused = [f"{word} of line {line.number}" for line in lines for word in line.unused]
+    chosen: Dialect = dialect  # type: ignore[assignment]
+    unused = [f"{word} of line {line.number}" for line in lines for word in (*line.unused, *lost(line.host, chosen))]
     if unused:
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
-        print(f"ddl: left out, for ddl does not use it: {', '.join(unused[:3])}{more}", file=sys.stderr)
-    chosen: Dialect = dialect  # type: ignore[assignment]
+        say(f"left out, for ddl does not use it: {', '.join(unused[:3])}{more}")
     return format_hostfile(merge(line.host for line in lines), chosen).rstrip("\n")
 
 
@@ -74,9 +75,9 @@ def _total(hosts: Mapping[str, Entry]) -> str:
 
 def _complain(hostfile: Path, problems: Sequence[Problem]) -> None:
     for problem in problems[:SHOWN]:
-        print(f"ddl: {problem.level}: {hostfile}: {problem.text}", file=sys.stderr)
+        say(f"{problem.level}: {hostfile}: {problem.text}")
     if len(problems) > SHOWN:
-        print(f"ddl: and {len(problems) - SHOWN} problems more: --json lists all", file=sys.stderr)
+        say(f"and {len(problems) - SHOWN} problems more: --json lists all")
 
 
 def _json(hosts: Mapping[str, Entry], problems: Sequence[Problem]) -> str:

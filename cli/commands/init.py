@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hvd_train.errors import UserError
+from hvd_train.names import printable
 
 STARTER = """\
 # A run of ddl. Start it with: ddl run --np 2 {name}
@@ -54,11 +56,12 @@ def command(
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("model.yaml"),
 ) -> None:
     """Write a commented starter YAML file."""
+    name = shlex.quote(printable(file))
     try:
         with file.open("x", encoding="utf-8") as stream:
-            stream.write(STARTER.format(name=file))
+            stream.write(STARTER.format(name=name))
     except FileExistsError:
         raise UserError(f"init: {file} exists; give another name") from None
     except OSError as error:
         raise UserError(f"init: cannot write {file}: {error.strerror}") from None
-    print(f"{file} written; start it with: ddl run --np 2 {file}")
+    print(f"{printable(file)} written; start it with: ddl run --np 2 {name}")

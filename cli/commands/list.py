@@ -7,18 +7,24 @@ from typing import Annotated
 import typer
 
 from hvd_train import plugins
-from hvd_train.errors import UserError, nearest
+from hvd_train.names import find
 
-FAMILIES = [*plugins.FAMILIES, "optimizers"]
+OPTIMIZERS = "optimizers"
+FAMILIES = [*plugins.FAMILIES, OPTIMIZERS]
 
 
 def command(
-    family: Annotated[str, typer.Argument(help=f"One of {', '.join(FAMILIES)}.", show_default=False)],
+    family: Annotated[
+        str | None,
+        typer.Argument(help=f"One of {', '.join(FAMILIES)}.", show_default=False, autocompletion=lambda: FAMILIES),
+    ] = None,
 ) -> None:
-    """List what can be chosen from, and the options of each."""
-    if family not in FAMILIES:
-        raise UserError(f"list: no family '{family}'{nearest(family, FAMILIES)}")
-    for name, summary, options in _optimizers() if family == "optimizers" else _members(plugins.FAMILIES[family]):
+    """List what can be chosen from, and the options of each; without a family, the families."""
+    if family is None:
+        print("\n".join(FAMILIES))
+        return
+    family = find(family, FAMILIES, "list: no family")
+    for name, summary, options in _optimizers() if family == OPTIMIZERS else _members(plugins.FAMILIES[family]):
         print(f"{name:14} {summary}")
         for line in options:
             print(f"{'':14}   {line}")

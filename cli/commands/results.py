@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from cli import options
 from hvd_train import strict_json
 from hvd_train.errors import UserError
 
 
 def command(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of them.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """One table of runs: the fields in which they differ, how they ended, and their final metrics."""

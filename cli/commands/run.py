@@ -2,92 +2,127 @@
 
 from __future__ import annotations
 
-import re
+import os
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import emulation
-from hvd_train.errors import ExitCode, UserError, nearest
+from cli import emulation, options
+from cli.streams import say
+from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
     from cli.elastic import Elastic
     from cli.hosts import Host
-    from cli.launchers.base import Command
-    from cli.target import Target
 
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
-BINDINGS = ("core", "socket", "numa", "none")
 YAML = {".yaml", ".yml"}
 
 
 def command(
     target: Annotated[str | None, typer.Argument(help="YAML file or Python script.", show_default=False)] = None,
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]... | -- [ARG]...", show_default=False)
+    arguments: options.Arguments = None,
+    np: options.Np = None,
+    hosts: options.Hosts = None,
+    hostfile: options.Hostfile = None,
+    engine: options.Engine = "auto",
+    launcher: options.Launcher = "auto",
+    bind: options.Bind = None,
+    oversubscribe: Annotated[
+        bool,
+        typer.Option("--oversubscribe", help="Allow more ranks than slots.", rich_help_panel=options.WHERE),
+    ] = False,
+    host_discovery_script: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Horovod elastic: program that prints the hosts there are, as h1:4.",
+            rich_help_panel=options.WHERE,
+        ),
     ] = None,
-    module: Annotated[str | None, typer.Option("-m", "--module", help="Run a module instead of a file.")] = None,
-    np: Annotated[int | None, typer.Option("-n", "--np", help="Ranks to start [default: all slots, or 1].")] = None,
-    hosts: Annotated[str | None, typer.Option("-H", "--hosts", help="Hosts and slots, as h1:4,h2:4.")] = None,
-    hostfile: Annotated[Path | None, typer.Option(help="File of hosts: Open MPI, MPICH or Horovod dialect.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, mpi, horovod or single.")] = "auto",
-    launcher: Annotated[str, typer.Option(help="auto, local, mpirun, horovodrun or srun.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and run nothing.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Run folder [default: runs/NAME-TIME].")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="latest|DIR", help="Go on from a run folder.")] = None,
-    env: Annotated[
-        list[str] | None, typer.Option("-x", "--env", metavar="KEY[=VALUE]", help="Variable for all ranks.")
+    max_np: Annotated[
+        int | None,
+        typer.Option(min=1, help="Horovod elastic: largest number of ranks.", rich_help_panel=options.WHERE),
     ] = None,
-    bind: Annotated[str | None, typer.Option(help="core, socket, numa or none.")] = None,
-    oversubscribe: Annotated[bool, typer.Option("--oversubscribe", help="Allow more ranks than slots.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which the job is ended.")] = None,
+    module: options.Module = None,
+    env: options.Env = None,
+    dry_run: options.DryRun = False,
+    no_preflight: Annotated[
+        bool,
+        typer.Option("--no-preflight", help="Do not ask the hosts first.", rich_help_panel=options.START),
+    ] = False,
+    check_collectives: Annotated[
+        bool,
+        typer.Option(
+            "--check-collectives",
+            help="Name the ranks that ask for different collectives; slow.",
+            rich_help_panel=options.START,
+        ),
+    ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="latest|DIR", help="Go on from a run folder.", rich_help_panel=options.START),
+    ] = None,
+    timeout: options.Timeout = None,
     stall_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds without any progress after which the job is ended; 0 is never.")
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds without any progress after which the job is ended; 0 is never.",
+            rich_help_panel=options.FAILURES,
+        ),
     ] = 300,
     max_restarts: Annotated[
         int,
-        typer.Option(min=0, help="Times that a job which lost a rank or a host goes on from its newest checkpoint."),
+        typer.Option(
+            min=0,
+            help="Times that a job which lost a rank or a host goes on from its newest checkpoint.",
+            rich_help_panel=options.FAILURES,
+        ),
     ] = 0,
     min_np: Annotated[
-        int | None, typer.Option(min=1, help="Ranks that are enough after a host is lost [default: all].")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Ranks that are enough after a host is lost.",
+            show_default="all",
+            rich_help_panel=options.FAILURES,
+        ),
     ] = None,
-    max_np: Annotated[int | None, typer.Option(min=1, help="Horovod elastic: ranks that are not exceeded.")] = None,
-    host_discovery_script: Annotated[
-        Path | None, typer.Option(help="Horovod elastic: program that prints the hosts there are, as h1:4.")
-    ] = None,
-    iface: Annotated[
-        str | None, typer.Option(help="Interface or subnet that joins the hosts [default: by the route to them].")
-    ] = None,
-    no_preflight: Annotated[bool, typer.Option("--no-preflight", help="Do not ask the hosts first.")] = False,
-    check_collectives: Annotated[
-        bool, typer.Option("--check-collectives", help="Name the ranks that ask for different collectives; slow.")
-    ] = False,
-    latency_ms: Annotated[float, typer.Option(help=emulation.LATENCY)] = 0.0,
-    gbps: Annotated[float | None, typer.Option(help=emulation.GBPS)] = None,
-    straggler: Annotated[str | None, typer.Option(metavar="RANK:FACTOR", help=emulation.STRAGGLER)] = None,
-    tee: Annotated[str, typer.Option(metavar="RANKS", help="Ranks whose output is shown: 0,2 or all.")] = "0",
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Show the command and the launcher's words.")
-    ] = False,
+    iface: options.Iface = None,
+    latency_ms: options.LatencyMs = 0.0,
+    gbps: options.Gbps = None,
+    straggler: options.Straggler = None,
+    output: options.RunFolder = None,
+    tee: options.Tee = "0",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    ssh_args: options.SshArgs = None,
+    launcher_args: options.LauncherArgs = None,
+    env_file: options.EnvFile = None,
 ) -> None:
     """Run a YAML file, a Python script or a module on many ranks."""
+    from cli import env_file as variables_of
     from cli import launching
     from cli.engines import choose, for_script
+    from cli.environment import variables
     from cli.launchers.base import Job
     from cli.machine import Machine
-    from cli.network import between, named
-    from cli.target import of_module, of_script, of_yaml
+    from cli.reach import reach, words
+    from cli.session import Session, Start
+    from cli.target import of_module, of_script, of_scripts_run, of_yaml
+    from hvd_train.script_options import Options
 
     arguments = arguments or []
+    file = Path(target or "")
+    is_script = module is not None or file.suffix == ".py"
+    if not is_script and file.suffix not in YAML:
+        nothing = "run: nothing to run" if not target else f"'{target}'"
+        raise UserError(f"{nothing}; expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
     if module is not None and target is not None:
         arguments = [target, *arguments]
-    if bind is not None and bind not in BINDINGS:
-        raise UserError(f"--bind: no binding '{bind}'{nearest(bind, BINDINGS)}")
     elastic = _elastic(host_discovery_script, min_np, max_np, launcher, max_restarts)
     if elastic is not None and engine == "auto":
         engine = "horovod"
@@ -97,93 +132,101 @@ def command(
     shown = _ranks(tee, world_size)
     _check_positive("--timeout", timeout)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
-    file = Path(target or "")
-    forward, environment = _environment(env or [])
-    here = Machine.here()
-    others = [host for host in places if not here.is_named(host.name)]
-    network = named(iface) if iface else between(host.name for host in others)
-    if check_collectives and file.suffix not in YAML:
-        raise UserError(
-            "--check-collectives is for YAML files; in a script, Horovod's API compares by itself what ranks ask for"
-        )
-    if (latency_ms or gbps or straggler) and file.suffix not in YAML:
-        raise UserError(
-            "--latency-ms, --gbps and --straggler are for YAML files; a script's ranks are not ours to slow"
-        )
-    if elastic is not None and file.suffix in YAML:
-        raise UserError(
-            "--host-discovery-script is for scripts that use hvd.elastic; a YAML file goes on from its checkpoints "
-            "without the lost host: --max-restarts 1 --min-np N"
+    exported = variables_of.load(env_file) if env_file is not None else {}
+    os.environ.update(exported)
+    forward, environment = variables(env or [])
+    found = reach(
+        places,
+        Machine.here(),
+        iface=iface,
+        ssh_args=ssh_args,
+        forward=(*exported, *forward),
+        by_interface=launcher == "horovodrun",
+    )
+    emulated = bool(latency_ms or gbps or straggler)
+    (_check_script if is_script else _check_yaml)(resume, check_collectives, emulated, elastic)
+    told = Options()
+    if is_script:
+        told = Options(
+            for_script(engine),
+            of_scripts_run(module, file, output, claim=not dry_run),
+            None if elastic else tuple(shown),
+            tag=len(shown) > 1 and not elastic,
         )
 
-    def prepare(
-        places: tuple[Host, ...], ranks: int, output: Path | None, resume: str | None
-    ) -> tuple[Command, Target]:
+    def prepare(places: tuple[Host, ...], ranks: int, resume: str | None, output: Path | None = None) -> Start:
         if module is not None:
-            what = of_module(module, arguments, for_script(engine))
-        elif file.suffix == ".py":
-            what = of_script(file, arguments, for_script(engine))
-        elif file.suffix in YAML:
+            what = of_module(module, arguments, told)
+        elif is_script:
+            what = of_script(file, arguments, told)
+        else:
             launch = {"world_size": ranks, "engine": chosen, "tee": [r for r in shown if r < ranks], "columns": columns}
             launch["check_collectives"] = check_collectives
             launch["emulate"] = emulation.section(latency_ms, gbps, straggler, ranks)
-            what = of_yaml(file, arguments, output=output, resume=resume, **launch)
-        else:
-            raise UserError(f"'{target or ''}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
+            what = of_yaml(file, arguments, output=output, resume=resume, claim=not dry_run, **launch)
         job = Job(
             program=what.program,
             world_size=ranks,
             engine=chosen,
             hosts=places,
-            environment=environment,
-            forward=forward,
+            environment={**environment, **what.environment},
+            forward=found.forward,
             bind=bind,  # type: ignore[arg-type]
             oversubscribe=oversubscribe,
-            network=network,
+            network=found.network,
             elastic=elastic,
             outlives=what.outlives,
+            ssh=found.client.args,
+            words=words("--launcher-args", launcher_args),
         )
-        return launching.command(launcher, job), what
+        return Start(launching.command(launcher, job), what, places, ranks)
 
-    started, what = prepare(places, world_size, output, resume)
-    for note in () if quiet else started.notes:
-        print(f"ddl: {note}", file=sys.stderr)
+    start = prepare(places, world_size, resume, output)
+    for note in () if quiet else (*start.command.notes, *found.notes):
+        say(note)
     if dry_run:
-        print(started)
+        print(start.command)
         return
-    from cli.execute import Execution
-    from cli.hosts import format_hosts
-    from cli.restarts import Origin, again
+    if told.output is not None and told.shown is not None and len(told.shown) < world_size and not quiet:
+        say(f"{told.output}/logs has what each rank prints; --tee chooses what is shown here")
+    if not no_preflight:
+        from cli.preflight.start import look
 
-    if others and not no_preflight:
-        from cli.preflight.check import check
-        from cli.preflight.needs import needs
+        look(found, start.target)
+    session = Session(
+        lambda places, ranks, resume: prepare(places, ranks, resume, start.target.folder),
+        found,
+        oversubscribe=oversubscribe,
+        timeout=timeout,
+        stall_timeout=stall_timeout,
+        max_restarts=max_restarts,
+        min_np=min_np,
+        fewest=None if elastic is None else elastic.fewest,
+        quiet=quiet,
+        verbose=verbose,
+    )
+    sys.exit(session.run(start, resume))
 
-        for problem in check(others, needs(what.program, Path.cwd()), network):
-            print(f"ddl: warning: {problem.host}: {problem.what}; {problem.remedy}", file=sys.stderr)
-    origin = Origin.of(what.folder, resume)
-    began, restart = time.monotonic(), 0
-    while True:
-        if verbose:
-            print(f"ddl: {started}", file=sys.stderr)
-        names = [host.name for host in others if host in places]
-        left = None if timeout is None else max(1.0, timeout - (time.monotonic() - began))
-        fewest = None if elastic is None else elastic.fewest
-        code = Execution(started, world_size, left, quiet, verbose, stall_timeout, names, fewest).run()
-        if code != ExitCode.FAILURE or restart == max_restarts:
-            break
-        restart += 1
-        try:
-            places, world_size = again(places, world_size, min_np or world_size, oversubscribe=oversubscribe)
-        except UserError as error:
-            print(f"ddl: {error}", file=sys.stderr)
-            break
-        started, what = prepare(places, world_size, what.folder, origin.source())
-        where = f" on {format_hosts(places)}" if places else ""
-        print(f"ddl: restart {restart} of {max_restarts}: {world_size} ranks{where}", file=sys.stderr)
-    if code and what.folder is not None and what.folder.is_dir():
-        print(f"ddl: see {what.folder}", file=sys.stderr)
-    sys.exit(code)
+
+def _check_script(resume: str | None, check_collectives: bool, emulated: bool, elastic: Elastic | None) -> None:
+    if resume is not None:
+        raise UserError("--resume is for YAML files; a script reads its own checkpoints, so start it again without it")
+    if check_collectives:
+        raise UserError(
+            "--check-collectives is for YAML files; in a script, Horovod's API compares by itself what ranks ask for"
+        )
+    if emulated:
+        raise UserError(
+            "--latency-ms, --gbps and --straggler are for YAML files; a script's ranks are not ours to slow"
+        )
+
+
+def _check_yaml(resume: str | None, check_collectives: bool, emulated: bool, elastic: Elastic | None) -> None:
+    if elastic is not None:
+        raise UserError(
+            "--host-discovery-script is for scripts that use hvd.elastic; a YAML file goes on from its checkpoints "
+            "without the lost host: --max-restarts 1 --min-np N"
+        )
 
 
 def _check_positive(option: str, value: float | None) -> None:
@@ -192,17 +235,13 @@ def _check_positive(option: str, value: float | None) -> None:
 
 
 def _hosts(text: str | None, file: Path | None, elastic: Elastic | None) -> tuple[Host, ...]:
-    from cli.hosts import parse_hosts, read_hostfile
+    from cli.hosts import given
 
     options = {"--hosts": text, "--hostfile": file, "--host-discovery-script": elastic}
     first, *others = [option for option, value in options.items() if value is not None] or [""]
     if others:
         raise UserError(f"{first} and {others[0]} both say where to run; give one of them")
-    if elastic is not None:
-        return elastic.hosts()
-    if text is not None:
-        return parse_hosts(text, "--hosts")
-    return read_hostfile(file, "--hostfile") if file is not None else ()
+    return elastic.hosts() if elastic is not None else given(text, file)
 
 
 def _elastic(script: Path | None, fewest: int | None, most: int | None, launcher: str, restarts: int) -> Elastic | None:
@@ -226,8 +265,6 @@ def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) ->
     from cli.slurm import allocation
 
     nesting.refuse_ranks()
-    if np is not None and np < 1:
-        raise UserError(f"--np: expected at least 1 rank, got {np}")
     job = None if hosts else allocation.here()
     if job is not None:
         return job.world_size(np, oversubscribe=oversubscribe)
@@ -242,23 +279,3 @@ def _ranks(text: str, world_size: int) -> list[int]:
     if wrong is not None:
         raise UserError(f"--tee: no rank '{wrong}'; expected ranks below {world_size} such as 0,1, or 'all'")
     return [int(w) for w in words]
-
-
-def _environment(assignments: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Names to take over from this shell, and variables with values."""
-    import os
-
-    for word in assignments:
-        name, equals, _ = word.partition("=")
-        if not name.isidentifier():
-            raise UserError(f"--env: '{word}' is no variable; expected KEY=VALUE or KEY")
-        if not equals and name not in os.environ:
-            raise UserError(f"--env: {name} is not set in this shell; set it, or give {name}=VALUE")
-        if equals and _SECRET.search(name):
-            raise UserError(
-                f"--env: {name} looks like a secret, and a value given here shows in the command line; "
-                f"export it and give the name alone: -x {name}"
-            )
-    forward = tuple(a for a in assignments if "=" not in a)
-    pairs = (a.partition("=") for a in assignments if "=" in a)
-    return forward, {name: value for name, _, value in pairs}

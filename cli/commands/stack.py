@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,31 +48,31 @@ def _stacks(host: str, job: str | None, pids: Sequence[int]) -> dict[str, Stack]
 
     argv = internal.argv("cli.stacks", *map(str, pids))
     if Machine.here().is_named(host):
-        text, problem = _run(argv, stacks.SECONDS * len(pids) + ssh.CONNECT_SECONDS)
+        found, problem = _run(argv, stacks.SECONDS * len(pids) + ssh.CONNECT_SECONDS)
     elif job is not None:
         step = ["srun", "--overlap", f"--jobid={job}", f"--nodelist={host}", "--nodes=1", "--ntasks=1", "--mpi=none"]
-        text, problem = _run([*step, *argv], stacks.SECONDS * len(pids) + _STEP_SECONDS)
+        found, problem = _run([*step, *argv], stacks.SECONDS * len(pids) + _STEP_SECONDS)
     else:
-        answer = ssh.ask(host, argv, 2 * ssh.CONNECT_SECONDS + stacks.SECONDS * len(pids))
-        text, problem = answer.text, answer.problem and f"{answer.problem}; {answer.remedy}"
-    if problem:
-        return {str(pid): {"answered": False, "text": problem} for pid in pids}
-    return json.loads(text.rstrip().rpartition("\n")[2])  # type: ignore[no-any-return]
+        answer = ssh.PLAIN.ask(host, argv, 2 * ssh.CONNECT_SECONDS + stacks.SECONDS * len(pids))
+        found, problem = answer.json, f"{answer.problem}; {answer.remedy}"
+    return found or {str(pid): {"answered": False, "text": problem} for pid in pids}
 
 
 _STEP_SECONDS = 60
 """How long SLURM may take to start a step, or to find that it cannot."""
 
 
-def _run(argv: Sequence[str], seconds: float) -> tuple[str, str]:
-    """What a command printed, or why it failed, without what a job around this process asks srun for."""
+def _run(argv: Sequence[str], seconds: float) -> tuple[Any, str]:
+    """The answer of a program, and why there is none; a job around this process has no say in where it runs."""
     import subprocess
+
+    from cli import ssh
 
     shell = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM_")}
     try:
         done = subprocess.run(argv, env=shell, capture_output=True, text=True, timeout=seconds, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return "", str(error)
+        return None, str(error)
     lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
     own = [line for line in lines if not line.startswith("srun: ")]  # srun says in the end only that it failed
-    return done.stdout, (own[-1] if own else lines[0]) if done.returncode else ""
+    return ssh.unframed(done.stdout), own[-1] if own else lines[0]

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from cli import options
 from hvd_train import strict_json
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run folder, folder of a sweep, or folder of runs.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show the jobs that were submitted: their state, and how far they are."""
     from cli.slurm import jobs, runs, tables

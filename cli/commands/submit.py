@@ -2,58 +2,98 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
 import shutil
 import sys
-import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import options, run_folder
+from cli.streams import say
 from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
     from cli.slurm.batch import Batch
+    from hvd_train.config import SlurmSection
 
 Words = list[str] | None
 
 
 def command(
-    target: Annotated[Path, typer.Argument(help="YAML file or Python script.", show_default=False)],
-    arguments: Annotated[Words, typer.Argument(metavar="[KEY=VALUE]... | -- [ARG]...", show_default=False)] = None,
-    nodes: Annotated[int | None, typer.Option("-N", "--nodes", help="Nodes.")] = None,
-    ntasks_per_node: Annotated[int | None, typer.Option(help="Ranks on each node.")] = None,
-    cpus_per_task: Annotated[int | None, typer.Option(help="Processors of each rank.")] = None,
-    gpus_per_node: Annotated[str | None, typer.Option(help="GPUs of each node, as 4 or a100:4.")] = None,
-    mem: Annotated[str | None, typer.Option(help="Memory of each node, as 64G.")] = None,
-    time: Annotated[str | None, typer.Option(help="Time limit: minutes, H:M:S or D-H.")] = None,
-    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
-    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
-    container_image: Annotated[str | None, typer.Option(help="Image for the site's container plugin.")] = None,
-    sbatch: Annotated[Words, typer.Option(metavar="KEY[=VALUE]", help="Another option of sbatch.")] = None,
-    env: Annotated[Words, typer.Option("-x", "--env", metavar="KEY=VALUE", help="Variable of the job.")] = None,
-    interface: Annotated[str | None, typer.Option(help="Network interface that ranks talk over.")] = None,
-    notice: Annotated[int | None, typer.Option(help="Seconds before the time limit at which ranks save.")] = None,
-    max_requeues: Annotated[int | None, typer.Option(help="How often the job queues itself again.")] = None,
+    target: Annotated[str | None, typer.Argument(help="YAML file or Python script.", show_default=False)] = None,
+    arguments: options.Arguments = None,
+    np: options.BatchNp = None,
+    nodes: Annotated[int | None, typer.Option("-N", "--nodes", help="Nodes.", rich_help_panel=options.WHERE)] = None,
+    ntasks_per_node: Annotated[
+        int | None, typer.Option(help="Ranks on each node.", rich_help_panel=options.WHERE)
+    ] = None,
+    cpus_per_task: Annotated[
+        int | None, typer.Option(help="Processors of each rank.", rich_help_panel=options.WHERE)
+    ] = None,
+    gpus_per_node: Annotated[
+        str | None, typer.Option(help="GPUs of each node, as 4 or a100:4.", rich_help_panel=options.WHERE)
+    ] = None,
+    mem: Annotated[str | None, typer.Option(help="Memory of each node, as 64G.", rich_help_panel=options.WHERE)] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time limit: minutes, H:M:S, D-H, or 1h30m.", rich_help_panel=options.FAILURES)
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition.", rich_help_panel=options.WHERE)] = None,
+    account: Annotated[str | None, typer.Option(help="Account to charge.", rich_help_panel=options.START)] = None,
+    qos: Annotated[str | None, typer.Option(help="Quality of service.", rich_help_panel=options.START)] = None,
+    container_image: Annotated[
+        str | None, typer.Option(help="Image for the site's container plugin.", rich_help_panel=options.START)
+    ] = None,
+    sbatch: Annotated[
+        Words, typer.Option(metavar="KEY[=VALUE]", help="Another option of sbatch.", rich_help_panel=options.START)
+    ] = None,
+    module: options.Module = None,
+    env: options.Env = None,
+    iface: options.Iface = None,
+    notice: Annotated[
+        int | None,
+        typer.Option(help="Seconds before the time limit at which ranks save.", rich_help_panel=options.FAILURES),
+    ] = None,
+    max_requeues: Annotated[
+        int | None, typer.Option(help="How often the job queues itself again.", rich_help_panel=options.FAILURES)
+    ] = None,
     profile: Annotated[
-        str | None, typer.Option(help="Profile with what is given neither here nor in the file.")
+        str | None,
+        typer.Option(help="Profile with what is given neither here nor in the file.", rich_help_panel=options.START),
     ] = None,
-    array: Annotated[str | None, typer.Option(help="Task numbers of a job array, as 0-9%4.")] = None,
+    array: Annotated[
+        str | None, typer.Option(help="Task numbers of a job array, as 0-9%4.", rich_help_panel=options.START)
+    ] = None,
     sweep: Annotated[
-        Words, typer.Option(metavar="FIELD=VALUES", help="Values of a field, as 0.1,0.01 or 0..4: an array of runs.")
+        Words,
+        typer.Option(
+            metavar="FIELD=VALUES",
+            help="Values of a field, as 0.1,0.01 or 0..4: an array of runs.",
+            rich_help_panel=options.START,
+        ),
     ] = None,
-    dependency: Annotated[str | None, typer.Option(help="What to wait for, as afterok:123.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, mpi, horovod or single.")] = "auto",
-    launcher: Annotated[str, typer.Option(help="auto, srun or mpirun.")] = "auto",
-    bind: Annotated[str | None, typer.Option(help="core, socket, numa or none.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Run folder [default: runs/NAME-TIME].")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and write nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job, and exit with its code.")] = False,
+    dependency: Annotated[
+        str | None, typer.Option(help="What to wait for, as afterok:123.", rich_help_panel=options.START)
+    ] = None,
+    engine: options.Engine = "auto",
+    launcher: options.BatchLauncher = "auto",
+    bind: options.Bind = None,
+    output: options.RunFolder = None,
+    dry_run: options.DryRun = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the job, and exit with its code.", rich_help_panel=options.OUTPUT)
+    ] = False,
 ) -> None:
-    """Submit a YAML file or a Python script to SLURM."""
-    from cli.slurm import batch, control, follow
+    """Submit a YAML file, a Python script or a module to SLURM."""
+    from cli.environment import variables
+    from cli.slurm import batch, control, follow, reasons
 
+    forwarded, given = variables(env or [])
     asked = {
         "nodes": nodes,
         "ntasks_per_node": ntasks_per_node,
@@ -65,75 +105,114 @@ def command(
         "account": account,
         "qos": qos,
         "container_image": container_image,
-        "sbatch": _pairs("--sbatch", sbatch, bare=True),
-        "environment": _pairs("--env", env),
-        "interface": interface,
+        "sbatch": _pairs(sbatch or []),
+        "environment": given,
+        "interface": iface,
         "notice": notice,
         "max_requeues": max_requeues,
         "profile": profile,
     }
-    flags = {name: value for name, value in asked.items() if value is not None}
+    flags = {name: value for name, value in asked.items() if value not in (None, {})}
     launch = {"--engine": engine, "--launcher": launcher, "--bind": bind}
-    options = [word for key, value in launch.items() if value not in {None, "auto"} for word in (key, str(value))]
-    folder = _folder(output, target)
-    what = _batch(
-        target, arguments or [], flags, sweep or [], options, folder=folder, array=array, dependency=dependency
-    )
-    _check(engine, launcher, what.world_size)
+    if not module and not target:
+        raise UserError("submit: nothing to submit; expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
+    words = [word for key, value in launch.items() if value not in {None, "auto"} for word in (key, str(value))]
+    arguments = [*([target] if module and target else []), *(arguments or [])]
+    work = _work(target or "", module, arguments, words, sweep or [])
+    folder = _folder(output, work.name, claim=not dry_run)
+    what = _batch(work, flags, folder=folder, array=array, dependency=dependency, np=np)
+    _check(engine, what.world_size)
     script = batch.text(what, _program("ddl"), Path(sys.executable))
     if dry_run:
         print(script, end="")
         return
+    for note in _not_passed_on(what, forwarded):
+        say(f"warning: {note}")
     job = _submit(what, script)
     print(job)
-    print(f"ddl: {what.script}; look with: ddl status {_shown(folder)}", file=sys.stderr)
+    say(f"{what.script}; look with: ddl status {shlex.quote(str(_shown(folder)))}")
     if wait:
         sys.exit(follow.follow(folder))
-    for state in control.states(job)[:1]:
-        print(f"ddl: {state.state}{f' ({state.reason})' if state.reason else ''}", file=sys.stderr)
+    with contextlib.suppress(UserError):  # the job is submitted, whatever SLURM says of it now
+        for state in control.states(job)[:1]:
+            reason = reasons.meaning(state.reason)
+            why = f" ({state.reason}{f': {reason.text}' if reason else ''})" if state.reason else ""
+            say(f"{state.state}{why}")
 
 
-def _batch(
-    target: Path, arguments: list[str], flags: dict[str, Any], sweep: list[str], options: list[str], **rest: Any
-) -> Batch:
-    from cli.configuration import load
-    from cli.slurm import profiles
-    from cli.slurm.batch import FOLDER, Batch
+@dataclass(frozen=True)
+class Work:
+    """What a job runs: the words behind `ddl run`, what the YAML file asks of SLURM, and the line that names its profile."""
+
+    name: str
+    run: tuple[str, ...]
+    written: SlurmSection | None = None
+    place: str = ""
+    sweep: tuple[tuple[str, ...], ...] = ()
+
+
+def _work(target: str, module: str | None, arguments: list[str], words: list[str], sweep: list[str]) -> Work:
+    from cli.slurm.batch import FOLDER
+    from cli.target import check_script
+
+    words = [*words, "--output", FOLDER]
+    own = ["--", *arguments] if arguments else []
+    if module is not None:
+        _refuse_sweep(sweep)
+        return Work(module.replace(".", "-"), (*words, "-m", module, *own))
+    file = Path(target)
+    if file.suffix in {".yaml", ".yml"}:
+        return _yaml(file, arguments, words, sweep)
+    if file.suffix != ".py":
+        raise UserError(f"'{target}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
+    check_script(file)
+    _refuse_sweep(sweep)
+    return Work(file.stem, (*words, str(file.absolute()), *own))
+
+
+def _yaml(file: Path, arguments: list[str], words: list[str], sweep: list[str]) -> Work:
+    from cli.configuration import load, read
     from cli.slurm.sweep import combinations
-    from hvd_train.config import SlurmSection
 
-    written, combined = SlurmSection(), combinations(sweep)
-    file = str(target.absolute())
-    if target.suffix in {".yaml", ".yml"}:
-        written = load(target, arguments).slurm
-        for overrides in combined:
-            load(target, [*arguments, *overrides])
-        run = [*options, "--output", FOLDER, "--resume", "latest", file, *arguments]
-    elif target.suffix == ".py":
-        _check_script(target, sweep)
-        run = [*options, file, *(["--", *arguments] if arguments else [])]
-    else:
-        raise UserError(f"'{target}': expected a YAML file (.yaml) or a Python script (.py)")
-    settings = profiles.settings(flags, written, profiles.folders())
-    return Batch(target.stem, workdir=Path.cwd(), run=tuple(run), settings=settings, sweep=combined, **rest)
+    combined = combinations(sweep)
+    config, source = read(file, arguments)
+    for overrides in combined:
+        load(file, [*arguments, *overrides])
+    place = f"{source.place(('slurm', 'profile'))}: slurm.profile"
+    run = (*words, "--resume", "latest", str(file.absolute()), *arguments)
+    return Work(file.stem, run, config.slurm, place, combined)
 
 
-def _check_script(file: Path, sweep: list[str]) -> None:
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; expected a Python script")
+def _refuse_sweep(sweep: list[str]) -> None:
     if sweep:
         raise UserError(
             "--sweep sets fields of a YAML file; a script can read SLURM_ARRAY_TASK_ID with --array instead"
         )
 
 
-def _check(engine: str, launcher: str, world_size: int) -> None:
-    from cli.engines import choose
-    from hvd_train.errors import nearest
+def _batch(work: Work, flags: dict[str, Any], **rest: Any) -> Batch:
+    from cli.slurm import profiles
+    from cli.slurm.batch import Batch
+    from hvd_train.config import SlurmSection
 
-    known = ("auto", "srun", "mpirun")
-    if launcher not in known:
-        raise UserError(f"--launcher: no launcher '{launcher}' for a job of SLURM{nearest(launcher, known)}")
+    settings = profiles.settings(flags, work.written or SlurmSection(), profiles.folders(), work.place)
+    iface = ("--iface", settings.interface) if settings.interface else ()
+    return Batch(work.name, workdir=Path.cwd(), run=(*iface, *work.run), settings=settings, sweep=work.sweep, **rest)
+
+
+def _not_passed_on(what: Batch, forwarded: Sequence[str]) -> Iterator[str]:
+    """SLURM gives a job the variables of this shell, unless it is told otherwise."""
+    export = os.environ.get("SBATCH_EXPORT", what.settings.sbatch.get("export"))
+    if export is None or str(export).split(",")[0] == "ALL":
+        return
+    names = [name for name in (*forwarded, "PYTHONPATH") if name in os.environ and name not in str(export).split(",")]
+    if names:
+        yield f"export={export}: the job does not get {', '.join(names)} of this shell"
+
+
+def _check(engine: str, world_size: int) -> None:
+    from cli.engines import choose
+
     choose(engine, world_size, alone=False)
 
 
@@ -145,13 +224,15 @@ def _submit(what: Batch, script: str) -> str:
     made = [Submitted(what.folder / task, None, task) for task in what.tasks] or [Submitted(what.folder, None)]
     if what.sweep:
         made = [Submitted(r.folder, None, r.task, what.sweep[int(r.task or 0)]) for r in made]
-    runs.record(made)
-    what.script.write_text(script, encoding="utf-8")
     try:
+        runs.record(made)
+        _write(what.script, script)
         refusal = control.refusal(what.script)
         if refusal:
             raise UserError(f"SLURM can never run this: {refusal}")
         job = control.submit(what.script)
+    except control.NoAnswer as error:
+        raise UserError(f"{error} The job may be in the queue (squeue --me), so {_shown(what.folder)} stays") from None
     except UserError:
         shutil.rmtree(what.folder)
         raise
@@ -159,20 +240,32 @@ def _submit(what: Batch, script: str) -> str:
     return job
 
 
-def _folder(output: Path | None, target: Path) -> Path:
-    folder = output or Path("runs") / f"{target.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if folder.exists():
-        raise UserError(f"--output: {folder} exists; give another folder, or go on in it with: sbatch {folder}/job.sh")
-    return folder.absolute()
+def _folder(output: Path | None, stem: str, *, claim: bool) -> Path:
+    if output is None:
+        return run_folder.claim(stem) if claim else run_folder.free(stem)
+    try:
+        if output.exists():
+            raise FileExistsError
+        return run_folder.make(output) if claim else output.absolute()
+    except FileExistsError:
+        raise UserError(
+            f"--output: {output} exists; give another folder, or go on in it with: sbatch {output}/job.sh"
+        ) from None
 
 
-def _pairs(option: str, words: list[str] | None, *, bare: bool = False) -> dict[str, str | None] | None:
-    """The table that KEY=VALUE words make; with `bare`, a KEY alone has None for its value."""
-    pairs = [word.removeprefix("--").partition("=") for word in words or []]
-    wrong = next((key for key, equals, _ in pairs if not key or not (equals or bare)), None)
-    if wrong is not None:
-        raise UserError(f"{option}: '{wrong}' has no value; expected KEY=VALUE")
-    return {key: value if equals else None for key, equals, value in pairs} or None
+def _write(script: Path, text: str) -> None:
+    """The script may hold the values of variables: from the start, nobody but its owner can read it."""
+    descriptor = os.open(script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _pairs(words: list[str]) -> dict[str, str | None]:
+    """The table that KEY=VALUE words make; a KEY alone has None for its value."""
+    pairs = [word.removeprefix("--").partition("=") for word in words]
+    if any(not key for key, _, _ in pairs):
+        raise UserError("--sbatch: expected KEY or KEY=VALUE")
+    return {key: value if equals else None for key, equals, value in pairs}
 
 
 def _program(name: str) -> Path:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cli.slurm.sweep import items
-from hvd_train import document
+from hvd_train import document, plugins
 from hvd_train.config import Config, expand
 from hvd_train.errors import UserError
+from hvd_train.names import match
 
 UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?) ?(epochs?|steps?|s|kB|MB|GB)")
@@ -46,7 +48,8 @@ class Entry:
 def entries(text: str) -> list[Entry]:
     """The strategies of `allreduce,local_sgd:period=8,diloco:period=50:outer_lr=0.7`."""
     found = [_entry(part, text) for part in items(text, ",")]
-    twice = next((e.text for e in found if found.count(e) > 1), None)
+    titles = [e.title for e in found]
+    twice = next((e.text for e in found if titles.count(e.title) > 1), None)
     if twice is not None:
         raise UserError(f"--strategies: '{twice}' stands there twice")
     return found
@@ -75,9 +78,12 @@ def target(text: str) -> tuple[str, float]:
     """The metric and the value of `accuracy=0.95`."""
     name, _, value = text.partition("=")
     try:
-        return name, float(value)
+        goal = float(value)
     except ValueError:
-        raise UserError(f"--target: '{text}' is none; expected METRIC=VALUE, as accuracy=0.95") from None
+        goal = math.nan
+    if not name or not math.isfinite(goal):
+        raise UserError(f"--target: '{text}' is none; expected METRIC=VALUE, as accuracy=0.95")
+    return name, goal
 
 
 def file_sync(file: Path, overrides: Sequence[str]) -> dict[str, object]:
@@ -98,7 +104,7 @@ def _entry(part: str, text: str) -> Entry:
             f"--strategies: '{part if name else text}': expected NAME or NAME:OPTION=VALUE:OPTION=VALUE between commas, "
             "as allreduce,local_sgd:period=8"
         )
-    return Entry(part, name, tuple(options))
+    return Entry(part, match(name, plugins.names(plugins.FAMILIES["strategies"])) or name, tuple(options))
 
 
 def _has_section(option: str) -> bool:

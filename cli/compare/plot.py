@@ -26,7 +26,7 @@ def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | 
     labels = [o.strategy + " (failed)" * bool(o.failure) for o in drawn]
     columns = max((n for n in range(1, 5) if _width(labels, n) <= LEGEND), default=1)
     figure = Figure(figsize=(13, 4.4 + 0.2 * -(-len(labels) // columns)), dpi=100, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     panels = {"seconds": "seconds of training", "bytes_sent": "MB sent by all ranks", "step": "steps"}
     for axes, (key, label) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
         _panel(axes, drawn, labels, key, metric)
@@ -34,7 +34,7 @@ def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | 
         if goal is not None:
             axes.axhline(goal, color="#777777", linewidth=0.9, linestyle=":", zorder=1)
     first, second, _ = figure.axes
-    first.set_ylabel(f"held-out {metric}")
+    first.set_ylabel(f"held-out {metric}", parse_math=False)
     first.set_ylim(*_limits(drawn, metric, goal))
     if any(_megabytes(e) > 0 for o in drawn for e in o.evaluations):
         second.set_xscale("log")
@@ -42,9 +42,11 @@ def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | 
         second.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
         second.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
         second.xaxis.set_minor_formatter(NullFormatter())
-    figure.legend(
+    legend = figure.legend(
         *first.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 

@@ -12,6 +12,7 @@ from cli.compare import outcome
 from cli.compare.outcome import Outcome
 from cli.slurm import tables
 from hvd_train import strict_json
+from hvd_train.names import printable
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Report:
     def title(self) -> str:
         emulate = self.launch.get("emulate") or {}
         parts = [
-            Path(self.file).name,
+            printable(Path(self.file).name),
             f"np={self.launch['world_size']}",
             re.sub(r"(?<=\d)(?=[A-Za-z])", " ", self.budget or ""),
             f"links of {emulate['gbps']:g} Gbit/s" if "gbps" in emulate else "",

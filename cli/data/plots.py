@@ -33,7 +33,7 @@ def shares(title: str, histograms: Sequence[Histogram]) -> Figure:
     width = min(18.0, 3.5 + max(5.0, 0.45 * len(histograms)))
     figure = Figure(figsize=(width, 6.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     colours = _colours(classes(histograms))
     tallest = max(max(sum(h.values()) for h in histograms), 1)
     _bars(axes, histograms, colours)

@@ -1,4 +1,4 @@
-"""The checks of this machine for another one: `cli.diagnose '{"NAME": {OPTIONS}, ...}'` prints findings as JSON."""
+"""The checks of this machine for another one: program `cli.diagnose '{"NAME": {OPTIONS}, ...}'` prints findings in a frame."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import sys
 from dataclasses import asdict
 
+from cli import ssh
 from cli.diagnose._places import Here
 
 
 def main() -> None:
     found = Here().examine(json.loads(sys.argv[1]))
-    print(json.dumps({name: asdict(finding) for name, finding in found.items()}))
+    print(ssh.framed({name: asdict(finding) for name, finding in found.items()}))
 
 
 if __name__ == "__main__":

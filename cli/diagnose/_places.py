@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from cli import ssh
-from cli.diagnose.base import Check, Finding, Place, Wanted
+from cli.diagnose.base import Check, Finding, Wanted
 from cli.hosts import Host
 from cli.machine import Machine
 from hvd_train import internal, plugins
@@ -32,35 +31,26 @@ class Here:
             return dict(zip(wanted, pool.map(_examine, map(load, wanted, wanted.values())), strict=True))
 
 
-@dataclass(frozen=True)
-class Remote:
-    """The machine that ssh calls `name`."""
-
-    name: str
-
-    def examine(self, wanted: Wanted) -> dict[str, Finding]:
-        answer = ssh.ask(self.name, internal.argv("cli.diagnose", json.dumps(wanted)), HOST_SECONDS)
-        if answer.problem:
-            missing = "can't open file" in answer.problem
-            install = f"install this ddl on {self.name}: {sys.executable} -m pip install ddl"
-            return {"reach": Finding("error", answer.problem, install if missing else answer.remedy)}
-        found = {name: Finding(**finding) for name, finding in answer.json.items()}
-        return {"reach": Finding("ok", "over ssh"), **found}
-
-
-def survey(hosts: Sequence[Host], wanted: Wanted, here: dict[str, Finding]) -> dict[str, dict[str, Finding]]:
-    """Findings by host, a bounded number of hosts at a time; for a host that is this machine, those that are `here`."""
+def survey(
+    hosts: Sequence[Host], wanted: Wanted, here: dict[str, Finding], client: ssh.Client = ssh.PLAIN
+) -> dict[str, dict[str, Finding]]:
+    """Findings by host; for a host that is this machine, those that are `here`."""
     machine = Machine.here()
-    others: list[Place] = [Remote(host.name) for host in hosts if not machine.is_named(host.name)]
-    with ThreadPoolExecutor(max(1, min(len(others), ssh.AT_ONCE))) as pool:
-        answers = pool.map(lambda place: place.examine(wanted), others)
-        found = dict(zip((place.name for place in others), answers, strict=True))
+    others = [host.name for host in machine.others(hosts)]
+    answers = client.ask_all(others, internal.argv("cli.diagnose", json.dumps(wanted)), HOST_SECONDS)
+    found = {answer.host: _findings(answer) for answer in answers}
     return {host.name: found.get(host.name, here) for host in hosts}
 
 
 def load(name: str, options: Mapping[str, Any] | None = None) -> Check:
     check: Check = plugins.create("cli.diagnose", name, **(options or {}))
     return check
+
+
+def _findings(answer: ssh.Answer) -> dict[str, Finding]:
+    if answer.problem:
+        return {"reach": Finding("error", answer.problem, answer.remedy)}
+    return {"reach": Finding("ok", "over ssh"), **{name: Finding(**found) for name, found in answer.json.items()}}
 
 
 def _examine(check: Check) -> Finding:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 Level = Literal["ok", "warning", "error"]
 
@@ -47,13 +47,3 @@ class Line:
     host: str
     check: str
     finding: Finding
-
-
-class Place(Protocol):
-    """A machine that checks can look at: this one, or another over ssh."""
-
-    @property
-    def name(self) -> str: ...
-
-    def examine(self, wanted: Wanted) -> dict[str, Finding]:
-        """A finding for each check that could look there; that of `reach`, where none could."""

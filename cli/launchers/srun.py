@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cli import flavor
-from cli.launchers import _openmpi
+from cli.launchers import _interface, _openmpi
 from cli.launchers.base import Binding, Command, Job
 from cli.machine import Machine
 from cli.placement import place
@@ -39,16 +39,15 @@ class Srun:
     def command(self, job: Job) -> Command:
         if job.hosts:
             raise UserError("--launcher srun runs on the hosts of its allocation; leave out --hosts and --hostfile")
-        return Command((*self._argv(job), *job.program), {**self._parameters(job), **job.environment})
+        return Command((*self._argv(job), *job.words, *job.program), {**self._parameters(job), **job.environment})
 
     def _parameters(self, job: Job) -> dict[str, str]:
         """What mpirun would be told by options."""
+        network = _interface.variables(str(job.network)) if job.network else {}
         if self.openmpi is None:
-            return {}
+            return network
         found = _openmpi.parameters(place(job, self.machine), self.openmpi)
-        if job.network is not None:
-            found["btl_tcp_if_include"] = str(job.network)
-        return _openmpi.variables(found, self.environment)
+        return {**_openmpi.variables(found, self.environment), **network}
 
     def _argv(self, job: Job) -> list[str]:
         # Values are not written into --export, which ends them at a comma: srun takes its own environment along.

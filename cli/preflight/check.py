@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli import ssh
+from cli import forwarded, ssh
 from cli.hosts import Host
 from cli.network import Network
-from cli.preflight.compare import Facts, Problem, clashes, problems, skew, table
+from cli.preflight.compare import Facts, Problem, clashes, namesakes, problems, skew, table
 from hvd_train.errors import UserError
 
 SECONDS = 30.0
@@ -40,15 +40,22 @@ class Needs:
             "files": self.files,
             "paths": self.paths,
             "room": self.room,
+            "variables": [*forwarded.NAMES, *forwarded.PREFIXES],
         }
         return [sys.executable, "-c", _PROBE.read_text(encoding="utf-8"), json.dumps(wanted)]
 
 
-def check(hosts: Sequence[Host], needs: Needs, network: Network | None, seconds: float = SECONDS) -> list[Problem]:
+def check(
+    hosts: Sequence[Host],
+    needs: Needs,
+    network: Network | None,
+    seconds: float = SECONDS,
+    client: ssh.Client = ssh.PLAIN,
+) -> list[Problem]:
     """Warnings about the other hosts of a job; UserError has a table of all that is wrong, and the first thing to mend."""
     with ThreadPoolExecutor(1) as pool:
         own = pool.submit(_here, needs)
-        answers = ssh.ask_all([host.name for host in hosts], needs.argv(), seconds)
+        answers = client.ask_all([host.name for host in hosts], needs.argv(), seconds)
         found = _judge(hosts, answers, own.result(), network)
     if any(problem.level == "error" for problem in found):
         raise UserError(_refusal(found, len(hosts)))
@@ -61,7 +68,8 @@ def _judge(hosts: Sequence[Host], answers: Sequence[ssh.Answer], here: Facts, ne
     for host in hosts:
         if host.name in facts:
             found += problems(here, facts[host.name], host.name, host.slots, network)
-    return [*found, *clashes({"this machine": here, **facts}, network)]
+    all_ = {"this machine": here, **facts}
+    return [*found, *namesakes(all_), *clashes(all_, network)]
 
 
 def _facts(answer: ssh.Answer) -> dict[str, Any]:
@@ -71,7 +79,7 @@ def _facts(answer: ssh.Answer) -> dict[str, Any]:
 
 def _here(needs: Needs) -> Facts:
     done = subprocess.run(needs.argv(), capture_output=True, text=True, timeout=SECONDS, check=True)
-    return _facts(ssh.Answer("", done.stdout, ended=math.inf))
+    return _facts(ssh.Answer("", ssh.unframed(done.stdout), ended=math.inf))
 
 
 def _refusal(found: Sequence[Problem], hosts: int) -> str:

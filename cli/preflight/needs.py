@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cli.preflight.check import Needs
 from cli.target import RANK
+from hvd_train import script_options, words
 
 
-def needs(program: Sequence[str], folder: Path) -> Needs:
-    """Of a job started in `folder`: the script, or the modules and data files that the configuration names."""
-    words = [word for word in program[len(RANK) :] if not word.startswith("--engine=")]
-    if words[0] != "--script":
-        config = json.loads(words[0])["config"]
+def needs(program: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ) -> Needs:
+    """Of a job started in `folder`: the script, or the modules and data files that the configuration names.
+
+    `environment` has the variables that the ranks get.
+    """
+    told = program[len(RANK) :]
+    if told[0] != "--script":
+        config = json.loads(words.join(told[0], environment))["config"]
         return Needs(folder, tuple(_modules(config, folder)), tuple(_data(config, folder)))
-    return Needs(folder) if words[1] == "-m" else Needs(folder, (words[1],))
+    _, script = script_options.split(told[1:])
+    return Needs(folder) if script[0] == "-m" else Needs(folder, (script[0],))
 
 
 def _modules(config: Mapping[str, Any], folder: Path) -> Iterator[str]:

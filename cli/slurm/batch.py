@@ -8,28 +8,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.slurm import notation
+from cli.environment import is_secret
+from cli.launchers import _interface
+from cli.slurm import notation, options, runs
 from hvd_train import internal
 from hvd_train.config import SlurmProfile
 from hvd_train.errors import UserError
 
 SCRIPT = "job.sh"
-INTERFACE = (
-    "OMPI_MCA_btl_tcp_if_include",
-    "PRTE_MCA_prte_if_include",
-    "OMPI_MCA_oob_tcp_if_include",
-    "NCCL_SOCKET_IFNAME",
-    "GLOO_SOCKET_IFNAME",
-    "HOROVOD_GLOO_IFACE",
-)
-"""Variables by which Open MPI, its daemons (of version 5 and of 4), NCCL, Gloo and Horovod are told their interface."""
-
 _DIRECTIVES = (
     "nodes", "ntasks_per_node", "cpus_per_task", "gpus_per_node", "mem", "time",
     "partition", "account", "qos", "container_image",
 )  # fmt: skip
 _PLAIN = re.compile(r"[\w.,:;=@%+/\[\]()?*&|!-]+")
-_ARRAY = re.compile(r"(\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*)(%\d+)?")
 
 
 @dataclass(frozen=True)
@@ -37,7 +28,7 @@ class Batch:
     """One submission: what `ddl run` is given, in `workdir`, and what is asked of SLURM.
 
     `folder` is the run's; of an array it holds one run folder a task, named by the task's number. `sweep` has the
-    overrides of each task.
+    overrides of each task. `np` is the number of ranks, where nodes do not say it.
     """
 
     name: str
@@ -48,12 +39,12 @@ class Batch:
     array: str | None = None
     dependency: str | None = None
     sweep: tuple[tuple[str, ...], ...] = ()
+    np: int | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Numbers of the array's tasks, all of the sweep's where `array` does not choose among them."""
-        chosen = (self.array or "").partition("%")[0]
-        return tuple(notation.numbers(chosen)) if chosen else tuple(map(str, range(len(self.sweep))))
+        return notation.tasks(self.array) if self.array else tuple(map(str, range(len(self.sweep))))
 
     @property
     def script(self) -> Path:
@@ -61,14 +52,14 @@ class Batch:
 
     @property
     def world_size(self) -> int:
-        return (self.settings.nodes or 1) * (self.settings.ntasks_per_node or 1)
+        return self.np or (self.settings.nodes or 1) * (self.settings.ntasks_per_node or 1)
 
 
 def text(batch: Batch, ddl: Path, python: Path) -> str:
     """The script; `ddl` and `python` are the programs of this environment. UserError where the request is none."""
     _check(batch)
-    parts = (_directives(batch), _preparations(batch), _run(batch, ddl), _end(batch, python))
-    return "#!/bin/bash\n" + "\n".join("".join(f"{line}\n" for line in part) for part in parts)
+    parts = (_directives(batch), _frame(batch, python), _preparations(batch), _run(batch, ddl))
+    return "#!/bin/bash\n" + "\n".join("".join(f"{line}\n" for line in part) for part in parts if part)
 
 
 def directive(option: str, value: str | int | None) -> str:
@@ -87,67 +78,129 @@ def _check(batch: Batch) -> None:
             f"slurm.notice: ranks would be told {asked.notice} s before the end of a job of {length} s; "
             "ask for a longer --time or a shorter --notice"
         )
-    if batch.array is not None and not _ARRAY.fullmatch(batch.array):
-        raise UserError(f"--array: '{batch.array}' is no array; expected task numbers such as 0-9, 1,3,5 or 0-99%4")
-    if batch.sweep and not {int(task) for task in batch.tasks} <= set(range(len(batch.sweep))):
+    _check_np(batch.np, asked.nodes, asked.ntasks_per_node)
+    _check_array(batch)
+    for word in asked.sbatch:
+        instead = options.refusal(word)
+        if instead:
+            raise UserError(f"--sbatch {word}: ddl submit sets this by itself; {instead}")
+    exported = re.findall(r"(\w+)=", str(asked.sbatch.get("export")))
+    secret = next(filter(is_secret, (*asked.environment, *exported)), None)
+    if secret:
+        raise UserError(
+            f"slurm.environment: {secret} looks like a secret, and {SCRIPT} would hold its value; export it in the shell "
+            "that submits the job, which passes its variables on, and leave it out here"
+        )
+
+
+def _check_np(np: int | None, nodes: int | None, each: int | None) -> None:
+    if np is None:
+        return
+    if np < 1:
+        raise UserError(f"--np: expected at least 1 rank, got {np}")
+    if nodes and each and np != nodes * each:
+        raise UserError(
+            f"--np {np}: {nodes} nodes with {each} ranks each are {nodes * each}; leave out one of the three"
+        )
+    if nodes and np < nodes:
+        raise UserError(f"--np {np}: {nodes} nodes would have no rank each; ask for up to {np} nodes")
+    if each and np % each:
+        raise UserError(f"--np {np}: no number of nodes with {each} ranks each has {np}; expected a multiple of {each}")
+
+
+def _check_array(batch: Batch) -> None:
+    try:
+        tasks = batch.tasks
+    except ValueError as error:
+        raise UserError(
+            f"--array: '{batch.array}' {error}; expected task numbers such as 0-9, 1,3,5 or 0-99%4"
+        ) from None
+    if batch.sweep and not {int(task) for task in tasks} <= set(range(len(batch.sweep))):
         last = len(batch.sweep) - 1
         raise UserError(f"--array: the sweep has the combinations 0-{last}; '{batch.array}' names others")
 
 
-def _directives(batch: Batch) -> Iterator[str]:
+def _directives(batch: Batch) -> list[str]:
     asked = batch.settings
-    yield directive("job-name", batch.name)
-    for name in _DIRECTIVES:
-        if getattr(asked, name) is not None:
-            yield directive(name.replace("_", "-"), getattr(asked, name))
-    if batch.tasks:
-        yield directive("array", batch.array or f"0-{len(batch.sweep) - 1}")
-    if batch.dependency is not None:
-        yield directive("dependency", batch.dependency)
-    yield directive("signal", f"B:USR1@{asked.notice}")
-    yield "#SBATCH --requeue"
-    yield "#SBATCH --open-mode=append"
-    yield directive("output", str(_log(batch)))
-    for name, value in asked.sbatch.items():
-        yield directive(name, value)
+    given = {name.replace("_", "-"): getattr(asked, name) for name in _DIRECTIVES}
+    if not (asked.nodes and asked.ntasks_per_node):
+        given["ntasks"] = batch.np
+    given["array"] = batch.array or (f"0-{len(batch.sweep) - 1}" if batch.sweep else None)
+    given["dependency"] = batch.dependency
+    return [
+        directive("job-name", batch.name),
+        *(directive(name, value) for name, value in given.items() if value is not None),
+        directive("signal", f"B:USR1@{asked.notice}"),
+        "#SBATCH --requeue",
+        "#SBATCH --open-mode=append",
+        directive("output", str(_log(batch))),
+        *(directive(name, value) for name, value in asked.sbatch.items()),
+    ]
 
 
 def _log(batch: Batch) -> Path:
     folder = Path(str(batch.folder).replace("%", "%%"))
-    return folder / "%a" / "slurm-%j.log" if batch.tasks else folder / "slurm-%j.log"
+    return folder / "%a" / "slurm-%A_%a.log" if batch.tasks else folder / "slurm-%j.log"
 
 
-def _preparations(batch: Batch) -> Iterator[str]:
+def _frame(batch: Batch, python: Path) -> list[str]:
+    """What surrounds the run: how its end is noted, and what signals do."""
     asked = batch.settings
-    yield "# Written by ddl submit. Edit it and submit it with sbatch as you like: it needs nothing but ddl."
-    yield f"cd -- {shlex.quote(str(batch.workdir))} || exit"
-    yield f"folder={shlex.quote(str(batch.folder))}" + ('/"$SLURM_ARRAY_TASK_ID"' if batch.tasks else "")
-    for module in asked.modules:
-        yield f"module load {shlex.quote(module)} || exit"
-    yield "# A rank of an earlier attempt, on a node that was cut off, may come back and end the step that has its number."
-    yield "# Ranks of this attempt get another: the numbers of earlier attempts are used up."
-    yield "for ((n = 0; n < ${SLURM_RESTART_COUNT:-0}; n++)); do srun --nodes=1 --ntasks=1 --mpi=none true; done"
-    names = INTERFACE if asked.interface else ()
-    for variable, value in {**dict.fromkeys(names, asked.interface), **asked.environment}.items():
-        yield f"export {variable}={shlex.quote(str(value))}"
+    end = shlex.join([str(python), internal.PROGRAM, "cli.slurm.end"])
+    told = f'"$folder" "$code" ${{ddl:+--began}} --notice={asked.notice} --max-requeues={asked.max_requeues}'
+    return [
+        "# Written by ddl submit. Edit it and submit it with sbatch as you like: it needs nothing but ddl.",
+        f"folder={shlex.quote(str(batch.folder))}" + ('/"$SLURM_ARRAY_TASK_ID"' if batch.tasks else ""),
+        "ddl=",
+        "",
+        "# However this script ends: notes why in the run folder, puts a job that was stopped in the queue again, and gives",
+        "# the exit code of the job.",
+        "end() {",
+        "  code=$?",
+        "  trap '' TERM USR1",
+        f"  exec {end} {told}",
+        "}",
+        "trap end EXIT",
+        "# Before the time limit, and on preemption, SLURM signals this shell. ddl run then lets the ranks end their step",
+        "# and save, and exits with 75. Of two signals that come at once, bash may pass over one: both mean the same.",
+        'stop() { [ "$ddl" ] || exit "$1"; kill -USR1 "$ddl"; }',
+        "trap 'stop 138' USR1",
+        "trap 'stop 143' TERM",
+        f'echo "$SLURM_JOB_ID ${{SLURM_RESTART_COUNT:-0}}" > "$folder"/{runs.BEGAN}',
+    ]
 
 
-def _run(batch: Batch, ddl: Path) -> Iterator[str]:
+def _preparations(batch: Batch) -> list[str]:
+    asked = batch.settings
+    told = _interface.variables(asked.interface) if asked.interface else {}
+    return [
+        f"cd -- {shlex.quote(str(batch.workdir))} || exit",
+        *(f"module load {shlex.quote(module)} || exit" for module in asked.modules),
+        "# A rank of an earlier attempt, on a node that was cut off, may come back and end the step that has its number.",
+        "# Ranks of this attempt get another: the numbers of earlier attempts are used up.",
+        "for ((n = 0; n < ${SLURM_RESTART_COUNT:-0}; n++)); do srun --nodes=1 --ntasks=1 --mpi=none true; done",
+        *(f"export {name}={shlex.quote(str(value))}" for name, value in {**told, **asked.environment}.items()),
+    ]
+
+
+def _run(batch: Batch, ddl: Path) -> list[str]:
+    more = ['"${overrides[@]}"'] if batch.sweep else []
+    return [
+        *_overrides(batch),
+        f"{' '.join([shlex.quote(str(ddl)), 'run', *_words(batch.run), *more])} &",
+        "ddl=$!",
+        'while kill -0 "$ddl" 2>/dev/null; do wait "$ddl"; done',
+        'wait "$ddl"',
+        "exit",
+    ]
+
+
+def _overrides(batch: Batch) -> Iterator[str]:
     if batch.sweep:
         yield "case $SLURM_ARRAY_TASK_ID in"
         yield from (f"  {task}) overrides=({shlex.join(batch.sweep[int(task)])}) ;;" for task in batch.tasks)
         yield "esac"
         yield ""
-    yield "# Before the time limit, and on preemption, SLURM signals this shell. ddl run then lets the ranks end their step"
-    yield "# and save, and exits with 75. TERM comes to ddl run by itself, as to every process of the job."
-    yield "trap 'kill -USR1 \"$ddl\"' USR1"
-    yield "trap : TERM"
-    more = ['"${overrides[@]}"'] if batch.sweep else []
-    yield f"{' '.join([shlex.quote(str(ddl)), 'run', *_words(batch.run), *more])} &"
-    yield "ddl=$!"
-    yield 'while kill -0 "$ddl" 2>/dev/null; do wait "$ddl"; done'
-    yield 'wait "$ddl"'
-    yield "code=$?"
 
 
 def _words(run: Sequence[str]) -> Iterator[str]:
@@ -157,10 +210,3 @@ def _words(run: Sequence[str]) -> Iterator[str]:
 
 FOLDER = '"$folder"'
 """Stands for the run folder among the words of `Batch.run`."""
-
-
-def _end(batch: Batch, python: Path) -> Iterator[str]:
-    asked = batch.settings
-    yield "# Notes in summary.json why it ended, puts a job that was stopped in the queue again, and gives the exit code."
-    told = f'"$folder" "$code" --notice={asked.notice} --max-requeues={asked.max_requeues}'
-    yield f"exec {shlex.join([str(python), internal.PROGRAM])} cli.slurm.end {told}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,25 @@ GOING = (*WAITING, "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING",
 _SHOWN = re.compile(r"^JobId=(?P<id>\d+).*? UserId=.*? JobState=(?P<state>\w+) Reason=(?P<reason>.*?) Dependency=")
 _FIELDS = re.compile(r" (ArrayJobId|ArrayTaskId|Restarts|ExitCode|RunTime|TimeLimit|NodeList|NumNodes)=(\S+)")
 
+_ACCOUNT = re.compile(
+    r"(?P<id>\d+)(?:_\[?(?P<task>[\d,:%-]+)\]?)?(?:\+\d+)?"
+    r"\|(?P<state>[A-Z_]+\b[^|]*)\|(?P<code>\d+:\d+)\|(?P<elapsed>[^|]*)\|(?P<limit>[^|]*)\|(?P<nodes>[^|]*)"
+)
+
+_SETTINGS = re.compile(r"SLURM_(CONF\w*|CLUSTERS|TIME_FORMAT|DEBUG_FLAGS|JWT|SACK_\w+|BITSTR_LEN|EXIT_\w+)")
+_OF_A_JOB = re.compile(r"SLURM\w*_\w+|PMIX_(?!MCA_)\w+|PMI_\w+|OMPI_COMM_WORLD_\w+")
+_OTHERWISE = {
+    "array": ("SBATCH_ARRAY_INX",),
+    "time": ("SBATCH_TIMELIMIT",),
+    "mem": ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU"),
+    "requeue": ("SBATCH_REQUEUE", "SBATCH_NO_REQUEUE"),
+}
+_WHOLE_ARRAYS = {"SLURM_BITSTR_LEN": "0"}  # else a long list of tasks ends in dots
+
+
+class NoAnswer(UserError):
+    """A command of SLURM that did not end in time; what it was asked for may have happened."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -33,6 +54,7 @@ class State:
     elapsed: str = ""
     limit: str = ""
     nodes: str = ""
+    restarts: int = 0
 
     @property
     def going(self) -> bool:
@@ -52,22 +74,41 @@ class State:
 
 
 def submit(script: Path) -> str:
-    """The number of the job that `script` became."""
-    return _ask("sbatch", "--parsable", str(script)).strip().partition(";")[0]
+    """The number of the job that `script` became; other lines, as of a wrapper that greets, are passed over."""
+    answer = _ask("sbatch", "--parsable", str(script), env=_for(script))
+    numbers = re.findall(r"^(\d+)(?:;\S+)?$", answer, re.MULTILINE)
+    if not numbers:
+        raise UserError(f"sbatch gave no job's number; it said: {answer.strip() or 'nothing'}")
+    return str(numbers[-1])
 
 
 def refusal(script: Path) -> str | None:
     """Why SLURM will never run `script`; None where it will. Submitted, an impossible job waits for ever."""
-    asked = _run("sbatch", "--test-only", str(script))
+    asked = _run("sbatch", "--test-only", str(script), env=_for(script))
+    if asked.returncode and re.search(r"fatal:|Unable to contact|timed out", asked.stderr):
+        raise UserError(f"sbatch: {_words(asked)}")
     return _words(asked) if asked.returncode else None
 
 
 def states(job: str) -> tuple[State, ...]:
-    """The job, or its array's tasks, while SLURM remembers them; else what accounting has, where there is any."""
+    """The job, or its array's tasks; see `known`."""
+    return known([job])[job]
+
+
+def known(jobs: Iterable[str]) -> dict[str, tuple[State, ...]]:
+    """Each job, or its array's tasks, while SLURM remembers them; else what accounting has, where there is any."""
+    found = {job: _shown(job) for job in jobs}
+    gone = [job for job, shown in found.items() if shown is None]
+    kept = _from_accounts(gone) if gone else ()
+    return {job: tuple(s for s in kept if s.id == job) if shown is None else shown for job, shown in found.items()}
+
+
+def _shown(job: str) -> tuple[State, ...] | None:
+    """What scontrol shows; None where it has forgotten the job."""
     asked = _run("scontrol", "--oneliner", "show", "job", job)
     if asked.returncode and "Invalid job id" not in asked.stderr:
         raise UserError(f"scontrol: {_words(asked)}")
-    return _from_accounts(job) if asked.returncode else tuple(parse(asked.stdout))
+    return None if asked.returncode else tuple(parse(asked.stdout))
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -76,6 +117,29 @@ def cancel(jobs: Iterable[str]) -> None:
 
 def requeue(job: str) -> None:
     _ask("scontrol", "requeue", job)
+
+
+def environment(here: Mapping[str, str], script: str = "") -> dict[str, str]:
+    """`here` for SLURM's commands: of a job that this process is in, only the settings of those commands.
+
+    sbatch lets SBATCH_ variables win over the options in a script; those of options that `script` has are left out.
+    """
+    told = {name for option in re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE) for name in _variables(option)}
+    inside = "SLURM_JOB_ID" in here
+    return {
+        name: value
+        for name, value in here.items()
+        if name not in told and not (inside and _OF_A_JOB.fullmatch(name) and not _SETTINGS.fullmatch(name))
+    }
+
+
+def _variables(option: str) -> tuple[str, ...]:
+    """The variables by which sbatch is told an option, too."""
+    return _OTHERWISE.get(option, (f"SBATCH_{option.upper().replace('-', '_')}",))
+
+
+def _for(script: Path) -> dict[str, str]:
+    return environment(os.environ, script.read_text(encoding="utf-8"))
 
 
 def parse(text: str) -> Iterator[State]:
@@ -93,22 +157,31 @@ def parse(text: str) -> Iterator[State]:
                 elapsed=fields.get("RunTime", ""),
                 limit=fields.get("TimeLimit", ""),
                 nodes="" if fields.get("NodeList") == "(null)" else fields.get("NodeList", ""),
+                restarts=int(fields.get("Restarts", "0")),
             )
 
 
-def _from_accounts(job: str) -> tuple[State, ...]:
+def _from_accounts(jobs: Sequence[str]) -> tuple[State, ...]:
     columns = "JobID,State,ExitCode,Elapsed,Timelimit,NodeList"
-    options = ("--allocations", "--noheader", "--parsable2", f"--jobs={job}", f"--format={columns}")
-    asked = _run("sacct", *options) if shutil.which("sacct") else None
-    if asked is None or asked.returncode:
+    options = ("--allocations", "--noheader", "--parsable2", f"--jobs={','.join(jobs)}", f"--format={columns}")
+    if not shutil.which("sacct"):
         return ()
-    return tuple(map(_account, asked.stdout.splitlines()))
+    with contextlib.suppress(UserError):  # accounting that does not answer knows nothing
+        asked = _run("sacct", *options)
+        if not asked.returncode:
+            return tuple(accounts(asked.stdout))
+    return ()
 
 
-def _account(line: str) -> State:
-    name, state, code, elapsed, limit, nodes = line.split("|")
-    job, _, task = name.partition("_")
-    return State(job, state.split()[0], "", task or None, _code(code), elapsed, limit, nodes)
+def accounts(text: str) -> Iterator[State]:
+    """The states in what sacct prints; steps (`12.batch`) and lines of another form are passed over."""
+    for line in text.splitlines():
+        found = _ACCOUNT.fullmatch(line)
+        if found:
+            state = found["state"].split()[0].rstrip("+")
+            nodes = "" if found["nodes"] == "None assigned" else found["nodes"]
+            code = _code(found["code"])
+            yield State(found["id"], state, "", found["task"], code, found["elapsed"], found["limit"], nodes)
 
 
 def _code(text: str) -> int:
@@ -117,25 +190,38 @@ def _code(text: str) -> int:
     return int(code) or (128 + int(number) if number.isdigit() and int(number) else 0)
 
 
-def _ask(*argv: str) -> str:
-    asked = _run(*argv)
+def _ask(*argv: str, env: Mapping[str, str] | None = None) -> str:
+    asked = _run(*argv, env=env)
     if asked.returncode:
         raise UserError(f"{argv[0]}: {_words(asked)}")
     return asked.stdout
 
 
-def _run(*argv: str) -> subprocess.CompletedProcess[str]:
+def _run(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     if not shutil.which(argv[0]):
         raise UserError(f"no {argv[0]} on PATH: this machine has no SLURM; log in to one that has, or use ddl run")
     try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
+        return subprocess.run(
+            argv,
+            env={**(env or environment(os.environ)), **_WHOLE_ARRAYS},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise UserError(
+        raise NoAnswer(
             f"{argv[0]} does not answer within {SECONDS} s; is SLURM's controller up (scontrol ping)?"
         ) from None
 
 
 def _words(asked: subprocess.CompletedProcess[str]) -> str:
-    """What a command said of its failure, without its own name in front of each line."""
-    lines = [re.sub(r"^\w+: (error: )?", "", line) for line in asked.stderr.strip().splitlines()]
-    return "; ".join(line for line in lines if line) or f"ended with code {asked.returncode}"
+    """What a command said of its failure, without its own name in front of each line, and without a wrapper's greeting."""
+    lines = [line for line in asked.stderr.strip().splitlines() if line.strip()]
+    own = [line for line in lines if re.match(r"(\w+: |\w+ failure: |slurm_)", line)]
+    return (
+        "; ".join(re.sub(r"^\w+: (error: )?", "", line) for line in own or lines)
+        or f"ended with code {asked.returncode}"
+    )

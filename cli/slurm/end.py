@@ -1,4 +1,4 @@
-"""The last line of a batch script: `cli.slurm.end FOLDER CODE` (`hvd_train.internal`), CODE being that of `ddl run`.
+"""The end of a batch script: `cli.slurm.end FOLDER CODE` (`hvd_train.internal`), CODE being that of `ddl run`.
 
 It finds out why the run ended, notes that in summary.json and attempts.jsonl, puts a job whose ranks were stopped, or that
 lost a node, in the queue again, and exits with the code of the job.
@@ -24,7 +24,9 @@ from cli.slurm import control, nodes, runs
 from hvd_train import strict_json
 from hvd_train.errors import ExitCode, UserError
 
-Cause = Literal["finished", "failure", "time limit", "preemption", "node failure", "requeued", "cancelled"]
+Cause = Literal[
+    "finished", "failure", "preparation", "time limit", "preemption", "node failure", "requeued", "cancelled"
+]
 
 SLACK = 60
 """Seconds by which SLURM may be early with its notice of the end."""
@@ -62,13 +64,15 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="cli.slurm.end", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("code", type=int)
+    parser.add_argument("--began", action="store_true", help="ddl run was started")
     parser.add_argument("--notice", type=int, required=True)
     parser.add_argument("--max-requeues", type=int, required=True)
     told = parser.parse_args(arguments)
     job = os.environ["SLURM_JOB_ID"]
     lost = nodes.lost() if told.code == ExitCode.FAILURE else ()
-    ended_by_slurm = words_of_slurm(_log(told.folder, job), _began())
-    cause = "node failure" if lost else cause_of(told.code, ended_by_slurm, _seconds_left(job), told.notice)
+    ended_by_slurm = words_of_slurm(_log(told.folder), _began())
+    cause = cause_of(told.code, ended_by_slurm, _seconds_left(job), told.notice, told.began)
+    cause = "node failure" if lost else cause
     before = sum(attempt["again"] for attempt in runs.attempts(told.folder))
     again = (bool(lost) or told.code in STOPPED) and ended_by_slurm is None and before < told.max_requeues
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
@@ -89,20 +93,20 @@ def words_of_slurm(log: str, began: float) -> str | None:
     return next((why.strip() for at, why in said if _time(at) >= int(began)), None)
 
 
-def cause_of(code: int, ended_by_slurm: str | None, seconds_left: int | None, notice: int) -> Cause:
+def cause_of(code: int, ended_by_slurm: str | None, seconds_left: int | None, notice: int, began: bool = True) -> Cause:
     if ended_by_slurm is not None:
         return _CAUSES.get(ended_by_slurm, "cancelled")
     if code == 0:
         return "finished"
     if code not in STOPPED:
-        return "failure"
+        return "failure" if began else "preparation"
     at_its_end = seconds_left is not None and seconds_left <= notice + SLACK
     return "time limit" if at_its_end else "preemption"
 
 
 def exit_code(code: int, cause: Cause) -> int:
     """The job's: what SLURM did is no failure of the program that it ended."""
-    if code in {0, ExitCode.STOPPED} or cause in {"finished", "failure"}:
+    if code in {0, ExitCode.STOPPED} or cause in {"finished", "failure", "preparation"}:
         return code
     return {"time limit": int(ExitCode.TIMEOUT), "node failure": int(ExitCode.NODE_LOST)}.get(
         cause, 128 + signal.SIGTERM
@@ -110,10 +114,12 @@ def exit_code(code: int, cause: Cause) -> int:
 
 
 def note(folder: Path, end: End) -> None:
-    """Put `end` into summary.json, which a run that failed has not written, or of an earlier attempt."""
+    """Put `end` into summary.json, which a script and a run that failed have not written, or of an earlier attempt."""
     summary: dict[str, Any] = runs.summary(folder)
     if end.exit_code not in {ExitCode.OK, ExitCode.STOPPED}:
         summary["ended"] = f"{end.cause} (exit code {end.exit_code})"
+    elif "slurm" in summary or "ended" not in summary:
+        summary["ended"] = end.cause
     draft = folder / ".summary.json"
     draft.write_text(strict_json.dumps({**summary, "slurm": asdict(end)}, indent=1) + "\n", encoding="utf-8")
     draft.rename(folder / "summary.json")
@@ -132,9 +138,10 @@ def _say(end: End, most: int, lost: Sequence[str]) -> None:
     print(f"ddl: {text}", file=sys.stderr, flush=True)
 
 
-def _log(folder: Path, job: str) -> str:
+def _log(folder: Path) -> str:
     """The end of the job's log; empty where it was sent elsewhere."""
-    with contextlib.suppress(OSError), (folder / f"slurm-{job}.log").open("rb") as file:
+    path = runs.log(folder)
+    with contextlib.suppress(OSError), (path or folder).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         return file.read().decode(errors="replace")
     return ""

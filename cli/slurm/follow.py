@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from cli.slurm import jobs, runs
+from cli.slurm import jobs, reasons, runs
 from cli.slurm.control import State
+from cli.slurm.reasons import Reason
 from cli.slurm.runs import Submitted
+from hvd_train import display
 from hvd_train.errors import UserError
 
 SECONDS = (1.0, 10.0)
@@ -24,18 +25,44 @@ Known = Sequence[tuple[Submitted, State]]
 
 
 def follow(folder: Path) -> int:
-    """Show what the runs of `folder` write until all have ended; the worst of their exit codes."""
+    """Show what the runs of `folder` write until all have ended; the worst of their exit codes.
+
+    The wait ends, too, once no job that is left can ever start.
+    """
     submitted = runs.required(folder)
     tails = [Tail(run.folder, len(submitted) > 1) for run in submitted]
+    said: set[str] = set()
     known: Known = ()
     with _bar() as bar:
         task = bar.add_task("", total=None)
         for known in _looks(submitted):
             for line in itertools.chain.from_iterable(tail.lines() for tail in tails):
-                bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-            done, total = _progress(known, tails)
+                bar.console.print(line, soft_wrap=True)
+            for line in _explained(known, said):
+                print(f"ddl: {line}", file=sys.stderr)
+            done, total = _progress(known)
             bar.update(task, description=_waiting(known), completed=done, total=total)
-    return max(jobs.exit_code(run, state) for run, state in known)
+    return max(_exit_code(run, state) for run, state in known)
+
+
+def _exit_code(run: Submitted, state: State) -> int:
+    reason = _reason(state)
+    return jobs.exit_code(run, state) if reason is None else reason.exit_code or 0
+
+
+def _reason(state: State) -> Reason | None:
+    return reasons.meaning(state.reason) if state.waiting else None
+
+
+def _explained(known: Known, said: set[str]) -> Iterator[str]:
+    """A line for each reason that needs words, once."""
+    for run, state in known:
+        reason = _reason(state)
+        if reason and state.reason not in said:
+            said.add(state.reason)
+            yield f"job {run.id} waits ({state.reason}): {reason.text}"
+            if reason.exit_code is not None:
+                yield f"it can never start: ddl cancel {run.folder} takes it out of the queue"
 
 
 class Tail:
@@ -45,8 +72,6 @@ class Tail:
         self._folder, self._mark = folder, f"{folder.name}: " if others else ""
         self._path: Path | None = None
         self._at, self._rest = 0, ""
-        self.steps: int | None = None
-        """All steps of the run, once its ranks have said how many."""
 
     def lines(self) -> Iterator[str]:
         """What came since the last call."""
@@ -60,30 +85,37 @@ class Tail:
             *whole, self._rest = (self._rest + file.read()).split("\n")
             self._at = file.tell()
         for line in whole:
-            self._hear(line.split())
             yield self._mark + line
-
-    def _hear(self, words: Sequence[str]) -> None:
-        if words[1:3] == ["steps", "on"] and words[0].isdigit():
-            self.steps = int(words[0])
 
 
 def _looks(submitted: Sequence[Submitted]) -> Iterator[Known]:
-    """What SLURM knows, time and again, until all runs have ended."""
-    known, pause = jobs.look(submitted), SECONDS[0]
-    yield known
-    while any(state.going for _, state in known):
+    """What SLURM knows, time and again, until all runs have ended or can never start."""
+    known, pause = _look(submitted), SECONDS[0]
+    while known is None or any(state.going and _can_start(state) for _, state in known):
+        if known is not None:
+            yield known
         time.sleep(pause)
         pause = min(pause * 1.1, SECONDS[1])
-        with contextlib.suppress(UserError):  # a controller that is busy or restarts
-            known = jobs.look(submitted)
-        yield known
+        known = _look(submitted) or known
+    yield known
 
 
-def _progress(known: Known, tails: Sequence[Tail]) -> tuple[int, int | None]:
+def _look(submitted: Sequence[Submitted]) -> Known | None:
+    with contextlib.suppress(UserError):  # a controller that is busy or restarts
+        return jobs.look(submitted)
+    return None
+
+
+def _can_start(state: State) -> bool:
+    reason = _reason(state)
+    return reason is None or reason.exit_code is None
+
+
+def _progress(known: Known) -> tuple[int, int | None]:
     """Steps of a single run; of several, those that have ended."""
     if len(known) == 1:
-        return runs.last_step(known[0][0].folder) or 0, tails[0].steps
+        folder = known[0][0].folder
+        return runs.last_step(folder) or 0, runs.total_steps(folder)
     return sum(not state.going for _, state in known), len(known)
 
 
@@ -96,5 +128,4 @@ def _waiting(known: Known) -> str:
 
 
 def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(), disable=not sys.stdout.isatty(), transient=True)
+    return display.progress(display.console(), disable=not sys.stdout.isatty())

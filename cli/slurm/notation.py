@@ -6,8 +6,12 @@ import re
 from collections.abc import Iterator
 from itertools import product
 
+MOST = 10_000
+"""Tasks of an array, each of which has a run folder."""
+
 _PART = re.compile(r"(?:[^,\[\]]|\[[^\[\]]*\])+")
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+_ARRAY = re.compile(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%\d+)?")
 _COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
@@ -29,6 +33,22 @@ def numbers(text: str) -> Iterator[str]:
         first, _, last = span.partition("-")
         for number in range(int(first), int(last or first) + 1, int(step or 1)):
             yield f"{number:0{len(first)}}"
+
+
+def tasks(text: str) -> tuple[str, ...]:
+    """Numbers of the tasks of an array such as `01-03,7%2`, as SLURM gives them: 1, 2, 3 and 7. ValueError for others."""
+    if not _ARRAY.fullmatch(text):
+        raise ValueError("is no array")
+    spans = [_range(*re.findall(r"\d+", item)) for item in text.partition("%")[0].split(",")]
+    if not all(spans):
+        raise ValueError("has an empty range")
+    if sum(map(len, spans)) > MOST:
+        raise ValueError(f"has more than {MOST:,} tasks")
+    return tuple(map(str, sorted({number for span in spans for number in span})))
+
+
+def _range(first: str, last: str | None = None, step: str = "1") -> range:
+    return range(int(first), int(last or first) + 1, int(step)) if int(step) else range(0)
 
 
 def seconds(time: str | int) -> int:

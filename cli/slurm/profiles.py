@@ -18,27 +18,32 @@ from hvd_train.errors import UserError, nearest
 SITE = Path("/etc/ddl/profiles")
 
 
-def settings(flags: Mapping[str, Any], written: SlurmSection, folders: tuple[Path, ...]) -> SlurmProfile:
-    """The three layers in one; `flags` have the names of the fields. UserError has a line for each mistake in them."""
+def settings(
+    flags: Mapping[str, Any], written: SlurmSection, folders: tuple[Path, ...], place: str = "slurm.profile"
+) -> SlurmProfile:
+    """The three layers in one; `flags` have the names of the fields. UserError has a line for each mistake in them.
+
+    `place` is where the file names its profile.
+    """
     places: dict[Path_, str] = {(name,): f"--{name.replace('_', '-')}" for name in flags}
     told = read_section(SlurmSection, Document(dict(flags), "command line", places))
     name = told.profile or written.profile
-    layers = [told, written, *([load(name, folders)] if name else [])]
+    layers = [told, written, *([load(name, folders, "--profile" if told.profile else place)] if name else [])]
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
         merged = _over(merged, layer.model_dump(exclude_unset=True, exclude={"profile"}))
     return SlurmProfile(**merged)
 
 
-def load(name: str, folders: tuple[Path, ...]) -> SlurmProfile:
-    """The profile NAME.yaml in the first of `folders` that has one."""
+def load(name: str, folders: tuple[Path, ...], place: str) -> SlurmProfile:
+    """The profile NAME.yaml in the first of `folders` that has one; `place` is where it was asked for."""
     for folder in folders:
         path = folder / f"{name}.yaml"
         if path.is_file():
             return read_section(SlurmProfile, document.read(path))
     known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     where = " or ".join(map(str, folders))
-    raise UserError(f"--profile: no profile '{name}' in {where}{nearest(name, known)}")
+    raise UserError(f"{place}: no profile '{name}' in {where}{nearest(name, known)}")
 
 
 def folders(environment: Mapping[str, str] = os.environ) -> tuple[Path, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,10 @@ from hvd_train.errors import UserError
 from hvd_train.submitted import RECORD
 
 ATTEMPTS = "attempts.jsonl"
-_LOG = re.compile(r"slurm-(\d+)\.log")
+BEGAN = "began"
+"""Names the newest attempt: its job, and how often SLURM had started that before."""
+STATE = "state.json"
+_LOG = re.compile(r"slurm-(\d+)(?:_\d+)?\.log")
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Submitted:
     @property
     def id(self) -> str:
         """What squeue calls it."""
-        return f"{self.job}" if self.task is None else f"{self.job}_{self.task}"
+        return "_".join(filter(None, (self.job, self.task)))
 
 
 def record(runs: Sequence[Submitted]) -> None:
@@ -47,11 +52,9 @@ def read(folder: Path) -> Submitted | None:
     values = _json(folder / RECORD)
     if values is None:
         return None
-    job, task = values["job"], values["task"]
-    if task is None:
-        began = [str(_number(path)) for path in folder.glob("slurm-*.log")]
-        job = max(filter(None, [job, *began]), key=int, default=None)
-    return Submitted(folder, job, task, tuple(values["overrides"]))
+    began = [str(_number(path)) for path in folder.glob("slurm-*.log")]
+    job = max(filter(None, [values["job"], *began]), key=int, default=None)
+    return Submitted(folder, job, values["task"], tuple(values["overrides"]))
 
 
 def below(root: Path) -> tuple[Submitted, ...]:
@@ -88,6 +91,37 @@ def attempts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def newest_end(folder: Path) -> dict[str, Any] | None:
+    """How the newest attempt ended; None where it goes on, or ended without a note."""
+    said, began = attempts(folder), _began(folder)
+    last = said[-1] if said else None
+    return None if last and began and began != (last["job"], last["restarts"]) else last
+
+
+def remember(folder: Path, state: dict[str, Any] | None) -> None:
+    """Keep what SLURM says of the end of a job, which SLURM soon forgets; None: the job goes on."""
+    path = folder / STATE
+    with contextlib.suppress(OSError):  # the folder may be another user's
+        if state is None:
+            path.unlink(missing_ok=True)
+        elif state != _json(path):
+            with tempfile.NamedTemporaryFile("w", dir=folder, prefix=f".{STATE}-", delete=False) as draft:
+                draft.write(strict_json.dumps(state) + "\n")
+            Path(draft.name).rename(path)
+
+
+def remembered(folder: Path) -> dict[str, Any] | None:
+    """What was last kept by `remember`, unless another attempt has begun since."""
+    state, began = _json(folder / STATE), _began(folder)
+    newer = state and began and (began[1] > state["restarts"] if began[0] == state["id"] else False)
+    return None if newer else state
+
+
+def total_steps(folder: Path) -> int | None:
+    """All steps of the run, once its ranks have said how many."""
+    return (_json(folder / "progress.json") or {}).get("total_steps")
+
+
 def config(folder: Path) -> dict[str, Any]:
     return _json(folder / "config.json") or {}
 
@@ -106,6 +140,14 @@ def _json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return values
+
+
+def _began(folder: Path) -> tuple[str, int] | None:
+    """The newest attempt: its job, and how often SLURM had started that before."""
+    with contextlib.suppress(OSError, ValueError):
+        job, restarts = (folder / BEGAN).read_text(encoding="utf-8").split()
+        return job, int(restarts)
+    return None
 
 
 def _number(log: Path) -> int:

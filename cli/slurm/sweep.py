@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from itertools import product
 
+from cli.slurm.notation import MOST
 from hvd_train.errors import UserError
 
-MOST = 10_000
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 

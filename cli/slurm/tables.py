@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.columns import columns
-from cli.slurm import runs
+from cli.slurm import jobs, runs
 from cli.slurm.control import State
 from cli.slurm.runs import Submitted
 from hvd_train import document
@@ -22,26 +22,31 @@ Row = dict[str, Any]
 def status(run: Submitted, state: State) -> Row:
     """A run, its job, and how far it is."""
     said = runs.attempts(run.folder)
+    why, code = jobs.outcome(run, state)
     return {
         "run": str(run.folder),
         "job": run.id,
         "state": state.state,
-        "why": state.reason or (said[-1]["cause"] if said else ""),
+        "why": why,
         "nodes": state.nodes,
         "time": state.elapsed,
         "limit": state.limit,
         "step": runs.last_step(run.folder),
         "requeues": said[-1]["requeues"] if said else 0,
-        "exit code": None if state.going else state.exit_code,
+        "exit code": code,
     }
 
 
 def results(folders: Iterable[Path]) -> list[Row]:
     """A row for each run of `folders`: the fields that are not the same in all, how it ended, and its metrics."""
-    found = list(dict.fromkeys(run for folder in folders for run in _runs(folder)))
+    found = list(dict.fromkeys(run for folder in _folders(folders) for run in _runs(folder)))
     fields = [_fields(folder) for folder in found]
     differing = _differing(fields, [bool(runs.config(folder)) for folder in found])
-    return [_result(run, {name: of.get(name) for name in differing}) for run, of in zip(found, fields, strict=True)]
+    ends = _ends(found)
+    return [
+        _result(run, {name: of.get(name) for name in differing}, ends.get(run))
+        for run, of in zip(found, fields, strict=True)
+    ]
 
 
 def text(rows: Sequence[Row]) -> str:
@@ -56,6 +61,35 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
+
+
+def _folders(given: Iterable[Path]) -> list[Path]:
+    """`given` without the files among its folders, such as the job.sh that `runs/sweep/*` names too."""
+    found = list(given)
+    return [path for path in found if path.is_dir()] or found
+
+
+def _ends(folders: Sequence[Path]) -> dict[Path, str]:
+    """How the jobs of submitted runs ended, where summary.json does not say it."""
+    submitted = [run for run in map(runs.read, folders) if run is not None]
+    unknown: str | None = "unknown: SLURM has forgotten the job"
+    try:
+        known = jobs.look(submitted)
+    except UserError:  # no SLURM here: a run may be on its way elsewhere
+        known, unknown = [(run, jobs.state_of(run, ())) for run in submitted], None
+    ends = {run.folder: _end(run, state, unknown) for run, state in known}
+    return {folder: end for folder, end in ends.items() if end}
+
+
+def _end(run: Submitted, state: State, unknown: str | None) -> str | None:
+    """None where summary.json says how the run ended."""
+    if state.going:
+        return "not yet"
+    cause, code = jobs.outcome(run, state)
+    if code is None:
+        return unknown
+    end = runs.newest_end(run.folder)
+    return None if end and end["cause"] == cause else f"{cause or state.state} (exit code {code})"
 
 
 def _runs(folder: Path) -> list[Path]:
@@ -98,7 +132,8 @@ def _differing(fields: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> li
     return [name for name in names if len({repr(of.get(name)) for of, whole in both if whole or name in of}) > 1]
 
 
-def _result(folder: Path, fields: Row) -> Row:
+def _result(folder: Path, fields: Row, ended: str | None) -> Row:
+    """`ended` goes before what summary.json says, which may be of an earlier attempt."""
     summary = runs.summary(folder)
     seconds = summary.get("seconds")
     return {
@@ -107,7 +142,7 @@ def _result(folder: Path, fields: Row) -> Row:
         **{f"test {name}": value for name, value in summary.get("eval", {}).items()},
         "steps": summary.get("steps"),
         "seconds": round(sum(seconds.values()), 3) if seconds else None,
-        "ended": summary.get("ended", "not yet"),
+        "ended": ended or summary.get("ended", "not yet"),
     }
 
 

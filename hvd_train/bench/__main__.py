@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from hvd_train import strict_json
+from hvd_train import display, strict_json
 from hvd_train.bench import machine
 from hvd_train.bench.measure import Bench
 from hvd_train.bench.request import Request
@@ -53,9 +52,8 @@ def _cases(request: Request, world: World) -> list[dict[str, Any]]:
 
 def _progress(columns: int | None, rank: int) -> Progress:
     """Drawn between blocks only, never by a thread beside them."""
-    console = Console(force_terminal=columns is not None, width=columns, quiet=rank > 0, highlight=False)
-    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*shown, console=console, disable=columns is None, auto_refresh=False, transient=True)
+    console = display.console(force_terminal=columns is not None, width=columns, quiet=rank > 0)
+    return display.progress(console, disable=columns is None, auto_refresh=False)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Interface, ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,15 @@ import psutil
 from hvd_train.errors import UserError
 
 LOOPBACK = "127.0.0.1"
+_CHOSEN = ("OMPI_MCA_btl_tcp_if_include", "MPIR_CVAR_NEMESIS_TCP_NETWORK_IFACE", "HOROVOD_GLOO_IFACE")
+"""The variables in which Open MPI, MPICH and Horovod over Gloo tell their ranks what `--iface` has told them."""
 Facts = dict[str, Any]
 """What one rank tells the others of where it is; JSON can carry it."""
+
+
+def chosen(environment: Mapping[str, str] = os.environ) -> str:
+    """The interfaces or subnets that `--iface` names, as launchers tell their ranks; empty where none was named."""
+    return next((environment[name] for name in _CHOSEN if name in environment), "")
 
 
 def facts(network: str = "") -> Facts:

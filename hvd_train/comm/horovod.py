@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hvd_train.comm import _addresses
 from hvd_train.comm.base import Communicator, Op, Then, Work, gather_json, pieces, place
 from hvd_train.errors import UserError
 
@@ -68,6 +69,7 @@ class HorovodCommunicator(Communicator):
         self._members = members
         self.rank, self.size = members.index(hvd.rank()), len(members)
         self.host_memory_only = not hvd.nccl_built()
+        self.interfaces = _addresses.chosen()
         nodes = gather_json(self, host_hash())
         self.local_rank, self.local_size, self.cross_rank, self.cross_size = place(nodes, self.rank)
 

@@ -6,7 +6,6 @@ nodes (`_pairwise.py`), beside the caller (`_background.py`). What is small, or 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hvd_train.comm import _addresses
 from hvd_train.comm.base import _HALVES, Communicator, Done, Op, Then, Work, pieces, shares
 from hvd_train.errors import UserError
 
@@ -37,9 +37,6 @@ _TYPES = {
     torch.float64: MPI.DOUBLE,
 }
 _OPS = {"mean": MPI.SUM, "sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX, "product": MPI.PROD}
-
-_INTERFACES = ("OMPI_MCA_btl_tcp_if_include", "MPIR_CVAR_NEMESIS_TCP_NETWORK_IFACE")
-"""The variables in which Open MPI and MPICH tell their ranks what ddl's `--iface` has told them."""
 
 _SMALL = 32 * 1024
 """Bytes up to which MPI reduces across nodes: a message of that size takes no longer than its latency."""
@@ -68,7 +65,7 @@ class MpiCommunicator(Communicator):
     def __init__(self, comm: MPI.Comm, node: MPI.Comm | None = None) -> None:
         super().__init__()
         self._comm = comm
-        self.interfaces = next((os.environ[name] for name in _INTERFACES if name in os.environ), "")
+        self.interfaces = _addresses.chosen()
         self.rank, self.size = comm.rank, comm.size
         node = node or comm.Split_type(MPI.COMM_TYPE_SHARED)
         self._peers = comm.Split(node.rank)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line."""
+"""metrics.jsonl: one JSON object a line; and progress.json, how many steps there will be."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class JsonLines(Sink):
         self._path = path
 
     def open(self, run: Record) -> None:
+        progress = {"first_step": run["first_step"], "total_steps": run["total_steps"]}
+        (self._path.parent / "progress.json").write_text(strict_json.dumps(progress) + "\n", encoding="utf-8")
         kept = [line for line in self._lines() if json.loads(line)["step"] <= run["first_step"]]
         self._path.write_text("".join(kept), encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8", buffering=1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from hvd_train import display
 from hvd_train.monitor.base import Record, Sink
+from hvd_train.names import printable
 
 _PRIVACY = [
     ("epsilon", "epsilon against outsiders, who see the models"),
@@ -24,17 +24,9 @@ class Terminal(Sink):
 
     def __init__(self, stream: TextIO, columns: int | None) -> None:
         self._bar = columns is not None
-        self._console = Console(file=stream, force_terminal=self._bar, width=columns or 120, highlight=False)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=self._console,
-            disable=not self._bar,
-            transient=True,
-        )
+        self._console = display.console(file=stream, force_terminal=self._bar, width=columns or 120)
+        figures = display.words("{task.fields[figures]}")
+        self._progress = display.progress(self._console, figures, disable=not self._bar)
         self._next = 0.0
 
     def open(self, run: Record) -> None:
@@ -70,6 +62,8 @@ def _line(kind: str, record: Record) -> str:
 
 def _table(summary: Record) -> Table:
     table = Table(title="Run", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in summary["seconds"].items())
     privacy = {
         title: f"{summary[name]:.4g} (delta {summary['delta']:g})" for name, title in _PRIVACY if name in summary
@@ -83,7 +77,7 @@ def _table(summary: Record) -> Table:
         "ranks, engine, strategy": f"{summary['world_size']}, {summary['engine']}, {summary['strategy']}",
         "MB sent by rank 0": f"{summary['bytes_sent'] / 1e6:,.1f}",
         "seconds by phase": seconds,
-        "run folder": summary["folder"],
+        "run folder": printable(summary["folder"]),
     }
     for name, value in rows.items():
         table.add_row(name, value)

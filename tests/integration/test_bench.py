@@ -169,14 +169,14 @@ def test_a_wrong_result_fails_the_bench(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["steps"], "bench: no 'steps' to measure; did you mean 'step'? (choices: allreduce, horovod, scaling, step)"),
+        (["steps"], "bench: no measurement 'steps'; did you mean 'step'? (choices: allreduce, horovod, scaling, step)"),
         (["step", "--variants", "dpd"], "--variants: no 'dpd'; did you mean 'ddp'?"),
         (["step", "--workloads", "mpl"], "--workloads: no 'mpl'; did you mean 'mlp'?"),
         (["step", "--sizes", "4K"], "--sizes: bench step has --workloads"),
         (["allreduce", "--workloads", "mlp"], "--workloads: bench allreduce has --sizes"),
         (["horovod", "--sizes", "4K"], "bench horovod has neither --sizes nor --workloads"),
         (["allreduce", "--sizes", "5"], "--sizes: '5' is no size of float32 numbers"),
-        (["allreduce", "--np", "0"], "--np and --pairs: expected at least 1 of each, got 0 and 30"),
+        (["allreduce", "--np", "0"], "--np: expected at least 1 rank, got 0"),
         (["allreduce", "--output", "there"], "--output: there exists"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

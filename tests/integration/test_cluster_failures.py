@@ -23,7 +23,7 @@ from tests.integration.parts import needs
 ENDLESS = ["train.epochs=100000", "checkpoint.every=100000000", "train.eval_every=1000000"]
 FINITE = ["train.epochs=20", "train.precision=fp32", "checkpoint.every=15"]
 STALL = 5
-MARGIN = 10
+MARGIN = 20
 """Seconds that a job may take to end after `--stall-timeout`."""
 
 
@@ -54,7 +54,10 @@ class Job:
             yield from (p.name for p in (self.hosts.folder / "tmp" / name).iterdir() if "." in p.name)
 
 
-def launch(hosts: Hosts, *options: str | Path) -> Job:
+def launch(hosts: Hosts, *options: str | Path, first: int = 0) -> Job:
+    """A job with a rank on each host from the `first` one on; the last option says how long it is."""
+    file = hosts.folder / "hostfile"
+    file.write_text("".join(f"{name} slots=1\n" for name in hosts.names[first:]))
     model, out = hosts.folder / "model.yaml", hosts.folder / "out"
     model.write_text(SMALL)
     command = [
@@ -63,7 +66,7 @@ def launch(hosts: Hosts, *options: str | Path) -> Job:
         "cli",
         "run",
         "--hostfile",
-        hosts.hostfile(3, 1),
+        file,
         "--output",
         out,
         *options[:-1],
@@ -154,6 +157,14 @@ def test_a_stopped_rank_ends_the_job_in_time_and_all_say_where_they_were(engine:
     for rank, host in [(0, "n1"), (1, "n2")]:
         waits = rf"^rank {rank} on {host}: at step \d+, comm: \w+ \(.*:\d+\)$"
         assert engine == "horovod" or re.search(waits, errors, re.MULTILINE), errors
+
+
+def test_a_request_to_stop_reaches_ranks_that_are_all_on_other_hosts(hosts: Hosts) -> None:
+    job = launch(hosts, "endless", first=1)
+    psutil.Process(job.process.pid).children()[0].send_signal(signal.SIGTERM)
+    errors = job.end(60)
+    assert job.process.returncode == 75, errors
+    assert [p.name for p in (job.out / "checkpoints").iterdir()] == [f"step-{summary(job.out)['steps']:08d}"]
 
 
 def test_ranks_end_with_the_command_that_started_them(hosts: Hosts) -> None:

@@ -58,7 +58,7 @@ def test_the_table_has_what_each_worker_is_dealt_and_the_picture_is_there(folder
     [
         (["shwo", "model.yaml"], "data: no 'shwo'; did you mean 'show'?"),
         (["show", "modle.yaml"], "modle.yaml: no such file; did you mean 'model.yaml'?"),
-        (["show", "model.yaml", "--np", "0"], "--np: expected at least 1, got 0"),
+        (["show", "model.yaml", "--np", "0"], "--np: expected at least 1 rank, got 0"),
         (["show", "model.yaml", "--output", "no/x.png"], "--output: 'no/x.png' cannot be written; expected a name such as"),
         (["show", "model.yaml", "--output", "x.pdf"], "--output: 'x.pdf' cannot be written; expected a name such as"),
         (

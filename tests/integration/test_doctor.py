@@ -17,6 +17,7 @@ import torch
 
 from cli.diagnose import _trial
 from cli.flavor import detect, find_mpirun
+from cli.ssh import unframed
 from tests.cluster import hosts as of_hosts
 from tests.cluster.hosts import Hosts
 from tests.cluster.slurm import Slurm
@@ -40,7 +41,7 @@ def examine(*names: str, shell: str = "", prefix: tuple[str, ...] = (), **enviro
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Facts] = json.loads(done.stdout)
+    found: dict[str, Facts] = unframed(done.stdout)
     return found
 
 
@@ -111,7 +112,7 @@ def test_the_mpirun_found_must_be_of_the_kind_that_mpi4py_loads(kind: str, envir
     text = HYDRA if kind == "MPICH" else subprocess.check_output([find_mpirun(), "--version"], text=True)
     mpirun.write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\n")
     mpirun.chmod(0o755)
-    found = json.loads(run(environment, "cli.diagnose", '{"mpi": {}}').stdout)["mpi"]
+    found = unframed(run(environment, "cli.diagnose", '{"mpi": {}}').stdout)["mpi"]
     if kind == "MPICH":
         assert found["level"] == "error"
         assert f"{mpirun} is MPICH 5.0.2, and mpi4py loads Open MPI" in found["figure"]
@@ -308,7 +309,7 @@ def test_a_trial_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_slurm(slurm: Slurm, tmp_path: Path) -> None:
     login = slurm.run([sys.executable, "-m", "cli.diagnose", '{"slurm": {}, "ssh": {}}'], cwd=tmp_path)
-    outside = json.loads(login.stdout)["slurm"]
+    outside = unframed(login.stdout)["slurm"]
     assert outside["level"] == "ok", outside
     assert outside["facts"]["slurm"].count(".") == 2
     assert {"pmi2", "pmix"} <= set(outside["facts"]["plugins"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import safetensors.torch
 import torch
 
 from hvd_train import internal
-from tests.cluster.hosts import Done, wait_until
+from tests.cluster.hosts import PATH, Done, wait_until
 from tests.cluster.slurm import Slurm
 from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
 from tests.integration.parts import needs
@@ -45,6 +47,12 @@ class Site:
         done = self.ddl("submit", "--output", folder, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def stands(self, folder: str) -> tuple[str, str, int | None, str]:
+        """State, why and exit code in `ddl status`, and the end in `ddl results`."""
+        (row,) = json.loads(self.ddl("status", folder, "--json").stdout)
+        (result,) = json.loads(self.ddl("results", folder, "--json").stdout)
+        return row["state"], row["why"], row["exit code"], result["ended"]
 
     def attempts(self, folder: str) -> list[dict[str, Any]]:
         path = self.home / folder / "attempts.jsonl"
@@ -225,7 +233,9 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert re.fullmatch(r"rank 0 on n1, process \d+", first)
     assert any("trainer.py" in line for line in lines)
     assert not any("heartbeat.py" in line for line in lines)
+    assert site.ddl("cancel", "runs").stderr.startswith("ddl: runs has 2 jobs that go on:\n")
     assert site.ddl("cancel", "runs/behind").stdout == f"{behind}: cancelled\n"
+    assert site.stands("runs/behind") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
     assert site.ddl("cancel", "runs/long").stdout == f"{job}: cancelled\n"
     (attempt,) = site.wait("runs/long")
     assert (attempt["cause"], attempt["exit_code"], attempt["again"]) == ("cancelled", 75, False)
@@ -234,11 +244,97 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert "CANCELLED" in site.ddl("status", "runs/long").stdout
     script = site.home / "runs" / "long" / "job.sh"
     script.write_text(script.read_text().replace("train.epochs=100000", "train.epochs=1"))
-    done = site.run("sbatch", "--parsable", "--wait", script, timeout=SECONDS)
-    assert done.returncode == 0, site.log("runs/long")
-    assert site.attempts("runs/long")[-1]["cause"] == "finished"
+    done = site.run("sbatch", "--parsable", script)
+    assert done.returncode == 0, done.stderr
+    assert site.wait("runs/long", 2)[-1]["cause"] == "finished", site.log("runs/long")
     (stands,) = json.loads(site.ddl("status", "runs/long", "--json").stdout)
     assert stands["job"] == done.stdout.strip() != job
+
+
+PROGRAMS = "ddl|salloc|srun|sbatch|scancel|scontrol"
+NOT_RUN = {
+    "srun --nodes 2 --ntasks-per-node 2 --pty bash": "opens a shell; test_slurm.py runs ddl in such a step",
+    "ddl results RUN": "stands above with a folder",
+    "sbatch --test-only": "test_an_impossible_request_is_refused_and_leaves_nothing",
+    "scancel --signal=USR1": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
+    "scancel --full": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
+    "scontrol requeue": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
+    "scontrol update JobId=J StartTime=now": "names a job of the reader's",
+    "srun --mpi=...": "test_every_engine_and_launcher_trains_as_mpirun_does_here",
+    "srun --mpi=list": "test_every_engine_and_launcher_trains_as_mpirun_does_here",
+}
+
+
+def documented() -> list[str]:
+    """The commands of docs/slurm.md and those of README.md that are about SLURM, without their comments."""
+    page, readme = ((ROOT / path).read_text() for path in ("docs/slurm.md", "README.md"))
+    lines = re.findall(rf"^    ((?:{PROGRAMS}) .*)$", page, re.MULTILINE)
+    lines += re.findall(r"^    (ddl (?:submit|status|results|cancel)\b.*)$", readme, re.MULTILINE)
+    inline = re.findall(rf"`((?:ddl \w+|{PROGRAMS}) [^`]+)`", page)
+    inline = [words for words in inline if len(words.split()) > 1 + words.startswith("ddl ")]
+    return [re.sub(r"\s+#.*", "", line) for line in (*lines, *inline)]
+
+
+@pytest.mark.timeout(300)
+def test_every_command_of_the_documentation_runs_as_it_is_written(site: Site) -> None:
+    commands = documented()
+    assert set(NOT_RUN) <= set(commands)
+    assert len(commands) - len(NOT_RUN) >= 10
+    short = SMALL.replace("epochs: 2", "epochs: 1")
+    (site.home / "model.yaml").write_text(f"{short}slurm: {{profile: lab}}\n")
+    (site.home / "train.py").write_text("import sys; assert sys.argv[1:] == ['--epochs', '3']")
+    path = f"PATH={Path(sys.executable).parent}:{PATH}"
+    for command in commands:
+        if command not in NOT_RUN:
+            done = site.run("env", path, "bash", "-c", command, timeout=SECONDS)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
+SAYS = """\
+import os
+print(*(os.environ.get(name, "unset") for name in ("SLURM_MEM_PER_NODE", "SLURM_CPU_BIND", "OUTER", "NOTE")), flush=True)
+"""
+
+
+@pytest.mark.timeout(200)
+def test_jobs_that_never_run_or_are_scripts_are_told_as_they_are(site: Site) -> None:
+    """A preparation that fails, what depends on it, a script from inside a step, and two submissions in one second."""
+    (site.home / "says.py").write_text(SAYS)
+    broken = site.submit("broken", "m.yaml", "slurm.modules=[none]")
+    inside = ["srun", "--quiet", "--mem=100", "--cpu-bind=none", "env", "OUTER=1"]
+    command = ["submit", "--output", "says", "-x", "NOTE=a b", "--np", "1", "says.py", "--flag"]
+    done = site.run(*inside, *internal.argv("cli"), *command)
+    assert done.returncode == 0, done.stderr
+    submit = shlex.join([*internal.argv("cli"), "submit", "--sbatch", "hold", "m.yaml"])
+    done = site.run("bash", "-c", f"{submit} & {submit} & wait")
+    assert len(done.stdout.split()) == 2, done.stderr
+    folders = [path.name for path in (site.home / "runs").iterdir()]
+    assert len(folders) == 2
+    site.wait("broken")
+    done = site.ddl("submit", "--output", "behind", "--wait", "--dependency", f"afterok:{broken}", "m.yaml")
+    assert done.returncode == 1, done.stderr
+    assert "waits (DependencyNeverSatisfied): the job that it depends on did not end as asked" in done.stderr
+    site.wait("says")
+    assert site.log("says").splitlines()[-2].endswith("unset unset 1 a b") or "unset unset 1 a b" in site.log("says")
+    assert site.stands("broken") == ("FAILED", "preparation", 127, "preparation (exit code 127)")
+    assert site.stands("says") == ("COMPLETED", "finished", 0, "finished")
+    assert site.stands(f"runs/{folders[0]}") == ("PENDING", "JobHeldUser", None, "not yet")
+    assert "none: command not found" in site.log("broken") or "module: command not found" in site.log("broken")
+    assert site.slurm.run(["scancel", "--me"]).returncode == 0
+    assert site.stands(f"runs/{folders[1]}") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
+    assert (site.home / "runs" / folders[1] / "state.json").exists()
+
+
+def test_a_time_that_the_partition_does_not_allow_ends_a_wait(site: Site) -> None:
+    change = ["scontrol", "update", "PartitionName=debug"]
+    assert site.slurm.run([*change, "MaxTime=1"]).returncode == 0
+    try:
+        done = site.ddl("submit", "--output", "long", "--wait", "--time", "1h", "m.yaml")
+    finally:
+        assert site.slurm.run([*change, "MaxTime=INFINITE"]).returncode == 0
+    assert done.returncode == 2
+    assert "ask for less --time" in done.stderr
+    assert "ddl: it can never start: ddl cancel" in done.stderr
 
 
 def test_an_impossible_request_is_refused_and_leaves_nothing(site: Site) -> None:
@@ -284,11 +380,11 @@ def test_an_allocation_with_unequal_nodes_gives_its_ranks_and_their_threads(laun
     launch = [*internal.argv("cli"), "run", "--tee", "all", "--launcher", launcher, "say.py"]
     done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch)
     assert done.returncode == 0, done.stderr
-    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
-    assert shown == [f"rank {rank} of 3 on {node} 1" for rank, node in enumerate(("n1", "n1", "n2"))]
+    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("["))
+    assert shown == [f"[{rank}] rank {rank} of 3 on {node} 1" for rank, node in enumerate(("n1", "n1", "n2"))]
     done = site.run("salloc", "--quiet", "--nodes=2", "--cpus-per-task=2", *launch)
-    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
-    assert shown == ["rank 0 of 2 on n1 2", "rank 1 of 2 on n2 2"]
+    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("["))
+    assert shown == ["[0] rank 0 of 2 on n1 2", "[1] rank 1 of 2 on n2 2"]
     done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "--np", "4")
     assert done.returncode == 2
     assert "4 ranks need 4 tasks and job" in done.stderr

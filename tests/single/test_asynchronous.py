@@ -393,18 +393,18 @@ def test_mpirun_lets_the_others_go_on_where_they_can(outlives: bool, version: tu
 def started(world_size: int) -> Watchdog:
     watchdog = Watchdog(world_size, 300, 0.0)
     for rank in range(world_size):
-        watchdog.hear({"event": "started", "rank": rank, "host": "a", "pid": 100 + rank}, 0.0)
+        watchdog.hear({"event": "started", "rank": rank, "host": "a", "machine": "m", "pid": 100 + rank}, 0.0)
     return watchdog
 
 
 def test_a_loss_that_the_run_reports_is_no_failure_and_the_next_one_is_seen() -> None:
     watchdog = started(3)
-    watchdog.end("a", 102, 1.0)
+    watchdog.end("m", 102, 1.0)
     assert not watchdog.unreported(4.0, 4.0)
     assert watchdog.unreported(5.5, 4.0)
-    watchdog.hear({"event": "lost", "rank": 0, "host": "a", "pid": 100, "lost": 2}, 5.5)
+    watchdog.hear({"event": "lost", "rank": 0, "host": "a", "machine": "m", "pid": 100, "lost": 2}, 5.5)
     assert watchdog.gone(5.5) is None
-    watchdog.end("a", 101, 6.0)
+    watchdog.end("m", 101, 6.0)
     gone = watchdog.gone(6.0)
     assert gone is not None
     assert gone.rank is not None
@@ -413,9 +413,9 @@ def test_a_loss_that_the_run_reports_is_no_failure_and_the_next_one_is_seen() ->
 
 def test_nobody_waits_to_hear_from_the_lost() -> None:
     watchdog = started(2)
-    watchdog.hear({"event": "lost", "rank": 0, "host": "a", "pid": 100, "lost": 1}, 1.0)
+    watchdog.hear({"event": "lost", "rank": 0, "host": "a", "machine": "m", "pid": 100, "lost": 1}, 1.0)
     for now in range(2, 400, 2):
-        watchdog.hear({"event": "started", "rank": 0, "host": "a", "pid": 100}, now)
+        watchdog.hear({"event": "started", "rank": 0, "host": "a", "machine": "m", "pid": 100}, now)
         assert watchdog.look(now) is None
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from cli import pictures
 from cli.bench import figures, report
@@ -22,6 +21,7 @@ from hvd_train.bench.measure import order
 from hvd_train.bench.request import Request
 from hvd_train.bench.step.base import CHECKED_STEPS, Step, Stepper, Task
 from hvd_train.bench.workloads import WORKLOADS
+from hvd_train.display import console
 from hvd_train.errors import UserError
 
 MIB64, KIB4 = str(64 * 2**20), str(4 * 2**10)
@@ -141,7 +141,7 @@ def test_a_report_has_its_three_forms(what: str, runs: list[dict[str, Any]], tmp
     assert json.loads((tmp_path / "new" / "folder" / "bench.json").read_text()) == found
     assert (tmp_path / "new" / "folder" / "bench.png").read_bytes().startswith(b"\x89PNG")
     stream = io.StringIO()
-    report.show(found, Console(file=stream, width=140))
+    report.show(found, console(file=stream, width=140))
     assert "ddl_mpi" in stream.getvalue()
     assert "horovod was not measured: ImportError: No module named 'horovod'" in stream.getvalue()
 

@@ -38,6 +38,7 @@ from cli.diagnose.base import Check, Finding, Level, Line
 from cli.diagnose.network import Interface
 from cli.flavor import Flavor, recognise
 from cli.hosts import Host
+from cli.ssh import framed
 from hvd_train import plugins
 from hvd_train.errors import UserError
 from tests.single.test_flavor import HYDRA, MPICH_LIBRARY, OPEN_MPI_4, OPEN_MPI_5, OPEN_MPI_5_LIBRARY
@@ -434,7 +435,7 @@ def test_a_host_that_never_answers_is_given_up(fake_ssh: Path, monkeypatch: pyte
 
 
 def test_what_a_login_script_prints_is_no_finding(fake_ssh: Path) -> None:
-    answer = json.dumps({"python": asdict(versions(python="3.11.7"))})
+    answer = framed({"python": asdict(versions(python="3.11.7"))})
     fake_ssh.write_text(f"#!/bin/sh\n[ $2 = BatchMode=yes ] && cat <<'END'\nWelcome!\n{answer}\nEND\n")
     found = survey([Host("n2", 1)], {"python": {}}, {})["n2"]
     assert found == {"reach": Finding("ok", "over ssh"), "python": versions(python="3.11.7")}
@@ -461,7 +462,7 @@ def test_the_figures_of_a_trial() -> None:
 
 
 def test_trials_are_those_of_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_trial, "trial", lambda launcher, engine: Finding("ok", f"{launcher} {engine}"))
+    monkeypatch.setattr(_trial, "trial", lambda launcher, engine, *_: Finding("ok", f"{launcher} {engine}"))
     monkeypatch.setattr(_trial, "find_spec", lambda name: None)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     names = [name for name, _ in _trial.trials()]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cli import ssh
 from hvd_train import internal
 
 NAMES = ("cli", "hvd_train", "psutil", "typer")
@@ -27,7 +28,7 @@ def test_the_files_of_a_user_do_not_hide_those_of_ddl(folder: Path, path: str) -
     own = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(internal.argv("cli.stacks", "0"), cwd=folder, env=own, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"0": {"answered": False, "text": "process 0 is no rank that can be asked"}}
+    assert ssh.unframed(done.stdout) == {"0": {"answered": False, "text": "process 0 is no rank that can be asked"}}
 
 
 def test_words_reach_the_module_and_the_path_is_that_of_the_environment(folder: Path) -> None:

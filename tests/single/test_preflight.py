@@ -17,7 +17,7 @@ from cli.hosts import Host
 from cli.network import Network
 from cli.preflight import check as preflight
 from cli.preflight.check import Needs, check
-from cli.preflight.compare import clashes, problems, skew
+from cli.preflight.compare import clashes, namesakes, problems, skew
 from cli.preflight.needs import needs
 from cli.target import RANK
 from cli.watchdog import Watchdog
@@ -26,6 +26,9 @@ from hvd_train.errors import UserError
 
 NETWORK = Network("eth0", IPv4Network("10.77.0.0/24"))
 FACTS: dict[str, Any] = {
+    "name": "n1",
+    "machine": "1",
+    "variables": ["OMP_NUM_THREADS"],
     "python": "3.11.7",
     "packages": {"torch": "2.13.0", "mpi4py": "4.1.2", "horovod": None},
     "mpi": "Open MPI v5.0.11",
@@ -78,6 +81,12 @@ def test_a_host_like_this_one_has_no_problem() -> None:
             "--iface",
         ),
         ({"memory": 2**28}, "warning", "256 MiB of memory are available for 4 ranks", "fewer ranks"),
+        (
+            {"variables": ["NCCL_DEBUG", "OMP_NUM_THREADS"]},
+            "warning",
+            "sets NCCL_DEBUG, and this",
+            "-x NCCL_DEBUG=VALUE",
+        ),
         ({"skew": -3600.0}, "warning", "its clock is -3600 s off", "time server"),
     ],
 )
@@ -103,6 +112,16 @@ def test_an_address_that_two_hosts_have_matters_where_it_may_be_used() -> None:
     (error,) = clashes(found, Network("docker0"))
     assert (error.level, error.host) == ("error", "n2")
     assert "172.17.0.1 (docker0)" in error.what
+
+
+def test_hosts_of_one_name_are_refused_and_so_is_one_host_under_two() -> None:
+    here, other = {"name": "node", "machine": "1"}, {"name": "node", "machine": "2"}
+    assert list(namesakes({"this machine": here, "n2": {"name": "n2", "machine": "2"}})) == []
+    (error,) = namesakes({"this machine": here, "n2": other})
+    assert (error.level, error.host) == ("error", "n2")
+    assert "its hostname is 'node', as that of this machine" in error.what
+    (error,) = namesakes({"n2": other, "n2-ib": other})
+    assert (error.host, error.what) == ("n2-ib", "it is n2, under another name")
 
 
 @pytest.fixture
@@ -142,7 +161,7 @@ def test_64_slow_hosts_take_no_longer_than_one(fake_ssh: Path, monkeypatch: pyte
 )
 def test_what_ssh_says_has_a_remedy(says: str, remedy: str, fake_ssh: Path) -> None:
     fake_ssh.write_text(fake_ssh.read_text() + f"echo '{says}' >&2; exit 255\n")
-    answer = ssh.ask("n2", ["true"], 10)
+    answer = ssh.Client().ask("n2", ["true"], 10)
     assert answer.problem == says
     assert remedy in answer.remedy
 
@@ -151,7 +170,7 @@ def test_the_probe_tells_all_that_is_compared(tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text("pass\n")
     argv = Needs(tmp_path, (str(tmp_path / "x.py"), "/none"), (str(tmp_path), "/none"), (str(tmp_path),)).argv()
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd="/")
-    found = json.loads(done.stdout)
+    found = ssh.unframed(done.stdout)
     assert {*FACTS} - {"skew"} <= {*found}
     assert found["packages"]["ddl"]
     assert len(found["code"]) == len(found["files"][str(tmp_path / "x.py")]) == 12
@@ -170,7 +189,7 @@ def test_needs_are_read_from_the_command_of_a_rank(tmp_path: Path) -> None:
 
 def beat(rank: int, turn: int | None, phase: str = "comm") -> dict[str, Any]:
     return {
-        "event": "beat", "rank": rank, "host": f"n{rank}", "pid": 100 + rank, "parent": 50,
+        "event": "beat", "rank": rank, "host": f"n{rank}", "machine": f"m{rank}", "pid": 100 + rank, "parent": 50,
         "step": 6, "phase": phase, "turn": turn, "at": "wait (mpi.py:9)",
     }  # fmt: skip
 
@@ -254,7 +273,8 @@ def test_with_a_timeout_of_0_nothing_is_too_long() -> None:
 
 
 def test_an_event_that_another_was_put_into_is_found_too() -> None:
-    whole = events._encode({"event": "beat", "text": "x" * 50})
-    found, text, rest = events.split(b"a" + whole[:20] + events._encode({"event": "done"}) + whole[20:] + b"b")
+    inner, outer = ({"event": e, "host": "n", "machine": "m", "pid": 1, "time": 0} for e in ("done", "beat"))
+    whole = events._encode(outer)
+    found, text, rest = events.split(b"a" + whole[:20] + events._encode(inner) + whole[20:] + b"b")
     assert [e["event"] for e in found] == ["done", "beat"]
     assert (text, rest) == (b"ab", b"")

@@ -55,7 +55,7 @@ def test_latest_is_the_newest_run_of_exactly_this_file(name: str, here: Path) ->
         "B.v2x-20990101-000000",
     )
     for folder in (f"{name}-20260101-000000", f"{name}-20260102-000000", *others):
-        run_folder(here / "runs" / folder) if not (here / "runs" / folder).exists() else None
+        run_folder(here / "runs" / folder, 1) if not (here / "runs" / folder).exists() else None
     (here / "runs" / f"{name}-20990909-000000").write_text("a file")
     expected = "B-large-20990101-000000" if name == "B-large" else f"{name}-20260102-000000"
     told = target(here, name, "latest")
@@ -128,12 +128,16 @@ def test_a_restart_elsewhere_goes_on_from_the_other_run_until_it_has_saved(tmp_p
     assert origin.source() == str(second)
 
 
-def test_a_restart_of_a_job_that_began_from_nothing_puts_an_empty_folder_aside(tmp_path: Path) -> None:
+def test_a_restart_of_a_job_that_began_from_nothing_puts_a_folder_without_checkpoints_aside(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for resume in (None, "latest"):
         origin = Origin.of(run, resume)
         assert origin.source() is None
         run.mkdir()
+        assert origin.source() is None
+        assert not run.exists(), "claimed, and nothing in it"
+        run.mkdir()
+        (run / "config.json").write_text("{}")
         assert origin.source() is None
         assert not run.exists()
     assert [f.name for f in sorted(tmp_path.iterdir())] == ["run.lost-1", "run.lost-2"]

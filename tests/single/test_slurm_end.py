@@ -79,7 +79,7 @@ class Slurm:
 
 
 def ended(folder: Path, code: int, most: int = 2) -> int:
-    return end.main([str(folder), str(code), "--notice=120", f"--max-requeues={most}"])
+    return end.main([str(folder), str(code), "--began", "--notice=120", f"--max-requeues={most}"])
 
 
 def test_requeues_are_counted_in_the_run_folder_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ SHOWN = (
 
 def test_what_scontrol_shows() -> None:
     running, waiting, failed = parse(SHOWN)
-    assert running == State("7", "RUNNING", "", "1", 0, "00:10:00", "1-00:00:00", "n[1-2]")
+    assert running == State("7", "RUNNING", "", "1", 0, "00:10:00", "1-00:00:00", "n[1-2]", 2)
     assert (running.seconds_left, running.going, running.waiting) == (85800, True, False)
     assert (waiting.task, waiting.reason, waiting.seconds_left, waiting.waiting) == ("2-3%1", "Resources", None, True)
     assert (failed.state, failed.exit_code, failed.going) == ("FAILED", 137, False)
@@ -194,8 +194,9 @@ def test_each_task_of_an_array_has_a_state(tmp_path: Path) -> None:
         ("FAILED", None, 9),
         ("TIMEOUT", None, ExitCode.TIMEOUT),
         ("NODE_FAIL", None, ExitCode.NODE_LOST),
-        ("CANCELLED", 75, 75),
-        (jobs.FORGOTTEN, None, 9),
+        ("OUT_OF_MEMORY", 1, 1),
+        ("CANCELLED", None, 143),
+        (jobs.FORGOTTEN, None, 1),
     ],
 )
 def test_exit_codes_of_jobs(state: str, said: int | None, code: int, tmp_path: Path) -> None:
@@ -227,21 +228,19 @@ def test_a_script_submitted_by_hand_is_known_by_its_log(tmp_path: Path) -> None:
     for number in ("10", "8"):
         (tmp_path / f"slurm-{number}.log").touch()
     assert runs.read(tmp_path) == Submitted(tmp_path, "10")
+    runs.record([Submitted(tmp_path / "2", "9", "2")])
+    (tmp_path / "2" / "slurm-11_2.log").touch()
+    assert runs.read(tmp_path / "2") == Submitted(tmp_path / "2", "11", "2")
 
 
 def test_lines_are_followed_as_they_come(tmp_path: Path) -> None:
     tail = follow.Tail(tmp_path)
     assert list(tail.lines()) == []
     with (tmp_path / "slurm-1.log").open("a") as log:
-        for text, lines in [
-            ("rank 0\n46 steps o", ["rank 0"]),
-            ("n 4 ranks\nx", ["46 steps on 4 ranks"]),
-            ("y\n", ["xy"]),
-        ]:
+        for text, lines in [("rank 0\n46 steps: ", ["rank 0"]), ("4 ranks\nx", ["46 steps: 4 ranks"]), ("y\n", ["xy"])]:
             log.write(text)
             log.flush()
             assert list(tail.lines()) == lines
-    assert tail.steps == 46
     (tmp_path / "slurm-2.log").write_text("again\n")
     assert list(tail.lines()) == ["again"]
 

@@ -60,6 +60,14 @@ def test_numbers_of_an_array() -> None:
     assert list(notation.numbers("0-3,7,10-20:5")) == ["0", "1", "2", "3", "7", "10", "15", "20"]
 
 
+@pytest.mark.parametrize(
+    ("text", "tasks"),
+    [("01-03", "1 2 3"), ("7,0-2,2%2", "0 1 2 7"), ("0-10:5", "0 5 10"), ("0008", "8")],
+)
+def test_tasks_of_an_array(text: str, tasks: str) -> None:
+    assert list(notation.tasks(text)) == tasks.split()
+
+
 JOB = {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_TASKS_PER_NODE": "4(x2),3"}
 HOSTS = (Host("n1", 4), Host("n2", 4), Host("n3", 3))
 

@@ -1,0 +1,100 @@
+"""The words of a command line: which are options of the command, and which belong to the script that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hvd_train.errors import UserError
+
+MODULE = ("-m", "--module")
+YAML = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, the option in it that takes a value with that value, and the index of what follows both."""
+
+    text: str
+    option: str | None
+    value: str | None
+    end: int
+
+
+def for_parser(words: Sequence[str], valued: Collection[str]) -> list[str]:
+    """`words` with a `--` before what belongs to a script, so that a parser takes none of it for options.
+
+    Everything after a target that is no YAML file, or after `-m MODULE`, belongs to the script. A `--` that stands
+    first there is dropped. `valued` are the options that take a value.
+    """
+    cut = next((word for word in _read(words, valued) if word.option in MODULE or _ends_options(word.text)), None)
+    if cut is None:
+        return list(words)
+    is_module = cut.option in MODULE
+    if is_module and cut.value is None:
+        return list(words)
+    end = cut.end if is_module else cut.end - 1
+    own, rest = list(words[:end]), list(words[end:])
+    if rest[:1] == ["--"]:
+        del rest[0]
+    if not is_module:
+        if not rest or rest[0].endswith(YAML):
+            return list(words)
+        if rest[1:2] == ["--"]:
+            del rest[1]
+    return [*own, "--", *rest]
+
+
+def check_values(
+    words: Sequence[str], valued: Mapping[str, str], repeatable: Collection[str], known: Collection[str]
+) -> None:
+    """UserError where an option comes twice that is not `repeatable`, or has no value but nothing or a `known` option.
+
+    `valued` has the name that messages use for each option that takes a value. Options for other programs, `--X-args`,
+    may have any value.
+    """
+    seen: set[str] = set()
+    for word in _read(words, valued):
+        if word.text == "--":
+            return
+        if word.option is None:
+            continue
+        name = valued[word.option]
+        if not name.endswith("-args"):
+            _check_value(name, word, is_apart=words[word.end - 1] == word.value, known=known)
+        if name in seen:
+            raise UserError(f"{name} is given twice; give it once")
+        seen |= {name} - set(repeatable)
+
+
+def _check_value(name: str, word: Word, *, is_apart: bool, known: Collection[str]) -> None:
+    if word.value == "":
+        raise UserError(f"{name}: expected a value, got ''")
+    if is_apart and (word.value == "--" or word.value in known):
+        raise UserError(f"{name}: expected a value before {word.value}")
+
+
+def _read(words: Sequence[str], valued: Collection[str]) -> Iterator[Word]:
+    end = 0
+    while end < len(words):
+        text = words[end]
+        end += 1
+        option, value = _option(text, valued)
+        if option is not None and value is None and end < len(words):
+            value = words[end]
+            end += 1
+        yield Word(text, option, value, end)
+
+
+def _option(text: str, valued: Collection[str]) -> tuple[str | None, str | None]:
+    """The option in `text` that takes a value, and the value where it stands there too, as in `--np=2`, `-n2` and `-qn2`."""
+    if text.startswith("--"):
+        name, equals, value = text.partition("=")
+        return (name, value if equals else None) if name in valued else (None, None)
+    letters = text[1:] if text.startswith("-") else ""
+    at = next((i for i, letter in enumerate(letters) if f"-{letter}" in valued), None)
+    return (None, None) if at is None else (f"-{letters[at]}", letters[at + 1 :] or None)
+
+
+def _ends_options(text: str) -> bool:
+    return text in {"-", "--"} or not text.startswith("-")

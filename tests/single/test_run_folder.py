@@ -1,0 +1,102 @@
+"""New run folders: one for each run, and none that a refused run leaves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import run_folder
+from cli.target import new_folder
+from hvd_train.errors import UserError
+from tests.integration.ddl import ROOT
+
+NOW = "20260101-000000"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_folder.time, "strftime", lambda _: NOW)
+    return tmp_path
+
+
+def test_runs_that_begin_in_one_second_get_a_folder_each(here: Path) -> None:
+    runs = here / "runs"
+    assert run_folder.free("m") == runs / f"m-{NOW}"
+    assert not runs.exists(), "a name is not taken by asking for it"
+    assert [run_folder.claim("m").name for _ in range(3)] == [f"m-{NOW}", f"m-{NOW}-2", f"m-{NOW}-3"]
+    assert run_folder.free("m") == runs / f"m-{NOW}-4"
+    assert run_folder.claim("x") == runs / f"x-{NOW}"
+
+
+CLAIM = """\
+import sys
+from pathlib import Path
+from cli import run_folder
+folder = run_folder.claim("m") if sys.argv[1] == "claim" else run_folder.make(Path(sys.argv[1]))
+print(folder, flush=True)
+sys.stdin.readline()
+if sys.argv[2] == "write":
+    (folder / "x").write_text("")
+"""
+
+
+def process(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", CLAIM, *arguments]
+    return subprocess.Popen(command, cwd=cwd, env={"PYTHONPATH": str(ROOT)}, stdin=pipe, stdout=pipe, text=True)
+
+
+def test_a_refused_run_removes_what_it_made_and_nothing_else(here: Path) -> None:
+    refused, going = process("claim", "", cwd=here), process("claim", "write", cwd=here)
+    folders = [Path(p.stdout.readline().strip()) for p in (refused, going) if p.stdout]
+    assert folders[0] != folders[1]
+    refused.communicate("\n")
+    assert not folders[0].exists()
+    assert folders[1].is_dir()
+    going.communicate("\n")
+    assert (folders[1] / "x").exists()
+
+
+def test_folders_above_an_output_go_with_it(here: Path) -> None:
+    (here / "old").mkdir()
+    process("old/a/b", "", cwd=here).communicate("\n")
+    assert (here / "old").is_dir()
+    assert not (here / "old" / "a").exists()
+
+
+def test_an_output_that_exists_or_cannot_be_made_is_refused(here: Path) -> None:
+    (here / "out").mkdir()
+    (here / "file").write_text("")
+    (here / "nowhere").symlink_to("gone")
+    for claim in (False, True):
+        with pytest.raises(UserError, match=r"--output: out exists; give another folder, or --resume out"):
+            new_folder("m", Path("out"), claim)
+    with pytest.raises(UserError, match=r"--output: nowhere exists"):
+        new_folder("m", Path("nowhere"), True)
+    with pytest.raises(UserError, match=r"file/out: this run folder cannot be made \(File exists\); give another"):
+        run_folder.make(Path("file/out"))
+    (here / "runs").write_text("")
+    with pytest.raises(UserError, match=r"runs/m-20260101-000000: this run folder cannot be made"):
+        run_folder.claim("m")
+    assert sorted(path.name for path in here.iterdir()) == ["file", "nowhere", "out", "runs"]
+
+
+def test_the_newest_run_is_the_last_that_wrote_something(here: Path) -> None:
+    names = [
+        "m-20260101-000000",
+        "m-20260101-000000-2",
+        "m-20260101-000000-10",
+        "m-20260102-000000",
+        "m-x-20270101-000000",
+    ]
+    for name in names:
+        (here / "runs" / name).mkdir(parents=True)
+    assert run_folder.newest("m") is None
+    for name in names[:3]:
+        (here / "runs" / name / "config.json").write_text("{}")
+    newest = run_folder.newest("m")
+    assert newest is not None
+    assert newest.name == "m-20260101-000000-10"
