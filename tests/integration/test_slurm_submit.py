@@ -227,6 +227,12 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert (waiting["job"], waiting["state"], waiting["why"]) == (behind, "PENDING", "Dependency")
     assert (running["run"], running["job"], running["state"], running["nodes"]) == ("runs/long", job, "RUNNING", "n1")
     assert running["step"] >= 5
+    shown = site.ddl("stack", "runs/long")
+    assert shown.returncode == 0, shown.stderr
+    first, *lines = shown.stdout.splitlines()
+    assert re.fullmatch(r"rank 0 on n1, process \d+", first)
+    assert any("trainer.py" in line for line in lines)
+    assert not any("heartbeat.py" in line for line in lines)
     assert site.ddl("cancel", "runs").stderr.startswith("ddl: runs has 2 jobs that go on:\n")
     assert site.ddl("cancel", "runs/behind").stdout == f"{behind}: cancelled\n"
     assert site.stands("runs/behind") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
