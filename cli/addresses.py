@@ -15,6 +15,9 @@ from cli.hosts import Line
 SECONDS = 20
 """For all names together; name services that do not answer take as long for each."""
 AT_ONCE = 64
+OWN_SECONDS = 5
+"""For all names together where the question is whether they are this machine: a job does not start before."""
+_FOUND: dict[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,14 @@ def resolve(names: Iterable[str], seconds: float) -> dict[str, Answer]:
     wait(asked.values(), timeout=seconds)
     pool.shutdown(wait=False, cancel_futures=True)
     return {name: _answer(future, seconds) for name, future in asked.items()}
+
+
+def look_up(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Addresses by name, none of a name that has none; each name is looked up once in the life of this process."""
+    names = list(names)
+    new = {name for name in names if name not in _FOUND}
+    _FOUND.update({name: answer.addresses for name, answer in resolve(new, OWN_SECONDS).items()} if new else {})
+    return {name: _FOUND[name] for name in names}
 
 
 def problems(hosts: Mapping[str, Entry]) -> list[Problem]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
+import psutil
+
+from cli import addresses
+from cli.hosts import Host
 from cli.slurm import allocation
 from cli.slurm.allocation import Allocation
 
@@ -20,6 +25,7 @@ class Machine:
 
     `whole` is False where that is not all of the machine: mpirun would bind ranks to cores outside of it.
     `allocation` is the SLURM job around this process, whose hosts mpirun and srun know by themselves.
+    `addresses` are those of its interfaces, and `look_up` finds those of names.
     """
 
     name: str
@@ -27,6 +33,8 @@ class Machine:
     packages: tuple[int, ...]
     whole: bool = True
     allocation: Allocation | None = None
+    addresses: frozenset[str] = frozenset()
+    look_up: Callable[[Iterable[str]], dict[str, tuple[str, ...]]] = field(default=lambda names: {})
 
     @classmethod
     def here(cls) -> Machine:
@@ -37,6 +45,8 @@ class Machine:
             packages=packages(cpus),
             whole=len(cpus) == os.cpu_count(),
             allocation=allocation.here(),
+            addresses=frozenset(a.address.partition("%")[0] for found in psutil.net_if_addrs().values() for a in found),
+            look_up=addresses.look_up,
         )
 
     @property
@@ -44,8 +54,25 @@ class Machine:
         return sum(self.packages)
 
     def is_named(self, host: str) -> bool:
-        """Whether `host` is a name of this machine."""
-        return host in {"localhost", "127.0.0.1", "::1", self.name, self.name.partition(".")[0]}
+        """Whether `host` is a name or an address of this machine."""
+        return not self.others([Host(host, 1)])
+
+    def others(self, hosts: Iterable[Host]) -> list[Host]:
+        """Those of `hosts` that are not this machine, by name or else by address."""
+        unknown = [host for host in hosts if host.name not in {"localhost", self.name, self.name.partition(".")[0]}]
+        found = self.look_up(host.name for host in unknown)
+        return [host for host in unknown if not self._has_any_of(found.get(host.name, (host.name,)))]
+
+    def _has_any_of(self, found: Iterable[str]) -> bool:
+        return any(address in self.addresses or _is_loopback(address) for address in found)
+
+
+def _is_loopback(text: str) -> bool:
+    """Whether `text` is an address at which every machine is itself; a name is none."""
+    try:
+        return ip_address(text.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def cores_each(packages: tuple[int, ...], ranks: int) -> int:

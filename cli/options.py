@@ -93,7 +93,9 @@ Overrides = Annotated[
 ]
 
 Np = Annotated[int | None, _np(show_default="all slots, or 1")]
+BatchNp = Annotated[int | None, _np(show_default="those of all nodes")]
 FixedNp = Annotated[int, _np()]
+NpOrTwo = Annotated[int | None, _np(show_default="all slots, or 2")]
 Hosts = Annotated[
     str | None, typer.Option("-H", "--hosts", help="Hosts and slots, as h1:4,h2:4.", rich_help_panel=WHERE)
 ]
@@ -123,6 +125,24 @@ Env = Annotated[
     list[str] | None,
     typer.Option("-x", "--env", metavar="KEY[=VALUE]", help="Variable for all ranks.", rich_help_panel=START),
 ]
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        metavar="FILE",
+        help="File of variables for all ranks: KEY=VALUE lines.",
+        rich_help_panel=START,
+    ),
+]
+LauncherArgs = Annotated[
+    str | None,
+    typer.Option(
+        "--launcher-args",
+        metavar="WORDS",
+        help="Words for mpirun, srun or horovodrun, after those of ddl.",
+        rich_help_panel=START,
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be started, and start nothing.", rich_help_panel=START)
 ]
@@ -138,6 +158,15 @@ Iface = Annotated[
         "--iface",
         help="Interface or subnet that joins the hosts.",
         show_default="by the route to them",
+        rich_help_panel=NETWORK,
+    ),
+]
+SshArgs = Annotated[
+    str | None,
+    typer.Option(
+        "--ssh-args",
+        metavar="WORDS",
+        help="Words for ssh to the other hosts, as '-p 2222 -J bastion'.",
         rich_help_panel=NETWORK,
     ),
 ]

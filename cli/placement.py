@@ -28,7 +28,7 @@ class Placement:
 def place(job: Job, machine: Machine) -> Placement:
     """The placement of `job` started on `machine`; UserError where its hosts have too few slots."""
     allocated = None if job.hosts else machine.allocation
-    here = not machine.allocation and all(machine.is_named(host.name) for host in job.hosts)
+    here = not machine.allocation and not machine.others(job.hosts)
     busy = 2 if job.engine == "horovod" else 1  # Horovod's own thread polls beside each rank's
     full = allocated.crowded(busy) if allocated else here and job.world_size * busy > machine.cores
     each = cores_each(machine.packages, job.world_size)

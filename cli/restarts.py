@@ -81,7 +81,7 @@ def _source(folder: Path | None) -> str | None:
 def _survivors(hosts: Sequence[Host], client: Client) -> tuple[Host, ...]:
     """Those that answer; this machine does."""
     machine = Machine.here()
-    others = [host.name for host in hosts if not machine.is_named(host.name)]
+    others = [host.name for host in machine.others(hosts)]
     lost = {*others} - client.reachable(others, SECONDS)
     return tuple(host for host in hosts if host.name not in lost)
 

@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hvd_train import events, strict_json
@@ -35,7 +35,10 @@ LOT = 8
 FAILED = 255
 """The exit code of ssh itself; any other is that of the remote shell."""
 
-_UNPACK = "import base64,json,os,sys,zlib;a=json.loads(zlib.decompress(base64.b64decode(sys.argv[1])));os.execv(a[0],a)"
+_UNPACK = (
+    "import base64,json,os,sys,zlib;a,e=json.loads(zlib.decompress(base64.b64decode(sys.argv[1])));"
+    "os.execve(a[0],a,{**os.environ,**e})"
+)
 _FRAME = re.compile(r"\x1e(\{[^\x1e\x1f]*\})\x1f")
 _CROWDED = re.compile(r"kex_exchange_identification|^Connection (closed|reset) by|banner exchange")
 """What ssh says where sshd drops a connection before anybody logged in, as it does where too many come at once."""
@@ -66,13 +69,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Client:
-    """ssh with the words `args`, which win over ours."""
+    """ssh with the words `args`, which win over ours; programs on the other side get the variables `environment`."""
 
     args: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, host: str, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` on `host`, whatever the login shell there."""
-        return ["ssh", *self.args, *OPTIONS, host, packed(argv)]
+        return ["ssh", *self.args, *OPTIONS, host, packed(argv, self.environment)]
 
     def ask(self, host: str, argv: Sequence[str], seconds: float) -> Answer:
         """Run `argv` on `host` for at most `seconds`; its answer is what it prints in a frame."""
@@ -118,9 +122,9 @@ def crowded(text: str) -> bool:
     return bool(_CROWDED.search(text))
 
 
-def packed(argv: Sequence[str]) -> str:
+def packed(argv: Sequence[str], environment: Mapping[str, str]) -> str:
     """A command that means `argv` to every shell: csh takes no newline in a word, fish reads backslashes otherwise."""
-    word = base64.b64encode(zlib.compress(strict_json.dumps(list(argv)).encode(), 9)).decode()
+    word = base64.b64encode(zlib.compress(strict_json.dumps([list(argv), dict(environment)]).encode(), 9)).decode()
     return shlex.join([sys.executable, "-ISc", _UNPACK, word])
 
 

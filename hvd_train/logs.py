@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from hvd_train import pump
 
@@ -58,6 +58,10 @@ class Output:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._pump.wait(timeout=2)
 
+    def stream(self) -> TextIO:
+        """Text for the terminal alone; one that takes nothing is no reason to stop."""
+        return io.TextIOWrapper(io.BufferedWriter(_Lasting(os.dup(self.terminal), "w")), "utf-8")
+
     def _open(self, log: Path | None, rank: int) -> int:
         if log is None:
             return pump.NONE
@@ -79,6 +83,16 @@ class Output:
     def _flush() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+class _Lasting(io.FileIO):
+    """A descriptor to write to; what cannot be written is left out, of which the pump tells."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def _start(words: list[str], descriptors: list[int]) -> subprocess.Popen[bytes]:

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options, pictures, run_folder
+from cli.streams import say
 from hvd_train import plugins, strict_json
 from hvd_train.errors import UserError
-from hvd_train.names import find
+from hvd_train.names import find, printable
 
 if TYPE_CHECKING:
     from cli.bench.figures import Run
+    from cli.hosts import Host
+    from cli.reach import Reach
     from hvd_train.bench.request import Request
 
 FAMILIES = {"allreduce": "allreduce", "step": "step", "scaling": "step", "horovod": "api"}
@@ -34,7 +37,9 @@ def command(
     what: Annotated[
         str, typer.Argument(help="allreduce, step, scaling (on 1 to --np ranks) or horovod.", show_default=False)
     ],
-    np: options.FixedNp = 2,
+    np: options.NpOrTwo = None,
+    hosts: options.Hosts = None,
+    hostfile: options.Hostfile = None,
     variants: Annotated[
         str | None,
         typer.Option(metavar="NAME,...", help="What to time.", show_default="all; scaling: local,ddl_mpi,ddp"),
@@ -46,12 +51,20 @@ def command(
         str | None, typer.Option(metavar="NAME,...", help="Models of a step.", show_default="all; scaling: mlp")
     ] = None,
     pairs: Annotated[int, typer.Option(help="Rounds, in each of which every variant is timed.")] = 30,
+    iface: options.Iface = None,
+    ssh_args: options.SshArgs = None,
     output: options.BenchFolder = None,
 ) -> None:
     """Time all-reduces, training steps, scaling or calls of Horovod's API: tables, bench.json and bench.png."""
+    from cli.hosts import given
+    from cli.machine import Machine
+    from cli.reach import reach, scratch
+
     what = find(what, FAMILIES, "bench: no measurement")
     if pairs < 1:
         raise UserError(f"--pairs: expected at least 1 round, got {pairs}")
+    places, here = given(hosts, hostfile), Machine.here()
+    np = (sum(host.slots for host in places) or 2) if np is None else np
     pictures.check("bench")
     from hvd_train.bench.request import Request
 
@@ -59,20 +72,22 @@ def command(
     folder = output or Path(f"bench-{what}-{time.strftime('%Y%m%d-%H%M%S')}")
     run_folder.make_new(folder)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    with tempfile.TemporaryDirectory(prefix="ddl-bench-") as scratch:
+    found = reach(places, here, iface=iface, ssh_args=ssh_args)
+    threads = max(1, here.cores // max([host.slots for host in places], default=np))
+    with tempfile.TemporaryDirectory(prefix="ddl-bench-", dir=scratch(places, here)) as results:
         requests = [
-            Request(FAMILIES[what], ranks, names, cases, pairs, f"{scratch}/{ranks}.json", columns)
+            Request(FAMILIES[what], ranks, names, cases, pairs, f"{results}/{ranks}.json", columns)
             for ranks in (range(1, np + 1) if what == "scaling" else [np])
         ]
-        measured = [_measure(request, threads=_threads(np)) for request in requests]
+        measured = [_measure(request, places, found, threads=threads) for request in requests]
 
     from cli.bench import report
     from hvd_train.display import console
 
-    found = report.result(what, pairs, measured)
-    report.save(found, folder)
-    report.show(found, console(width=None if sys.stdout.isatty() else 140))
-    print(f"{folder / 'bench.json'} and {folder / 'bench.png'} written")
+    told = report.result(what, pairs, measured)
+    report.save(told, folder)
+    report.show(told, console(width=None if sys.stdout.isatty() else 140))
+    print(printable(f"{folder / 'bench.json'} and {folder / 'bench.png'} written"))
 
 
 def _names(what: str, text: str | None) -> list[str]:
@@ -116,30 +131,30 @@ def _bytes(text: str) -> int:
     return size
 
 
-def _threads(np: int) -> int:
-    """Of a rank: with fewer ranks as many, so that scaling compares ranks and not threads."""
-    from cli.machine import Machine
+def _measure(request: Request, places: tuple[Host, ...], found: Reach, threads: int) -> Run:
+    """What one launch finds; the command ends where that fails.
 
-    return max(1, Machine.here().cores // np)
-
-
-def _measure(request: Request, threads: int) -> Run:
-    """What one launch finds; the command ends where that fails."""
+    Fewer ranks have as many `threads` each, so that scaling compares ranks and not threads.
+    """
     from cli import launching
     from cli.execute import Execution
     from cli.launchers.base import Job
+    from cli.preflight.start import look
     from cli.target import of_module
 
+    what = of_module("hvd_train.bench", [request.to_text()])
     job = Job(
-        program=of_module("hvd_train.bench", [request.to_text()]).program,
+        hosts=places,
+        program=what.program,
         world_size=request.world_size,
         engine=_engine(request.variants),
         environment={"OMP_NUM_THREADS": str(threads)},
     )
-    started = launching.command("auto", job)
-    for note in started.notes:
-        print(f"ddl: {note}", file=sys.stderr)
-    code = Execution(started, request.world_size).run()
+    started = launching.command("auto", found.onto(job))
+    for note in (*started.notes, *found.notes):
+        say(note)
+    look(found, what)
+    code = Execution(started, request.world_size, hosts=[host.name for host in found.others], client=found.client).run()
     if code:
         sys.exit(code)
     return {**strict_json.loads_exact(Path(request.output).read_text(encoding="utf-8")), "command": str(started)}

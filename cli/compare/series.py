@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from cli.compare.entries import Entry, budget, file_sync
 from cli.compare.outcome import Outcome
 from cli.configuration import load
 from cli.execute import Execution
+from cli.hosts import Host
 from cli.launchers.base import Job
+from cli.preflight.start import look
+from cli.reach import Reach
 from cli.slurm import runs
 from cli.target import of_yaml
 from hvd_train.errors import ExitCode, UserError
@@ -26,7 +29,7 @@ _NEVER = "checkpoint.every=1000000000"
 
 @dataclass(frozen=True)
 class Series:
-    """Runs of `file` under each of `entries`; `launch` has the fields of `hvd_train.config.Launch` that all share."""
+    """Runs of `file` under each of `entries`, on `hosts`; `launch` has the fields of `hvd_train.config.Launch` that all share."""
 
     file: Path
     overrides: tuple[str, ...]
@@ -34,6 +37,8 @@ class Series:
     budget: str | None
     folder: Path
     launch: dict[str, Any]
+    hosts: tuple[Host, ...] = ()
+    reach: Reach = field(default_factory=Reach)
 
     def check(self) -> None:
         """UserError for what is wrong with any of the runs, before the first begins."""
@@ -69,9 +74,17 @@ class Series:
             program=what.program,
             world_size=self.launch["world_size"],
             engine=self.launch["engine"],
+            hosts=self.hosts,
+            environment=what.environment,
             outlives=what.outlives,
         )
-        execution = _Shown(launching.command("auto", job), job.world_size, quiet=True, stall_timeout=STALL_SECONDS)
+        look(self.reach, what)
+        others = [host.name for host in self.reach.others]
+        started = launching.command("auto", self.reach.onto(job))
+        client = self.reach.client
+        execution = _Shown(
+            started, job.world_size, quiet=True, stall_timeout=STALL_SECONDS, hosts=others, client=client
+        )
         execution.run_folder = folder
         code = execution.run()
         return code, outcome.read(entry.title, folder, _failure(execution.events, code) if code else None)

@@ -36,7 +36,7 @@ def survey(
 ) -> dict[str, dict[str, Finding]]:
     """Findings by host; for a host that is this machine, those that are `here`."""
     machine = Machine.here()
-    others = [host.name for host in hosts if not machine.is_named(host.name)]
+    others = [host.name for host in machine.others(hosts)]
     answers = client.ask_all(others, internal.argv("cli.diagnose", json.dumps(wanted)), HOST_SECONDS)
     found = {answer.host: _findings(answer) for answer in answers}
     return {host.name: found.get(host.name, here) for host in hosts}

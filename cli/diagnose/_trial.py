@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -15,8 +18,10 @@ from typing import Any
 from cli import launching
 from cli.bench.figures import duration
 from cli.diagnose.base import Finding
+from cli.hosts import Host
 from cli.launchers.base import Job
 from cli.machine import Machine
+from cli.reach import reach, scratch
 from cli.target import RANK
 from hvd_train import internal
 from hvd_train.bench.request import Request
@@ -30,30 +35,32 @@ ROUNDS = 5
 SECONDS = 60
 
 
-def trials() -> Iterator[tuple[str, Finding]]:
-    """For each launcher and engine found, one after the other, so that none slows another down."""
+def trials(hosts: Sequence[Host] = (), ssh_args: str | None = None) -> Iterator[tuple[str, Finding]]:
+    """For each launcher and engine found, one after the other, so that none slows another down; on all `hosts`."""
     engines = [engine for engine in VARIANTS if engine == "mpi" or find_spec(engine)]
     for launcher, engine in itertools.product(LAUNCHERS, engines):
-        if _found(launcher, engine):
-            yield f"{launcher}/{engine}", trial(launcher, engine)
+        if _found(launcher, engine, hosts):
+            yield f"{launcher}/{engine}", trial(launcher, engine, hosts, ssh_args)
 
 
-def trial(launcher: str, engine: str) -> Finding:
-    # In an allocation rank 0 may be on another host, which is likelier to share this folder than /tmp.
-    folder = Path.cwd() if Machine.here().allocation else None
-    with tempfile.TemporaryDirectory(prefix="ddl-doctor-", dir=folder) as scratch:
-        output = Path(scratch) / "measured.json"
-        request = Request("allreduce", 2, [VARIANTS[engine]], [str(LARGE), str(SMALL)], ROUNDS, str(output), None)
-        how = ["--np", "2", "--launcher", launcher, "--engine", engine, "--timeout", str(SECONDS), "--quiet"]
+def trial(launcher: str, engine: str, hosts: Sequence[Host] = (), ssh_args: str | None = None) -> Finding:
+    """A rank on each of `hosts`, or two on this machine."""
+    with tempfile.TemporaryDirectory(prefix="ddl-doctor-", dir=scratch(hosts, Machine.here())) as folder:
+        output = Path(folder) / "measured.json"
+        how = ["--np", f"{len(hosts) or 2}", *_where(hosts, ssh_args), "--launcher", launcher, "--engine", engine]
+        request = Request(
+            "allreduce", len(hosts) or 2, [VARIANTS[engine]], [str(LARGE), str(SMALL)], ROUNDS, str(output), None
+        )
+        options = ["--timeout", str(SECONDS), "--quiet", "--no-preflight", "--output", os.devnull]
         done = subprocess.run(
-            internal.argv("cli", "run", *how, "-m", "hvd_train.bench", request.to_text()),
+            internal.argv("cli", "run", *how, *options, "-m", "hvd_train.bench", request.to_text()),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
             check=False,
         )
-        again = f"ddl run --np 2 --launcher {launcher} --engine {engine} --verbose -m mpi4py.bench helloworld"
+        again = f"ddl run {shlex.join(how)} --verbose -m mpi4py.bench helloworld"
         if done.returncode:
             return Finding("error", f"exit code {done.returncode}: {_reason(done.stderr)}", again)
         return judge(launcher, engine, json.loads(output.read_text(encoding="utf-8")))
@@ -69,9 +76,21 @@ def judge(launcher: str, engine: str, measured: dict[str, Any]) -> Finding:
     return Finding("ok", f"64 MiB at {LARGE / 2**30 / large:.3g} GiB/s, 4 KiB in {duration(small)}", facts=facts)
 
 
-def _found(launcher: str, engine: str) -> bool:
+def _where(hosts: Sequence[Host], ssh_args: str | None) -> list[str]:
+    """Options of `ddl run` for one rank on each of `hosts`, logged in to as their hostfile says."""
+    if not hosts:
+        return []
+    told = list(reach(hosts, Machine.here(), ssh_args=ssh_args).client.args)
+    return [
+        "--hosts",
+        ",".join(f"{host.name}:1" for host in hosts),
+        *(["--ssh-args", shlex.join(told)] if told else []),
+    ]
+
+
+def _found(launcher: str, engine: str, hosts: Sequence[Host]) -> bool:
     try:
-        launching.command(launcher, Job(RANK, 2, engine))
+        launching.command(launcher, Job(RANK, len(hosts) or 2, engine, tuple(replace(host, slots=1) for host in hosts)))
     except UserError:
         return False
     return True

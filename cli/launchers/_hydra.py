@@ -32,6 +32,12 @@ def intel(job: Job, placement: Placement) -> list[str]:
     ]
 
 
+def ssh(job: Job, flavor: str) -> dict[str, str]:
+    """The variable in which `flavor` takes words for ssh."""
+    name = "I_MPI_HYDRA_BOOTSTRAP_EXEC_EXTRA_ARGS" if flavor == "intel" else "HYDRA_LAUNCHER_EXTRA_ARGS"
+    return {name: " ".join(job.ssh)} if job.ssh else {}
+
+
 def _network(job: Job) -> list[str]:
     return ["-iface", job.network.interface] if job.network else []
 

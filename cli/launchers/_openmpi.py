@@ -8,9 +8,10 @@ from cli.flavor import Version
 from cli.hosts import format_hosts
 from cli.launchers.base import Job
 from cli.placement import Placement
+from hvd_train.errors import UserError
 
 # Without it, a job whose host vanishes hangs for ever, mpirun included.
-_KEEPALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=2"
+_KEEPALIVE = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2")
 
 
 def options(job: Job, placement: Placement, version: Version, *, root: bool) -> list[str]:
@@ -22,9 +23,11 @@ def options(job: Job, placement: Placement, version: Version, *, root: bool) -> 
         *(["--map-by", ":OVERSUBSCRIBE"] if job.oversubscribe else []),
         *_binding(job, placement),
         *flags(placement, version),
-        *network(job, version),
+        *ssh(job, placement, version),
+        *messages(job),
+        *control(job, version),
         *_each("-x", (f"{key}={value}" for key, value in job.environment.items())),
-        *_each("-x", job.forward),
+        *_each("-x", (name for name in job.forward if name not in job.environment)),
     ]
 
 
@@ -41,9 +44,7 @@ def parameters(placement: Placement, version: Version) -> dict[str, str]:
         found["osc"] = "^ucx"  # where no UCX network is, its query prints an error
     if placement.remote and version >= (5,):
         found["btl_tcp_flags"] = "send,inplace"  # with put, large messages often go one way at a time
-    if (
-        placement.shared or placement.remote
-    ):  # what else runs on other hosts is not known; yielding costs 0.2 us a message
+    if placement.shared or placement.remote:  # other hosts may be busy; yielding costs 0.2 us a message
         found["mpi_yield_when_idle"] = "1"
     return found
 
@@ -55,20 +56,32 @@ def variables(found: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, s
 
 
 def flags(placement: Placement, version: Version) -> list[str]:
-    """`parameters` for mpirun, and ssh options with which a run ends when a host vanishes."""
-    found = [word for pair in parameters(placement, version).items() for word in ("--mca", *pair)]
-    if placement.remote and placement.hosts:
-        found += ["--prtemca", "plm_ssh_args"] if version >= (5,) else ["--mca", "plm_rsh_args"]
-        found += [_KEEPALIVE]
-    return found
+    """`parameters` as options of mpirun."""
+    return [word for pair in parameters(placement, version).items() for word in ("--mca", *pair)]
 
 
-def network(job: Job, version: Version) -> list[str]:
-    """Messages and the launcher's own words take the same way."""
-    if job.network is None:
+def ssh(job: Job, placement: Placement, version: Version) -> list[str]:
+    """Words for ssh, the user's first; Open MPI cuts its parameter at every space, quoted or not."""
+    if not placement.remote or not placement.hosts:
         return []
-    control = ["--prtemca", "prte_if_include"] if version >= (5,) else ["--mca", "oob_tcp_if_include"]
-    return ["--mca", "btl_tcp_if_include", str(job.network), *control, str(job.network)]
+    spaced = next((word for word in job.ssh if not word or any(map(str.isspace, word))), None)
+    if spaced is not None:
+        raise UserError(
+            f"--ssh-args: Open MPI cannot give ssh the word '{spaced}', which has a space; use ~/.ssh/config"
+        )
+    parameter = ["--prtemca", "plm_ssh_args"] if version >= (5,) else ["--mca", "plm_rsh_args"]
+    return [*parameter, " ".join([*job.ssh, *_KEEPALIVE])]
+
+
+def messages(job: Job) -> list[str]:
+    """The network by which ranks talk."""
+    return ["--mca", "btl_tcp_if_include", str(job.network)] if job.network else []
+
+
+def control(job: Job, version: Version) -> list[str]:
+    """The launcher's own words take the same way."""
+    parameter = ["--prtemca", "prte_if_include"] if version >= (5,) else ["--mca", "oob_tcp_if_include"]
+    return [*parameter, str(job.network)] if job.network else []
 
 
 def _binding(job: Job, placement: Placement) -> list[str]:

@@ -25,6 +25,7 @@ class Job:
     `program` is one rank's argv. Without `hosts` the job runs on this machine, with as many slots as ranks.
     `environment` holds variables that every rank, remote ones too, must see with these values; `forward` names
     variables that ranks take over from the shell as it is. `bind` of None leaves the choice to the launcher, as `network` does.
+    `ssh` are words for the ssh that the launcher starts, and `words` others for the launcher itself.
     With `elastic`, `world_size` ranks begin on `hosts`, and others come and go. `outlives`: when a rank dies, others may go on.
     """
 
@@ -39,6 +40,8 @@ class Job:
     network: Network | None = None
     elastic: Elastic | None = None
     outlives: bool = False
+    ssh: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,15 @@ class Horovodrun:
         placement = place(job, self.machine)
         if not placement.hosts:
             raise UserError("--launcher horovodrun knows no SLURM allocation; name --hosts, or use --launcher srun")
-        where = ("-np", str(job.world_size), "-H", format_hosts(placement.hosts), *_network(job))
+        where = (
+            "-np",
+            str(job.world_size),
+            "-H",
+            format_hosts(placement.hosts),
+            *_network(job),
+            *_ssh(job),
+            *job.words,
+        )
         if self.flavor is None:
             argv = (*_gloo(job), *where, *_without_mpi(job.program))
             return Command((str(self.path), *argv), job.environment, placement.notes, tags_output=True)
@@ -48,13 +56,15 @@ class Horovodrun:
 
     def _elastic(self, job: Job, elastic: Elastic) -> Command:
         """Over Gloo, of which alone Horovod can change the number of ranks. It needs two hosts to find a network."""
-        alone = not job.network and {self.machine.is_named(host.name) for host in job.hosts} == {True}
+        alone = not job.network and bool(job.hosts) and not self.machine.others(job.hosts)
         notes = ("ranks talk over lo, as all hosts are this one; name --iface where others may join",)
         argv = (
             *(str(self.path), *_gloo(job), "-np", str(job.world_size), "--min-np", str(elastic.fewest)),
             *(["--max-np", str(elastic.most)] if elastic.most else []),
             *("--host-discovery-script", shlex.quote(str(elastic.script.absolute())), "--slots-per-host", "1"),
             *(["--network-interfaces", "lo"] if alone else _network(job)),
+            *_ssh(job),
+            *job.words,
             *_without_mpi(job.program),
         )
         return Command(argv, job.environment, notes if alone else (), tags_output=True)
@@ -78,6 +88,18 @@ def _network(job: Job) -> list[str]:
     return ["--network-interfaces", job.network.interface] if job.network else []
 
 
+def _ssh(job: Job) -> list[str]:
+    """horovodrun has options for a port and a key, and no other words for ssh."""
+    rest = list(job.ssh)
+    while rest:
+        if rest[0] not in {"-p", "-i"} or len(rest) < 2:
+            raise UserError(
+                f"horovodrun cannot give ssh the word '{rest[0]}', only -p and -i; put it into ~/.ssh/config"
+            )
+        del rest[:2]
+    return list(job.ssh)
+
+
 def _gloo(job: Job) -> list[str]:
     if job.engine != "horovod":
         raise UserError(
@@ -91,12 +113,19 @@ def _gloo(job: Job) -> list[str]:
 
 
 def _mpi(job: Job, placement: Placement, flavor: Flavor) -> list[str]:
-    """horovodrun splices both texts into a line for a shell; without the first, that has options Open MPI 5 rejects."""
+    """horovodrun splices both texts into a line for a shell; without the first, that has options Open MPI 5 rejects.
+
+    It adds parameters of its own, which must not be given twice: the network of messages, and words for ssh where it has any.
+    """
     if flavor.name != "openmpi":
         _refuse_binding(job, f"through {flavor}")
         return ["--mpi"]
     binding = [*_openmpi.bind_to(job, placement), "--map-by", "slot"]
-    parameters = [*_openmpi.flags(placement, flavor.version), *_openmpi.network(job, flavor.version)]
+    parameters = [
+        *_openmpi.flags(placement, flavor.version),
+        *([] if job.ssh and flavor.version < (5,) else _openmpi.ssh(job, placement, flavor.version)),
+        *_openmpi.control(job, flavor.version),
+    ]
     found = {"--binding-args": binding, "--mpi-args": parameters}
     return ["--mpi", *(f"{option}={shlex.join(words)}" for option, words in found.items() if words)]
 

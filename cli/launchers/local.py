@@ -21,8 +21,9 @@ class Local:
     def command(self, job: Job) -> Command:
         if job.world_size != 1:
             raise UserError(f"--launcher local starts one rank, and --np is {job.world_size}; use --launcher mpirun")
-        if job.hosts or job.bind:
-            asked = "--hosts" if job.hosts else "--bind"
+        refused = {"--hosts": job.hosts, "--bind": job.bind, "--launcher-args": job.words}
+        asked = next((option for option, value in refused.items() if value), None)
+        if asked:
             raise UserError(f"--launcher local knows no {asked}; use --launcher mpirun")
         quiet = _openmpi.variables(
             _openmpi.parameters(_ALONE, (5,)), self.environment

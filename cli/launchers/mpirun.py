@@ -21,8 +21,9 @@ class Mpirun:
 
     def command(self, job: Job) -> Command:
         placement = place(job, self.machine)
-        argv = (str(self.flavor.path), *self._options(job, placement), *job.program)
-        return Command(argv, notes=placement.notes)
+        argv = (str(self.flavor.path), *self._options(job, placement), *job.words, *job.program)
+        environment = {} if self.flavor.name == "openmpi" else _hydra.ssh(job, self.flavor.name)
+        return Command(argv, environment, placement.notes)
 
     def _options(self, job: Job, placement: Placement) -> list[str]:
         if self.flavor.name == "openmpi":

@@ -39,7 +39,7 @@ class Srun:
     def command(self, job: Job) -> Command:
         if job.hosts:
             raise UserError("--launcher srun runs on the hosts of its allocation; leave out --hosts and --hostfile")
-        return Command((*self._argv(job), *job.program), {**self._parameters(job), **job.environment})
+        return Command((*self._argv(job), *job.words, *job.program), {**self._parameters(job), **job.environment})
 
     def _parameters(self, job: Job) -> dict[str, str]:
         """What mpirun would be told by options."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli import ssh
+from cli import forwarded, ssh
 from cli.hosts import Host
 from cli.network import Network
-from cli.preflight.compare import Facts, Problem, clashes, problems, skew, table
+from cli.preflight.compare import Facts, Problem, clashes, namesakes, problems, skew, table
 from hvd_train.errors import UserError
 
 SECONDS = 30.0
@@ -40,6 +40,7 @@ class Needs:
             "files": self.files,
             "paths": self.paths,
             "room": self.room,
+            "variables": [*forwarded.NAMES, *forwarded.PREFIXES],
         }
         return [sys.executable, "-c", _PROBE.read_text(encoding="utf-8"), json.dumps(wanted)]
 
@@ -67,7 +68,8 @@ def _judge(hosts: Sequence[Host], answers: Sequence[ssh.Answer], here: Facts, ne
     for host in hosts:
         if host.name in facts:
             found += problems(here, facts[host.name], host.name, host.slots, network)
-    return [*found, *clashes({"this machine": here, **facts}, network)]
+    all_ = {"this machine": here, **facts}
+    return [*found, *namesakes(all_), *clashes(all_, network)]
 
 
 def _facts(answer: ssh.Answer) -> dict[str, Any]:

@@ -47,6 +47,10 @@ def problems(here: Facts, there: Facts, host: str, ranks: int, network: Network 
     if there["memory"] < ranks * MEMORY:
         what = f"{there['memory'] // MIB} MiB of memory are available for {ranks} ranks"
         yield Problem("warning", host, what, "end what else runs there, or start fewer ranks")
+    more = [name for name in there["variables"] if name not in here["variables"]]
+    if more:
+        what = f"a login script there sets {', '.join(more)}, and this shell does not"
+        yield Problem("warning", host, what, f"take it out there, or let all ranks have it: -x {more[0]}=VALUE")
     if abs(there["skew"]) > SKEW:
         yield Problem(
             "warning", host, f"its clock is {there['skew']:+.0f} s off", "let it follow a time server (chrony)"
@@ -56,6 +60,22 @@ def problems(here: Facts, there: Facts, host: str, ranks: int, network: Network 
 def skew(time: float, earliest: float, latest: float) -> float:
     """How far a clock is off that showed `time` at some moment between two of ours."""
     return min(time - earliest, 0.0) + max(time - latest, 0.0)
+
+
+def namesakes(found: Mapping[str, Facts]) -> Iterator[Problem]:
+    """Hosts that call themselves the same: Open MPI takes them for one, and its ranks wait for ever when they start."""
+    first: dict[str, str] = {}
+    for host, facts in found.items():
+        other = first.setdefault(facts["name"], host)
+        if other == host:
+            continue
+        if facts["machine"] == found[other]["machine"]:
+            yield Problem(
+                "error", host, f"it is {other}, under another name", "give it one line, with the slots of both"
+            )
+        else:
+            what = f"its hostname is '{facts['name']}', as that of {other}: Open MPI takes them for one"
+            yield Problem("error", host, what, "give it a name of its own: hostnamectl set-hostname NAME")
 
 
 def clashes(found: Mapping[str, Facts], network: Network | None) -> Iterator[Problem]:

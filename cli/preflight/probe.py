@@ -90,16 +90,26 @@ def addresses() -> list[tuple[str, str]] | None:
     ]
 
 
+def machine() -> str | None:
+    """Tells machines apart that call themselves the same."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
 def main(wanted: dict[str, Any]) -> None:
     sys.path.insert(0, wanted["folder"])
     answer = {
         "name": socket.gethostname(),
+        "machine": machine(),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},
         "mpi": library(),
         "code": code(),
         "files": {path: file(path) for path in wanted["files"]},
         "paths": {path: os.path.exists(path) for path in wanted["paths"]},
+        "variables": [name for name in sorted(os.environ) if name.startswith(tuple(wanted["variables"]))],
         "memory": memory(),
         "free": {folder: free(folder) for folder in wanted["room"]},
         "addresses": addresses(),

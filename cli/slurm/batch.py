@@ -176,6 +176,9 @@ def _preparations(batch: Batch) -> list[str]:
     return [
         f"cd -- {shlex.quote(str(batch.workdir))} || exit",
         *(f"module load {shlex.quote(module)} || exit" for module in asked.modules),
+        "# A rank of an earlier attempt, on a node that was cut off, may come back and end the step that has its number.",
+        "# Ranks of this attempt get another: the numbers of earlier attempts are used up.",
+        "for ((n = 0; n < ${SLURM_RESTART_COUNT:-0}; n++)); do srun --nodes=1 --ntasks=1 --mpi=none true; done",
         *(f"export {name}={shlex.quote(str(value))}" for name, value in {**told, **asked.environment}.items()),
     ]
 

@@ -142,9 +142,9 @@ slurm: {notice: 45}
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(420)
 def test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing(site: Site) -> None:
-    """One job is stopped in four ways; it ends bit by bit as one that nobody disturbed."""
+    """One job is stopped in five ways; it ends bit by bit as one that nobody disturbed."""
     (site.home / "slow.py").write_text(SLOW)
     (site.home / "slow.yaml").write_text(SLOWLY)
     site.submit("calm", *ONE_BY_TWO, "slow.yaml")
@@ -154,25 +154,31 @@ def test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing(site: Site)
     disturbances = {
         "preemption": ["scancel", "--full", "--signal=USR1", job],
         "requeued": ["scontrol", "requeue", job],
-        "node failure": [],
+        "node failure": lambda: site.slurm.lose("n2"),
+        "node failure at once": lambda: [process.kill() for process in site.slurm.hosts.processes("n2")],
         "time limit": ["scontrol", "update", f"JobId={job}", "TimeLimit=1"],
     }
-    for count, (cause, command) in enumerate(disturbances.items(), 1):
+    for count, (cause, disturb) in enumerate(disturbances.items(), 1):
         _wait_for_steps(site, "stormy", 3)
-        if command:
-            assert site.slurm.run(command).returncode == 0
+        if count > 1:  # what a rank of the attempt before does when its node comes back
+            site.slurm.run(["scancel", f"{job}.{count - 2}"])
+            _wait_for_steps(site, "stormy", 1)
+        if callable(disturb):
+            disturb()
         else:
-            site.slurm.lose("n2")
+            assert site.slurm.run(disturb).returncode == 0
         attempt = site.wait("stormy", count)[-1]
-        assert (attempt["cause"], attempt["exit_code"]) == (cause, 69 if "node" in cause else 75), site.log("stormy")
-        if not command:
+        lost = cause.startswith("node failure")
+        expected = ("node failure", 69) if lost else (cause, 75)
+        assert (attempt["cause"], attempt["exit_code"]) == expected, site.log("stormy")
+        if lost:
             site.slurm.restore("n2")
     (site.home / "slowly").unlink()
     assert site.slurm.run(["scontrol", "update", f"JobId={job}", "TimeLimit=10"]).returncode == 0
-    assert site.wait("stormy", 5)[-1]["cause"] == "finished"
+    assert site.wait("stormy", 6)[-1]["cause"] == "finished"
     out = summary(site.home / "stormy")
     assert (out["ended"], out["steps"]) == ("length", summary(site.home / "calm")["steps"])
-    assert (out["slurm"]["requeues"], out["slurm"]["restarts"]) == (2, 4)
+    assert (out["slurm"]["requeues"], out["slurm"]["restarts"]) == (3, 5)
     wanted, found = parameters(site.home / "calm"), parameters(site.home / "stormy")
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
     steps = [json.loads(line)["step"] for line in (site.home / "stormy" / "metrics.jsonl").read_text().splitlines()]
@@ -368,11 +374,11 @@ def test_an_allocation_with_unequal_nodes_gives_its_ranks_and_their_threads(laun
     launch = [*internal.argv("cli"), "run", "--tee", "all", "--launcher", launcher, "say.py"]
     done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch)
     assert done.returncode == 0, done.stderr
-    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
-    assert shown == [f"rank {rank} of 3 on {node} 1" for rank, node in enumerate(("n1", "n1", "n2"))]
+    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("["))
+    assert shown == [f"[{rank}] rank {rank} of 3 on {node} 1" for rank, node in enumerate(("n1", "n1", "n2"))]
     done = site.run("salloc", "--quiet", "--nodes=2", "--cpus-per-task=2", *launch)
-    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
-    assert shown == ["rank 0 of 2 on n1 2", "rank 1 of 2 on n2 2"]
+    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("["))
+    assert shown == ["[0] rank 0 of 2 on n1 2", "[1] rank 1 of 2 on n2 2"]
     done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "--np", "4")
     assert done.returncode == 2
     assert "4 ranks need 4 tasks and job" in done.stderr

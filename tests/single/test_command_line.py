@@ -156,7 +156,7 @@ def test_options_may_stand_behind_a_yaml_file(ddl: Ddl) -> None:
         ("compare m.yaml --target loss=nan", "--target: 'loss=nan' is none; expected METRIC=VALUE"),
         ("init no/such/folder.yaml", "init: cannot write no/such/folder.yaml: No such file or directory"),
         ("validate .", ".: cannot be read: Is a directory"),
-        (f"run {'x' * 300}.py", f"{'x' * 300}.py: no such file; expected a Python script"),
+        (f"run {'x' * 300}.py", f"{'x' * 300}.py: File name too long"),
         ("run --bind Sockets train.py", "--bind: no binding 'Sockets'; did you mean 'socket'?"),
         ("run --launcher mpirunn train.py", "--launcher: no launcher 'mpirunn'; did you mean 'mpirun'?"),
         ("run --quiet=yes train.py", "Option '--quiet' does not take a value."),

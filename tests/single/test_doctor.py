@@ -462,7 +462,7 @@ def test_the_figures_of_a_trial() -> None:
 
 
 def test_trials_are_those_of_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_trial, "trial", lambda launcher, engine: Finding("ok", f"{launcher} {engine}"))
+    monkeypatch.setattr(_trial, "trial", lambda launcher, engine, *_: Finding("ok", f"{launcher} {engine}"))
     monkeypatch.setattr(_trial, "find_spec", lambda name: None)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     names = [name for name, _ in _trial.trials()]

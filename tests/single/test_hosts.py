@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.hosts import Host, check_slots, format_hostfile, format_hosts, parse_hostfile, parse_hosts, stretch
+from cli.hosts import Host, check_slots, format_hostfile, format_hosts, lost, parse_hostfile, parse_hosts, stretch
 from hvd_train.errors import UserError
 
 HOSTFILES = Path(__file__).parents[2] / "hostfiles"
@@ -31,6 +31,9 @@ worlds = worlds.map(tuple)
         ("fe80::1%eth0 slots=2", Host("fe80::1%eth0", 2)),
         ("[fe80::1]:2", Host("fe80::1", 2)),
         ("[fe80::1] slots=2", Host("fe80::1", 2)),
+        ("me@n1:4", Host("n1", 4, "me")),
+        ("n1 slots=4 user=me port=2222", Host("n1", 4, "me", 2222)),
+        ("me@fe80::1 port=22", Host("fe80::1", 1, "me", 22)),
     ],
 )
 def test_line_of_every_dialect(line: str, host: Host) -> None:
@@ -40,6 +43,24 @@ def test_line_of_every_dialect(line: str, host: Host) -> None:
 def test_hosts_keep_their_order_and_slots_of_one_host_add_up() -> None:
     assert parse_hostfile("b:2\na\nb slots=3\n", "f") == (Host("b", 5), Host("a", 1))
     assert parse_hosts("b:2, a ,b:3", "--hosts") == (Host("b", 5), Host("a", 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("n[08-10]:2", ["n08", "n09", "n10"]),
+        ("n[1-2,7]:2", ["n1", "n2", "n7"]),
+        ("me@r[1-2]n[1-2].x:2", ["r1n1.x", "r1n2.x", "r2n1.x", "r2n2.x"]),
+        ("a:2,n[1,3]:2,b:2", ["a", "n1", "n3", "b"]),
+    ],
+)
+def test_ranges(text: str, names: list[str]) -> None:
+    found = parse_hosts(text, "--hosts")
+    assert [host.name for host in found] == names
+    assert {host.slots for host in found} == {2}
+    if "," not in text.partition("[")[0]:
+        assert parse_hostfile(f"{text.removesuffix(':2')} slots=2\n", "f") == found
+    assert {host.user for host in found} == {"me" if text.startswith("me") else ""}
 
 
 @pytest.mark.parametrize("file", ["openmpi.txt", "mpich.txt", "horovod.txt"])
@@ -66,6 +87,16 @@ def test_hostfiles_of_the_repository(file: str) -> None:
         ("n1;reboot", ["is no host"]),
         ("[n1]:2", ["'[n1]:2' is no host", "[fe80::1]:4"]),
         ("[fe80::1:2", ["is no host"]),
+        ("n[1-3", ["is no host"]),
+        ("n[a-b]", ["is no host", "n[01-16]:4"]),
+        ("n[3-1]", ["a range that ends before it begins"]),
+        ("n[1-9][1-999999999]", ["8999999991 hosts; expected at most 100000"]),
+        ("@n1", ["is no host"]),
+        ("m e@n1", ["no key=value"]),
+        ("-l@n1", ["is no host"]),
+        ("me@n1 user=you", ["user given twice"]),
+        ("n1 user=-l", ["'-l' is no user"]),
+        ("n1 port=0", ["'0' is no port"]),
     ],
 )
 def test_bad_line_names_file_line_and_what_was_expected(line: str, words: list[str]) -> None:
@@ -92,6 +123,20 @@ def test_bad_hosts_option(text: str) -> None:
 @given(hosts=worlds)
 def test_hostfile_round_trip(dialect, hosts: tuple[Host, ...]) -> None:
     assert parse_hostfile(format_hostfile(hosts, dialect), "f") == hosts
+
+
+def test_how_ssh_logs_in_stays_where_a_dialect_has_words_for_it() -> None:
+    (host,) = parse_hostfile("me@n1:2 port=2222", "f")
+    assert format_hostfile([host], "openmpi") == "n1 slots=2 user=me port=2222\n"
+    assert format_hostfile([host], "mpich") == "n1:2 user=me\n"
+    assert format_hostfile([host], "horovod") == "n1 slots=2\n"
+    assert [lost(host, dialect) for dialect in ("openmpi", "mpich", "horovod")] == [
+        (),
+        ("port=2222",),
+        ("user=me", "port=2222"),
+    ]
+    assert stretch((host,), 4) == (Host("n1", 4, "me", 2222),)
+    assert parse_hosts("me@n1:2,n1", "--hosts") == (Host("n1", 3, "me"),)
 
 
 @given(hosts=worlds)

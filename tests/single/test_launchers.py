@@ -47,6 +47,9 @@ CROWD = dataclasses.replace(JOB, world_size=8)
 REMOTE = dataclasses.replace(JOB, world_size=4, hosts=(Host("n1", 2), Host("n2", 2)))
 SQUEEZED = dataclasses.replace(REMOTE, world_size=6, oversubscribe=True)
 VARIABLES = dataclasses.replace(JOB, environment={"A": "1, 2"}, forward=("B",))
+FAR = dataclasses.replace(
+    REMOTE, forward=("B", "A"), environment={"A": "1"}, ssh=("-p", "2222"), words=("--report-bindings", "a b")
+)
 HOROVOD = dataclasses.replace(JOB, engine="horovod")
 HOROVOD_REMOTE = dataclasses.replace(REMOTE, engine="horovod")
 
@@ -62,6 +65,7 @@ def line(command: Command, job: Job = JOB) -> str:
 
 
 KEEPALIVE = "'-o ServerAliveInterval=5 -o ServerAliveCountMax=2'"
+SSH_OF = {"mpich": "HYDRA_LAUNCHER_EXTRA_ARGS", "intel": "I_MPI_HYDRA_BOOTSTRAP_EXEC_EXTRA_ARGS"}
 MPIRUN_LINES = [
     ("openmpi5", FOUR, JOB, "--np 2 --host localhost:2 --map-by slot:PE=2 --bind-to core --mca osc '^ucx'"),
     ("openmpi4", FOUR, JOB, "--np 2 --host localhost:2 --map-by slot:PE=2 --bind-to core"),
@@ -135,6 +139,22 @@ MPIRUN_LINES = [
     ("openmpi5", ONE_NODE, JOB, "--np 2 --bind-to none --mca osc '^ucx'"),
     ("openmpi5", NARROW, JOB, "--np 2 --bind-to none --mca osc '^ucx'"),
     ("openmpi5", NARROW, HOROVOD, "--np 2 --bind-to none --mca osc '^ucx' --mca mpi_yield_when_idle 1"),
+    (
+        "openmpi5",
+        FOUR,
+        FAR,
+        "--np 4 --host n1:2,n2:2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace "
+        f"--mca mpi_yield_when_idle 1 --prtemca plm_ssh_args '-p 2222 {KEEPALIVE[1:]} -x A=1 -x B --report-bindings 'a b'",
+    ),
+    (
+        "openmpi4",
+        FOUR,
+        FAR,
+        "--np 4 --host n1:2,n2:2 --bind-to none --mca mpi_yield_when_idle 1 --mca plm_rsh_args "
+        f"'-p 2222 {KEEPALIVE[1:]} -x A=1 -x B --report-bindings 'a b'",
+    ),
+    ("mpich", FOUR, FAR, "-n 4 -hosts n1:2,n2:2 -bind-to none -genv A 1 --report-bindings 'a b'"),
+    ("intel", FOUR, FAR, "-n 4 -ppn 2 -hosts n1,n2 -genv A 1 --report-bindings 'a b'"),
     ("mpich", ALLOCATED, JOB, "-n 2 -bind-to none"),
     ("intel", ALLOCATED, JOB, "-n 2"),
 ]
@@ -144,7 +164,7 @@ MPIRUN_LINES = [
 def test_mpirun(flavor: str, machine: Machine, job: Job, expected: str) -> None:
     command = Mpirun(FLAVORS[flavor], machine).command(job)
     assert line(command) == f"{MPIRUN} {expected}"
-    assert command.environment == {}
+    assert command.environment == ({SSH_OF[flavor]: "-p 2222"} if job.ssh and flavor in SSH_OF else {})
     assert command.notes == (("8 ranks share 4 cores",) if job.world_size == 8 else ())
 
 
@@ -154,6 +174,8 @@ def test_mpirun_refuses_what_a_flavour_cannot_do() -> None:
         Mpirun(FLAVORS["intel"], FOUR).command(uneven)
     with pytest.raises(UserError, match=r"Cray MPICH 8\.1 .* --launcher srun"):
         Mpirun(FLAVORS["cray"], FOUR).command(JOB)
+    with pytest.raises(UserError, match="cannot give ssh the word 'ProxyCommand a b', which has a space"):
+        Mpirun(FLAVORS["openmpi5"], FOUR).command(dataclasses.replace(REMOTE, ssh=("-o", "ProxyCommand a b")))
     with pytest.raises(UserError, match="2 too few"):
         Mpirun(FLAVORS["openmpi5"], FOUR).command(dataclasses.replace(REMOTE, world_size=6))
 
@@ -178,6 +200,17 @@ HOROVODRUN_LINES = [
         HOROVOD_REMOTE,
         "--mpi '--binding-args=--bind-to none --map-by slot' '--mpi-args=--mca mpi_yield_when_idle 1 --mca plm_rsh_args "
         "'\"'\"'-o ServerAliveInterval=5 -o ServerAliveCountMax=2'\"'\"'' -np 4 -H n1:2,n2:2",
+    ),
+    (
+        "openmpi5",
+        dataclasses.replace(
+            HOROVOD_REMOTE, ssh=("-p", "2222", "-i", "key"), words=("--verbose",), network=Network("eth0")
+        ),
+        "--mpi '--binding-args=--bind-to none --map-by slot' '--mpi-args=--mca osc '\"'\"'^ucx'\"'\"' "
+        "--mca btl_tcp_flags send,inplace --mca mpi_yield_when_idle 1 "
+        "--prtemca plm_ssh_args '\"'\"'-p 2222 -i key -o ServerAliveInterval=5 "
+        "-o ServerAliveCountMax=2'\"'\"' --prtemca prte_if_include eth0' "
+        "-np 4 -H n1:2,n2:2 --network-interfaces eth0 -p 2222 -i key --verbose",
     ),
     ("mpich", HOROVOD, "--mpi -np 2 -H localhost:2"),
 ]
@@ -240,6 +273,12 @@ def test_horovodrun_elastic_goes_over_gloo(elastic: Elastic, hosts: str, expecte
     [
         (None, FOUR, dataclasses.replace(JOB, elastic=Elastic(Path("/hosts"), 1)), "use --engine horovod"),
         (None, FOUR, JOB, "--engine mpi would be alone in its world; use --engine horovod"),
+        (
+            None,
+            FOUR,
+            dataclasses.replace(HOROVOD_REMOTE, ssh=("-J", "b")),
+            "cannot give ssh the word '-J', only -p and -i",
+        ),
         (None, FOUR, bound(HOROVOD, "core"), "over Gloo takes no --bind"),
         ("mpich", FOUR, bound(HOROVOD, "core"), r"through MPICH 5\.0\.2 takes no --bind"),
         ("openmpi5", ALLOCATED, HOROVOD, "knows no SLURM allocation"),
@@ -279,6 +318,7 @@ def test_local_is_the_program_itself() -> None:
         (JOB, "--np is 2; use --launcher mpirun"),
         (dataclasses.replace(ALONE, hosts=(Host("n1", 1),)), "--hosts"),
         (bound(ALONE, "core"), "--bind"),
+        (dataclasses.replace(ALONE, words=("-v",)), "--launcher-args"),
     ],
 )
 def test_local_refuses(job: Job, words: str) -> None:
@@ -294,6 +334,7 @@ def test_local_refuses(job: Job, words: str) -> None:
         (dataclasses.replace(JOB, oversubscribe=True), {}, " --overcommit"),
         (bound(JOB, "numa"), {}, " --cpu-bind=ldoms"),
         (VARIABLES, {}, ""),
+        (dataclasses.replace(JOB, words=("--label", "a b")), {}, " --label 'a b'"),
     ],
 )
 def test_srun(job: Job, variables: dict[str, str], expected: str) -> None:

@@ -93,3 +93,4 @@ def test_horovodrun_takes_it_over_gloo_and_mpi() -> None:
     mpi = Horovodrun(Path("/bin/horovodrun"), flavor, MACHINE, "/bin").command(job)
     assert "--network-interfaces eth0" in str(mpi)
     assert f"--prtemca prte_if_include {BOTH}" in str(mpi)
+    assert "btl_tcp_if_include" not in str(mpi), "horovodrun gives it by itself, and twice is an error of mpirun"

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from cli import addresses
 from cli.hosts import Host
 from cli.launchers.base import Job
 from cli.machine import Machine, cores_each, packages
@@ -48,6 +51,44 @@ def test_without_hosts_this_machine_has_a_slot_for_every_rank() -> None:
 def test_a_name_of_this_machine_is_not_remote(name: str) -> None:
     placement = place(job(4, Host(name, 4)), EIGHT)
     assert (placement.remote, placement.cores) == (False, 2)
+
+
+ADDRESSES = {"vm.lan": ("192.168.0.7",), "old": ("127.0.1.1",), "n1": ("192.168.0.8",), "six": ("fe80::7%eth0",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("192.168.0.7", True),
+        ("vm.lan", True),
+        ("old", True),
+        ("127.0.0.1", True),
+        ("127.5.5.5", True),
+        ("::1", True),
+        ("fe80::7", True),
+        ("vm.example.org", True),
+        ("n1", False),
+        ("192.168.0.8", False),
+        ("unknown", False),
+        ("vm.other.org", False),
+    ],
+)
+def test_a_machine_is_known_by_its_names_and_by_its_addresses(name: str, own: bool) -> None:
+    def look_up(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        return {name: ADDRESSES.get(name, ()) if name[0].isalpha() and ":" not in name else (name,) for name in names}
+
+    machine = dataclasses.replace(EIGHT, addresses=frozenset({"192.168.0.7", "fe80::7"}), look_up=look_up)
+    assert machine.is_named(name) == own
+    assert machine.others([Host("vm", 1), Host(name, 2)]) == ([] if own else [Host(name, 2)])
+
+
+def test_this_machine_knows_its_addresses_and_looks_a_name_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(addresses, "_look_up", lambda name: asked.append(name) or addresses.Answer(("127.0.1.1",)))
+    here = Machine.here()
+    assert "127.0.0.1" in here.addresses
+    assert here.others([Host("some.alias.invalid", 1)] * 2) == here.others([Host("some.alias.invalid", 3)]) == []
+    assert asked == ["some.alias.invalid"]
 
 
 def test_ranks_are_bound_only_where_their_cores_are_known_and_theirs() -> None:

@@ -17,7 +17,7 @@ from cli.hosts import Host
 from cli.network import Network
 from cli.preflight import check as preflight
 from cli.preflight.check import Needs, check
-from cli.preflight.compare import clashes, problems, skew
+from cli.preflight.compare import clashes, namesakes, problems, skew
 from cli.preflight.needs import needs
 from cli.target import RANK
 from cli.watchdog import Watchdog
@@ -26,6 +26,9 @@ from hvd_train.errors import UserError
 
 NETWORK = Network("eth0", IPv4Network("10.77.0.0/24"))
 FACTS: dict[str, Any] = {
+    "name": "n1",
+    "machine": "1",
+    "variables": ["OMP_NUM_THREADS"],
     "python": "3.11.7",
     "packages": {"torch": "2.13.0", "mpi4py": "4.1.2", "horovod": None},
     "mpi": "Open MPI v5.0.11",
@@ -78,6 +81,12 @@ def test_a_host_like_this_one_has_no_problem() -> None:
             "--iface",
         ),
         ({"memory": 2**28}, "warning", "256 MiB of memory are available for 4 ranks", "fewer ranks"),
+        (
+            {"variables": ["NCCL_DEBUG", "OMP_NUM_THREADS"]},
+            "warning",
+            "sets NCCL_DEBUG, and this",
+            "-x NCCL_DEBUG=VALUE",
+        ),
         ({"skew": -3600.0}, "warning", "its clock is -3600 s off", "time server"),
     ],
 )
@@ -103,6 +112,16 @@ def test_an_address_that_two_hosts_have_matters_where_it_may_be_used() -> None:
     (error,) = clashes(found, Network("docker0"))
     assert (error.level, error.host) == ("error", "n2")
     assert "172.17.0.1 (docker0)" in error.what
+
+
+def test_hosts_of_one_name_are_refused_and_so_is_one_host_under_two() -> None:
+    here, other = {"name": "node", "machine": "1"}, {"name": "node", "machine": "2"}
+    assert list(namesakes({"this machine": here, "n2": {"name": "n2", "machine": "2"}})) == []
+    (error,) = namesakes({"this machine": here, "n2": other})
+    assert (error.level, error.host) == ("error", "n2")
+    assert "its hostname is 'node', as that of this machine" in error.what
+    (error,) = namesakes({"n2": other, "n2-ib": other})
+    assert (error.host, error.what) == ("n2-ib", "it is n2, under another name")
 
 
 @pytest.fixture

@@ -74,6 +74,9 @@ echo "$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0}" > "$folder"/began
 cd -- '/home/me/my models' || exit
 module load gcc/12 || exit
 module load 'openmpi/5; x' || exit
+# A rank of an earlier attempt, on a node that was cut off, may come back and end the step that has its number.
+# Ranks of this attempt get another: the numbers of earlier attempts are used up.
+for ((n = 0; n < ${SLURM_RESTART_COUNT:-0}; n++)); do srun --nodes=1 --ntasks=1 --mpi=none true; done
 export OMPI_MCA_btl_tcp_if_include=ib0
 export PRTE_MCA_prte_if_include=ib0
 export OMPI_MCA_oob_tcp_if_include=ib0
