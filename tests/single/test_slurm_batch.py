@@ -159,7 +159,7 @@ def test_a_number_of_ranks(settings: dict[str, int], ntasks: str, size: int) -> 
     found = text(job, DDL, PYTHON)
     assert job.world_size == size
     assert ntasks in found
-    assert ("--ntasks=" in found) == bool(ntasks)
+    assert ("#SBATCH --ntasks=" in found) == bool(ntasks)
 
 
 def test_a_subnet_goes_to_those_that_know_subnets() -> None:
