@@ -102,7 +102,8 @@ def test_a_run_folder_has_everything(model: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out dir"
     assert {p.name for p in out.iterdir()} == {
-        "config.json", "data.json", "command.txt", "metrics.jsonl", "tensorboard", "checkpoints", "logs", "summary.json",
+        "config.json", "data.json", "command.txt", "metrics.jsonl", "progress.json", "tensorboard", "checkpoints", "logs",
+        "summary.json",
     }  # fmt: skip
     assert json.loads((out / "data.json").read_text())["outputs"] == 10
     config = json.loads((out / "config.json").read_text())

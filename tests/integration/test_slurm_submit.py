@@ -104,7 +104,7 @@ def test_every_engine_and_launcher_trains_as_mpirun_does_here(site: Site, tmp_pa
     assert done.returncode == 0, done.stderr
     wanted = parameters(tmp_path / "here")
     for engine, launcher in ways:
-        how = ["--engine", engine, "--launcher", launcher]
+        how = ["--engine", engine, "--launcher", launcher, "--iface", "eth0"]
         site.submit(f"{engine}-{launcher}", *TWO_BY_TWO, *how, *told)
     for engine, launcher in ways:
         name = f"{engine}-{launcher}"
