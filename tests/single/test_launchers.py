@@ -209,8 +209,8 @@ HOROVODRUN_LINES = [
         ),
         "--mpi '--binding-args=--bind-to none --map-by slot' '--mpi-args=--mca osc '\"'\"'^ucx'\"'\"' "
         "--mca btl_tcp_flags send,inplace --mca mpi_yield_when_idle 1 "
-        "--prtemca plm_ssh_args '\"'\"'-p 2222 -i key -o ServerAliveInterval=5 -o ServerAliveCountMax=2'\"'\"' --prtemca prte_if_include eth0' "
-        "-np 4 -H n1:2,n2:2 --network-interfaces eth0 -p 2222 -i key --verbose",
+        "--prtemca plm_ssh_args '\"'\"'-p 2222 -i key -o ServerAliveInterval=5 -o ServerAliveCountMax=2'\"'\"' "
+        "--prtemca prte_if_include eth0' -np 4 -H n1:2,n2:2 --network-interfaces eth0 -p 2222 -i key --verbose",
     ),
     ("mpich", HOROVOD, "--mpi -np 2 -H localhost:2"),
 ]
