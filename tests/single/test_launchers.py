@@ -308,8 +308,11 @@ def test_without_mpirun_horovodrun_goes_over_gloo(tmp_path: Path, monkeypatch: p
 
 def test_local_is_the_program_itself() -> None:
     job = dataclasses.replace(ALONE, environment={"A": "1"})
-    assert local.Local({}).command(job) == Command(PROGRAM, {"OMPI_MCA_osc": "^ucx", "A": "1"})
-    assert local.Local({"OMPI_MCA_osc": "ucx"}).command(job) == Command(PROGRAM, {"A": "1"})
+    assert local.Local({}).command(job) == Command(
+        PROGRAM, {"OMPI_MCA_osc": "^ucx", "OMPI_MCA_btl": "^sm,vader", "A": "1"}
+    )
+    shell = {"OMPI_MCA_osc": "ucx", "OMPI_MCA_btl": "self"}
+    assert local.Local(shell).command(job) == Command(PROGRAM, {"A": "1"})
 
 
 @pytest.mark.parametrize(
