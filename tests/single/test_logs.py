@@ -172,7 +172,8 @@ def test_a_rank_goes_on_without_a_terminal_and_without_a_disk(tmp_path: Path) ->
 def test_what_is_printed_shows_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", RANK.format(what="import time; time.sleep(60)"), str(tmp_path / "log"), "shown"]
     command[2] = command[2].replace('tag=sys.argv[2] == "shown"', "tag=False")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment["PYTHONPATH"] = str(ROOT)
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, bufsize=0)
     assert process.stdout is not None
     assert process.stdout.read(1) == b"b"
