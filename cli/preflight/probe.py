@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import pwd
 import shutil
 import socket
 import sys
@@ -83,6 +84,14 @@ def addresses() -> list[tuple[str, str]] | None:
     ]
 
 
+def shell() -> str:
+    """The name of the login shell; sh for a user that the machine does not know."""
+    try:
+        return os.path.basename(pwd.getpwuid(os.getuid()).pw_shell)
+    except KeyError:
+        return "sh"
+
+
 def machine() -> str | None:
     """Tells machines apart that call themselves the same."""
     try:
@@ -95,6 +104,7 @@ def main(wanted: dict[str, Any]) -> None:
     sys.path.insert(0, wanted["folder"])
     answer = {
         "name": socket.gethostname(),
+        "shell": shell(),
         "machine": machine(),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},

@@ -102,7 +102,8 @@ def test_a_run_folder_has_everything(model: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out dir"
     assert {p.name for p in out.iterdir()} == {
-        "config.json", "data.json", "command.txt", "metrics.jsonl", "tensorboard", "checkpoints", "logs", "summary.json",
+        "config.json", "data.json", "command.txt", "metrics.jsonl", "progress.json", "tensorboard", "checkpoints", "logs",
+        "summary.json",
     }  # fmt: skip
     assert json.loads((out / "data.json").read_text())["outputs"] == 10
     config = json.loads((out / "config.json").read_text())
@@ -352,6 +353,8 @@ def test_a_script_and_a_module_run_on_every_rank(tmp_path: Path) -> None:
         assert (summary(out)["ended"], summary(out)["world_size"]) == ("finished", 2)
         assert ("has what each rank prints" in done.stderr) == (tee == "1")
     assert not (tmp_path / "runs").exists()
+    (row,) = json.loads(ddl("results", "out all", "--json", cwd=tmp_path).stdout)
+    assert (row["ended"], row["seconds"] > 0) == ("finished", True)
 
 
 def test_a_script_that_fails_on_one_rank_ends_the_job(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_every_engine_and_launcher_trains_as_mpirun_does_here(site: Site, tmp_pa
     assert done.returncode == 0, done.stderr
     wanted = parameters(tmp_path / "here")
     for engine, launcher in ways:
-        how = ["--engine", engine, "--launcher", launcher]
+        how = ["--engine", engine, "--launcher", launcher, "--iface", "eth0"]
         site.submit(f"{engine}-{launcher}", *TWO_BY_TWO, *how, *told)
     for engine, launcher in ways:
         name = f"{engine}-{launcher}"
@@ -377,14 +377,14 @@ print("rank", c.rank, "of", c.size, "on", MPI.Get_processor_name(), os.environ["
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
 def test_an_allocation_with_unequal_nodes_gives_its_ranks_and_their_threads(launcher: str, site: Site) -> None:
     (site.home / "say.py").write_text(SAY)
-    launch = [*internal.argv("cli"), "run", "--tee", "all", "--launcher", launcher, "say.py"]
-    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch)
+    launch = [*internal.argv("cli"), "run", "--tee", "all", "--launcher", launcher]
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "say.py")
     assert done.returncode == 0, done.stderr
     shown = sorted(line for line in done.stdout.splitlines() if line.startswith("["))
     assert shown == [f"[{rank}] rank {rank} of 3 on {node} 1" for rank, node in enumerate(("n1", "n1", "n2"))]
-    done = site.run("salloc", "--quiet", "--nodes=2", "--cpus-per-task=2", *launch)
+    done = site.run("salloc", "--quiet", "--nodes=2", "--cpus-per-task=2", *launch, "say.py")
     shown = sorted(line for line in done.stdout.splitlines() if line.startswith("["))
     assert shown == ["[0] rank 0 of 2 on n1 2", "[1] rank 1 of 2 on n2 2"]
-    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "--np", "4")
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "--np", "4", "say.py")
     assert done.returncode == 2
     assert "4 ranks need 4 tasks and job" in done.stderr

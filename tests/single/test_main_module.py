@@ -95,6 +95,7 @@ ENDS = {
     "spawn": "print(multiprocessing.get_context('spawn').Pool(1).map(twice, [4]))",
     "fork": "print(multiprocessing.get_context('fork').Pool(1).map(twice, [5]))",
     "a child that exits": "pid = os.fork(); sys.exit(4) if not pid else print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",
+    "waits for all": "os.fork() or os._exit(0); os.wait()\n    try: os.wait()\n    except ChildProcessError: print('alone')",
     "a hook": "sys.excepthook = lambda kind, error, trace: print('hooked', error); raise KeyError(1)",
     "raises": "raise ValueError('why')",
 }
