@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -50,16 +49,10 @@ def digest(files: Iterable[tuple[str, Path]]) -> str:
     return total.hexdigest()[:12]
 
 
-def code() -> str | None:
-    """The hash of ddl's own sources."""
-    found = []
-    for package in ("cli", "hvd_train"):
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            return None
-        root = Path(next(iter(spec.submodule_search_locations)))
-        found += [(str(p.relative_to(root.parent)), p) for p in root.rglob("*.py")]
-    return digest(sorted(found))
+def code(root: Path) -> str | None:
+    """The hash of ddl's own sources in `root`, from where ranks are started (`hvd_train.internal`)."""
+    found = [path for package in ("cli", "hvd_train") for path in (root / package).rglob("*.py")]
+    return digest(sorted((str(path.relative_to(root)), path) for path in found)) if found else None
 
 
 def file(path: str) -> str | None:
@@ -116,7 +109,7 @@ def main(wanted: dict[str, Any]) -> None:
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},
         "mpi": library(),
-        "code": code(),
+        "code": code(Path(wanted["root"])),
         "files": {path: file(path) for path in wanted["files"]},
         "paths": {path: os.path.exists(path) for path in wanted["paths"]},
         "variables": [name for name in sorted(os.environ) if name.startswith(tuple(wanted["variables"]))],

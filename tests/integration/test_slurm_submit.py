@@ -337,6 +337,29 @@ def test_a_time_that_the_partition_does_not_allow_ends_a_wait(site: Site) -> Non
     assert "ddl: it can never start: ddl cancel" in done.stderr
 
 
+RAISES = """\
+from mpi4py import MPI
+if MPI.COMM_WORLD.rank == 1:
+    raise ValueError("no such column")
+MPI.COMM_WORLD.barrier()
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_script_that_raises_is_blamed_and_not_the_ranks_that_srun_killed_then(site: Site) -> None:
+    (site.home / "raises.py").write_text(RAISES)
+    launch = [*internal.argv("cli"), "run", "--launcher", "srun", "raises.py"]
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks-per-node=2", *launch)
+    site.submit("raises", *TWO_BY_TWO, "--launcher", "srun", "raises.py")
+    (attempt,) = site.wait("raises")
+    assert (done.returncode, attempt["cause"], attempt["exit_code"]) == (1, "failure", 1), site.log("raises")
+    for text in (done.stderr, site.log("raises")):
+        assert "ddl: the first failure: rank 1 on n1:\nTraceback (most recent call last):\n" in text, text
+        assert '/raises.py", line 3, in <module>\n' in text, text
+        assert "\nValueError: no such column\n" in text, text
+        assert "killed by signal" not in text, text
+
+
 def test_an_impossible_request_is_refused_and_leaves_nothing(site: Site) -> None:
     for impossible in (["--nodes", "3"], ["--partition", "none"], ["--container-image", "x"]):
         done = site.ddl("submit", "--output", "out", *impossible, "m.yaml")
