@@ -10,7 +10,8 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     """The rows, the first of which has the names, as aligned lines that are as wide as they need to be."""
     from rich.table import Table
 
-    from hvd_train.display import console, printable
+    from hvd_train.display import console
+    from hvd_train.names import printable
 
     names, *others = rows
     table = Table(box=None, pad_edge=False)

@@ -14,7 +14,6 @@ import typer
 from cli import streams
 from cli.parser import Command, Commands, option_names
 from hvd_train import plugins
-from hvd_train.display import printable
 from hvd_train.errors import ExitCode, UserError, nearest
 
 app = typer.Typer(
@@ -94,9 +93,8 @@ def _usage(error: Any) -> str:
 
 
 def _complain(text: str, code: int) -> int:
-    """`code`, once the lines of `text` are on stderr."""
-    for line in text.split("\n"):
-        print(f"ddl: {printable(line)}", file=sys.stderr)
+    """`code`, once `text` is on stderr."""
+    streams.say(text)
     return code
 
 

@@ -6,6 +6,7 @@ in one of the panels below.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -48,10 +49,9 @@ def _np(**more: Any) -> Any:
 
 def _ranks(word: object) -> int:
     """A number of ranks; UserError for any other word."""
-    try:
-        number = int(str(word))
-    except ValueError:
-        raise UserError(f"--np: expected a number of ranks, got '{word}'") from None
+    if not re.fullmatch(r"[-+]?\d{1,18}", str(word)):
+        raise UserError(f"--np: expected a number of ranks, got '{word}'")
+    number = int(str(word))
     if not 1 <= number <= MOST_RANKS:
         bound = "at least 1 rank" if number < 1 else f"at most {MOST_RANKS} ranks"
         raise UserError(f"--np: expected {bound}, got {number}")
@@ -93,8 +93,9 @@ Overrides = Annotated[
 ]
 
 Np = Annotated[int | None, _np(show_default="all slots, or 1")]
+BatchNp = Annotated[int | None, _np(show_default="those of all nodes")]
 FixedNp = Annotated[int, _np()]
-PairNp = Annotated[int | None, _np(show_default="all slots, or 2")]
+NpOrTwo = Annotated[int | None, _np(show_default="all slots, or 2")]
 Hosts = Annotated[
     str | None, typer.Option("-H", "--hosts", help="Hosts and slots, as h1:4,h2:4.", rich_help_panel=WHERE)
 ]
@@ -124,6 +125,24 @@ Env = Annotated[
     list[str] | None,
     typer.Option("-x", "--env", metavar="KEY[=VALUE]", help="Variable for all ranks.", rich_help_panel=START),
 ]
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        metavar="FILE",
+        help="File of variables for all ranks: KEY=VALUE lines.",
+        rich_help_panel=START,
+    ),
+]
+LauncherArgs = Annotated[
+    str | None,
+    typer.Option(
+        "--launcher-args",
+        metavar="WORDS",
+        help="Words for mpirun, srun or horovodrun, after those of ddl.",
+        rich_help_panel=START,
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be started, and start nothing.", rich_help_panel=START)
 ]
@@ -147,7 +166,7 @@ SshArgs = Annotated[
     typer.Option(
         "--ssh-args",
         metavar="WORDS",
-        help="Words for ssh to other hosts, as '-p 2222 -J bastion'.",
+        help="Words for ssh to the other hosts, as '-p 2222 -J bastion'.",
         rich_help_panel=NETWORK,
     ),
 ]

@@ -65,8 +65,8 @@ def is_begun(folder: Path) -> bool:
 def newest(stem: str) -> Path | None:
     """The run of `stem` in runs/ that began last; None where there is none."""
     name = re.compile(re.escape(stem) + r"-(\d{8}-\d{6})(?:-(\d+))?")
-    found = ((name.fullmatch(path.name), path) for path in RUNS.glob("*") if is_begun(path))
-    runs = [(match[1], int(match[2] or 1), path) for match, path in found if match]
+    found = ((name.fullmatch(path.name), path) for path in RUNS.glob("*"))
+    runs = [(match[1], int(match[2] or 1), path) for match, path in found if match and is_begun(path)]
     return max(runs)[2] if runs else None
 
 

@@ -1,11 +1,24 @@
-"""Standard streams of the command that are closed, full, or that nobody reads."""
+"""Standard streams of the command: what it says on stderr, and a stdout that is closed, full, or that nobody reads."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 from typing import Any
+
+from hvd_train.names import printable
+
+
+def say(text: object) -> None:
+    """Print the lines of `text` on stderr, each behind `ddl: `, with escapes for what cannot be printed.
+
+    A stderr that takes no more is no reason to stop.
+    """
+    with contextlib.suppress(OSError):
+        for line in str(text).split("\n"):
+            print(f"ddl: {printable(line)}", file=sys.stderr, flush=True)
 
 
 class Unwritable(Exception):

@@ -30,25 +30,39 @@ class Target:
     program: tuple[str, ...]
     folder: Path | None = None
     outlives: bool = False
+    is_script: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def of_module(name: str, arguments: Sequence[str], options: Options = ALONE) -> Target:
-    return Target((*RANK, "--script", *options.words(), "-m", name, *arguments), options.output)
+    return Target((*RANK, "--script", *options.words(), "-m", name, *arguments), options.output, is_script=True)
+
+
+def check_script(file: Path) -> None:
+    """UserError where there is no such file."""
+    if not os.path.isfile(file):
+        raise UserError(f"{file}: no such file; expected a Python script")
 
 
 def of_script(file: Path, arguments: Sequence[str], options: Options = ALONE) -> Target:
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; expected a Python script")
-    return Target((*RANK, "--script", *options.words(), str(file.absolute()), *arguments), options.output)
+    program = (*RANK, "--script", *options.words(), str(file.absolute()), *arguments)
+    return Target(program, options.output, is_script=True)
 
 
-def of_scripts_run(name: str, output: Path | None, *, claim: bool) -> Path | None:
-    """The run folder of a script or module: as for a YAML file, but none for `--output /dev/null`."""
+def of_scripts_run(module: str | None, file: Path, output: Path | None, *, claim: bool) -> Path | None:
+    """The run folder of a module or script: as for a YAML file, but none for `--output /dev/null`.
+
+    UserError where there is no such script.
+    """
+    if module is None:
+        check_script(file)
+    name = file.stem if module is None else module.replace(".", "-")
     if output == Path(os.devnull):
         return None
     if output is not None and (output / RECORD).is_file():
         return output.absolute()
+    if output is not None and output.exists():
+        raise UserError(f"--output: {output} exists; give another folder")
     return new_folder(name, output, claim)
 
 
@@ -71,7 +85,7 @@ def of_yaml(
     told = Launch(output=str(folder), resume=None if source is None else str(source), **launch)
     outlives = asynchronous(config.sync.strategy, config.sync.options)
     word, variables = words.split(to_document(config, told))
-    return Target((*RANK, word), folder, outlives, variables)
+    return Target((*RANK, word), folder, outlives, environment=variables)
 
 
 def _folders(file: Path, output: Path | None, resume: str | None, claim: bool) -> tuple[Path, Path | None]:

@@ -1,4 +1,4 @@
-"""Text for a terminal, shown as it is: what a user named is never taken for markup, emoji or control characters."""
+"""Consoles and progress bars that show text as it is: what a user named is never taken for markup or emoji."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-
-
-def printable(text: str) -> str:
-    """`text` with each character that cannot be printed written as Python does in a string, such as \\n and \\x1b."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def console(**options: Any) -> Console:

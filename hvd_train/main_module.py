@@ -71,6 +71,6 @@ def _main(**attributes: object) -> ModuleType:
 
 
 def _put_first(folder: str) -> None:
-    """In the place of what Python put first on the path when it started this process, unless it was told to put nothing."""
+    """On the path, on which `hvd_train.internal` has left nothing that Python put there for itself."""
     if not getattr(sys.flags, "safe_path", False):
-        sys.path[0] = folder
+        sys.path.insert(0, folder)

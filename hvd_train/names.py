@@ -1,4 +1,4 @@
-"""Names that a user writes, in any case, for names that there are."""
+"""Names that a user writes: in any case for names that there are, and on a terminal."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def find(word: str, choices: Iterable[str], complaint: str) -> str:
     if found is None:
         raise UserError(f"{complaint} '{word}'{nearest(word, known)}")
     return found
+
+
+def printable(text: object) -> str:
+    """`text` with each character that cannot be printed written as Python does in a string, such as \\n and \\x1b."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import traceback
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,8 @@ class _Rank:
             code = self._run()
         except Exception as error:
             failures.report(error, self.comm.rank, self.output.errors, self.folder)
+            if not hasattr(error, "exit_code"):
+                traceback.print_exc()  # for the log
             self.output.release()
             self.comm.abort(failures.exit_code(error))
             raise
@@ -247,7 +250,7 @@ class _Rank:
         if self.comm.rank != 0:
             return []
         folder = Path(self.launch.output)
-        stream = os.fdopen(os.dup(self.output.terminal), "w", encoding="utf-8")
+        stream = self.output.stream()
         return [
             jsonl.create(folder),
             tensorboard.create(folder),

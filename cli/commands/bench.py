@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options, pictures, run_folder
+from cli.streams import say
 from hvd_train import plugins, strict_json
 from hvd_train.errors import UserError
-from hvd_train.names import find
+from hvd_train.names import find, printable
 
 if TYPE_CHECKING:
     from cli.bench.figures import Run
@@ -36,7 +37,9 @@ def command(
     what: Annotated[
         str, typer.Argument(help="allreduce, step, scaling (on 1 to --np ranks) or horovod.", show_default=False)
     ],
-    np: options.PairNp = None,
+    np: options.NpOrTwo = None,
+    hosts: options.Hosts = None,
+    hostfile: options.Hostfile = None,
     variants: Annotated[
         str | None,
         typer.Option(metavar="NAME,...", help="What to time.", show_default="all; scaling: local,ddl_mpi,ddp"),
@@ -48,22 +51,20 @@ def command(
         str | None, typer.Option(metavar="NAME,...", help="Models of a step.", show_default="all; scaling: mlp")
     ] = None,
     pairs: Annotated[int, typer.Option(help="Rounds, in each of which every variant is timed.")] = 30,
-    output: options.BenchFolder = None,
-    hosts: options.Hosts = None,
-    hostfile: options.Hostfile = None,
     iface: options.Iface = None,
     ssh_args: options.SshArgs = None,
+    output: options.BenchFolder = None,
 ) -> None:
     """Time all-reduces, training steps, scaling or calls of Horovod's API: tables, bench.json and bench.png."""
-    what = find(what, FAMILIES, "bench: no measurement")
     from cli.hosts import given
     from cli.machine import Machine
     from cli.reach import reach, scratch
 
-    places, here = given(hosts, hostfile), Machine.here()
-    np = np or sum(host.slots for host in places) or 2
+    what = find(what, FAMILIES, "bench: no measurement")
     if pairs < 1:
         raise UserError(f"--pairs: expected at least 1 round, got {pairs}")
+    places, here = given(hosts, hostfile), Machine.here()
+    np = (sum(host.slots for host in places) or 2) if np is None else np
     pictures.check("bench")
     from hvd_train.bench.request import Request
 
@@ -86,7 +87,7 @@ def command(
     told = report.result(what, pairs, measured)
     report.save(told, folder)
     report.show(told, console(width=None if sys.stdout.isatty() else 140))
-    print(f"{folder / 'bench.json'} and {folder / 'bench.png'} written")
+    print(printable(f"{folder / 'bench.json'} and {folder / 'bench.png'} written"))
 
 
 def _names(what: str, text: str | None) -> list[str]:
@@ -141,19 +142,19 @@ def _measure(request: Request, places: tuple[Host, ...], found: Reach, threads: 
     from cli.preflight.start import look
     from cli.target import of_module
 
+    what = of_module("hvd_train.bench", [request.to_text()])
     job = Job(
         hosts=places,
-        program=of_module("hvd_train.bench", [request.to_text()]).program,
+        program=what.program,
         world_size=request.world_size,
         engine=_engine(request.variants),
         environment={"OMP_NUM_THREADS": str(threads)},
     )
     started = launching.command("auto", found.onto(job))
     for note in (*started.notes, *found.notes):
-        print(f"ddl: {note}", file=sys.stderr)
-    look(found, job.program, job.environment)
-    others = [host.name for host in found.others]
-    code = Execution(started, request.world_size, hosts=others, client=found.client).run()
+        say(note)
+    look(found, what)
+    code = Execution(started, request.world_size, hosts=[host.name for host in found.others], client=found.client).run()
     if code:
         sys.exit(code)
     return {**strict_json.loads_exact(Path(request.output).read_text(encoding="utf-8")), "command": str(started)}

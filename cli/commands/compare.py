@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cli import emulation, options, pictures, run_folder
+from hvd_train.names import printable
 
 
 def command(
@@ -18,7 +19,9 @@ def command(
     strategies: Annotated[
         str, typer.Option(metavar="NAME[:OPTION=VALUE]...,...", help="As allreduce,local_sgd:period=8.")
     ] = "allreduce,local_sgd",
-    np: options.PairNp = None,
+    np: options.NpOrTwo = None,
+    hosts: options.Hosts = None,
+    hostfile: options.Hostfile = None,
     budget: Annotated[
         str | None,
         typer.Option(help="When each run ends: 10epochs, 500steps, 60s or 2GB.", show_default="as the file says"),
@@ -27,15 +30,13 @@ def command(
         str | None, typer.Option(metavar="METRIC=VALUE", help="Report when it is reached, as accuracy=0.95.")
     ] = None,
     engine: options.Engine = "auto",
+    iface: options.Iface = None,
+    ssh_args: options.SshArgs = None,
     latency_ms: options.LatencyMs = 0.0,
     gbps: options.Gbps = None,
     straggler: options.Straggler = None,
     output: options.CompareFolder = None,
     as_json: options.Json = False,
-    hosts: options.Hosts = None,
-    hostfile: options.Hostfile = None,
-    iface: options.Iface = None,
-    ssh_args: options.SshArgs = None,
 ) -> None:
     """Run strategies one after another: a table, compare.json, compare.png, and the folder of each run."""
     from cli.compare.entries import entries
@@ -48,7 +49,7 @@ def command(
     from cli.reach import reach
 
     places = given(hosts, hostfile)
-    np = np or sum(host.slots for host in places) or 2
+    np = (sum(host.slots for host in places) or 2) if np is None else np
     goal = read_target(target) if target is not None else None
     emulated = emulation.section(latency_ms, gbps, straggler, np)
     folder = output or Path(f"compare-{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -57,13 +58,21 @@ def command(
     found = reach(places, Machine.here(), iface=iface, ssh_args=ssh_args)
     for note in found.notes:
         print(f"ddl: {note}", file=sys.stderr)
-    words = tuple(overrides or ())
-    series = Series(file, words, entries(strategies), budget, folder.absolute(), launch, places, found)
+    series = Series(
+        file,
+        tuple(overrides or ()),
+        entries(strategies),
+        budget,
+        folder.absolute(),
+        launch,
+        places,
+        found,
+    )
     series.check()
     run_folder.make_new(folder)
     outcomes, code = series.run()
     report = Report(f"{file}", budget, goal, launch, outcomes)
     report.save(folder)
     print(report.json() if as_json else report.text(), end="")
-    print(f"{folder / 'compare.json'} and {folder / 'compare.png'} written", file=sys.stderr)
+    print(printable(f"{folder / 'compare.json'} and {folder / 'compare.png'} written"), file=sys.stderr)
     sys.exit(code)

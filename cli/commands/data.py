@@ -14,7 +14,7 @@ import typer
 
 from cli import options, pictures
 from hvd_train.errors import UserError
-from hvd_train.names import find
+from hvd_train.names import find, printable
 
 if TYPE_CHECKING:
     from hvd_train.config import Config
@@ -45,13 +45,13 @@ def command(
     histograms = _dealt(config, np)
 
     from cli.data import plots, tables
-    from hvd_train.display import console, printable
+    from hvd_train.display import console
 
     title = printable(f"{file.name}: {_partition(config)}, np={np}")
     print(title)
     console(width=None if sys.stdout.isatty() else 140).print(tables.shares(histograms))
     plots.shares(title, histograms).savefig(picture)
-    print(f"{picture} written")
+    print(f"{printable(picture)} written")
 
 
 def _dealt(config: Config, workers: int) -> list[dict[int, int]]:

@@ -11,6 +11,7 @@ import typer
 
 from cli import options
 from cli.hosts import DIALECTS
+from cli.streams import say
 from hvd_train import strict_json
 from hvd_train.errors import UserError
 
@@ -52,7 +53,7 @@ def _converted(lines: Sequence[Line], dialect: str) -> str:
     unused = [f"{word} of line {line.number}" for line in lines for word in (*line.unused, *lost(line.host, chosen))]
     if unused:
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
-        print(f"ddl: left out, for ddl does not use it: {', '.join(unused[:3])}{more}", file=sys.stderr)
+        say(f"left out, for ddl does not use it: {', '.join(unused[:3])}{more}")
     return format_hostfile(merge(line.host for line in lines), chosen).rstrip("\n")
 
 
@@ -74,9 +75,9 @@ def _total(hosts: Mapping[str, Entry]) -> str:
 
 def _complain(hostfile: Path, problems: Sequence[Problem]) -> None:
     for problem in problems[:SHOWN]:
-        print(f"ddl: {problem.level}: {hostfile}: {problem.text}", file=sys.stderr)
+        say(f"{problem.level}: {hostfile}: {problem.text}")
     if len(problems) > SHOWN:
-        print(f"ddl: and {len(problems) - SHOWN} problems more: --json lists all", file=sys.stderr)
+        say(f"and {len(problems) - SHOWN} problems more: --json lists all")
 
 
 def _json(hosts: Mapping[str, Entry], problems: Sequence[Problem]) -> str:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hvd_train.display import printable
 from hvd_train.errors import UserError
+from hvd_train.names import printable
 
 STARTER = """\
 # A run of ddl. Start it with: ddl run --np 2 {name}
@@ -56,7 +56,7 @@ def command(
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("model.yaml"),
 ) -> None:
     """Write a commented starter YAML file."""
-    name = shlex.quote(printable(str(file)))
+    name = shlex.quote(printable(file))
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(STARTER.format(name=name))
@@ -64,4 +64,4 @@ def command(
         raise UserError(f"init: {file} exists; give another name") from None
     except OSError as error:
         raise UserError(f"init: cannot write {file}: {error.strerror}") from None
-    print(f"{printable(str(file))} written; start it with: ddl run --np 2 {name}")
+    print(f"{printable(file)} written; start it with: ddl run --np 2 {name}")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import emulation, options
-from hvd_train.errors import ExitCode, UserError
+from cli.streams import say
+from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
     from cli.elastic import Elastic
     from cli.hosts import Host
-    from cli.launchers.base import Command
-    from cli.target import Target
 
 YAML = {".yaml", ".yml"}
 
@@ -101,34 +100,27 @@ def command(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     ssh_args: options.SshArgs = None,
-    launcher_args: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WORDS",
-            help="Words for mpirun, srun or horovodrun, after those of ddl.",
-            rich_help_panel=options.START,
-        ),
-    ] = None,
-    env_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="File of variables for all ranks: KEY=VALUE lines.", rich_help_panel=options.START
-        ),
-    ] = None,
+    launcher_args: options.LauncherArgs = None,
+    env_file: options.EnvFile = None,
 ) -> None:
     """Run a YAML file, a Python script or a module on many ranks."""
+    from cli import env_file as variables_of
     from cli import launching
     from cli.engines import choose, for_script
     from cli.environment import variables
     from cli.launchers.base import Job
     from cli.machine import Machine
     from cli.reach import reach, words
+    from cli.session import Session, Start
     from cli.target import of_module, of_script, of_scripts_run, of_yaml
     from hvd_train.script_options import Options
 
     arguments = arguments or []
-    if module is None and target is None:
-        raise UserError("run: nothing to run; expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
+    file = Path(target or "")
+    is_script = module is not None or file.suffix == ".py"
+    if not is_script and file.suffix not in YAML:
+        nothing = "run: nothing to run;" if not target else f"'{target}':"
+        raise UserError(f"{nothing} expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
     if module is not None and target is not None:
         arguments = [target, *arguments]
     elastic = _elastic(host_discovery_script, min_np, max_np, launcher, max_restarts)
@@ -140,58 +132,38 @@ def command(
     shown = _ranks(tee, world_size)
     _check_positive("--timeout", timeout)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
-    file = Path(target or "")
-    names = _exported(env_file)
+    exported = variables_of.load(env_file) if env_file is not None else {}
+    os.environ.update(exported)
     forward, environment = variables(env or [])
     found = reach(
         places,
         Machine.here(),
         iface=iface,
         ssh_args=ssh_args,
-        forward=(*names, *forward),
+        forward=(*exported, *forward),
         by_interface=launcher == "horovodrun",
     )
-    if check_collectives and file.suffix not in YAML:
-        raise UserError(
-            "--check-collectives is for YAML files; in a script, Horovod's API compares by itself what ranks ask for"
-        )
-    if (latency_ms or gbps or straggler) and file.suffix not in YAML:
-        raise UserError(
-            "--latency-ms, --gbps and --straggler are for YAML files; a script's ranks are not ours to slow"
-        )
-    if elastic is not None and file.suffix in YAML:
-        raise UserError(
-            "--host-discovery-script is for scripts that use hvd.elastic; a YAML file goes on from its checkpoints "
-            "without the lost host: --max-restarts 1 --min-np N"
-        )
-
-    is_script = module is not None or file.suffix == ".py"
-    if is_script and resume is not None:
-        raise UserError("--resume is for YAML files; a script reads its own checkpoints, so start it again without it")
+    emulated = bool(latency_ms or gbps or straggler)
+    (_check_script if is_script else _check_yaml)(resume, check_collectives, emulated, elastic)
     told = Options()
     if is_script:
-        name = module.replace(".", "-") if module is not None else file.stem
         told = Options(
             for_script(engine),
-            of_scripts_run(name, output, claim=not dry_run),
+            of_scripts_run(module, file, output, claim=not dry_run),
             None if elastic else tuple(shown),
             tag=len(shown) > 1 and not elastic,
         )
 
-    def prepare(
-        places: tuple[Host, ...], ranks: int, output: Path | None, resume: str | None
-    ) -> tuple[Command, Target]:
+    def prepare(places: tuple[Host, ...], ranks: int, resume: str | None, output: Path | None = None) -> Start:
         if module is not None:
             what = of_module(module, arguments, told)
-        elif file.suffix == ".py":
+        elif is_script:
             what = of_script(file, arguments, told)
-        elif file.suffix in YAML:
+        else:
             launch = {"world_size": ranks, "engine": chosen, "tee": [r for r in shown if r < ranks], "columns": columns}
             launch["check_collectives"] = check_collectives
             launch["emulate"] = emulation.section(latency_ms, gbps, straggler, ranks)
             what = of_yaml(file, arguments, output=output, resume=resume, claim=not dry_run, **launch)
-        else:
-            raise UserError(f"'{target or ''}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
         job = Job(
             program=what.program,
             world_size=ranks,
@@ -207,53 +179,54 @@ def command(
             ssh=found.client.args,
             words=words("--launcher-args", launcher_args),
         )
-        return launching.command(launcher, job), what
+        return Start(launching.command(launcher, job), what, places, ranks)
 
-    started, what = prepare(places, world_size, output, resume)
-    for note in () if quiet else (*started.notes, *found.notes):
-        print(f"ddl: {note}", file=sys.stderr)
+    start = prepare(places, world_size, resume, output)
+    for note in () if quiet else (*start.command.notes, *found.notes):
+        say(note)
     if dry_run:
-        print(started)
+        print(start.command)
         return
     if told.output is not None and told.shown is not None and len(told.shown) < world_size and not quiet:
-        print(f"ddl: {told.output}/logs has what each rank prints; --tee chooses what is shown here", file=sys.stderr)
-    from cli import script_end
-    from cli.execute import Execution
-    from cli.hosts import format_hosts
-    from cli.restarts import Origin, again
-    from cli.run_folder import is_begun
-
+        say(f"{told.output}/logs has what each rank prints; --tee chooses what is shown here")
     if not no_preflight:
         from cli.preflight.start import look
 
-        look(found, what.program, what.environment)
-    origin = Origin.of(None if is_script else what.folder, resume)
-    began, restart = time.monotonic(), 0
-    while True:
-        if verbose:
-            print(f"ddl: {started}", file=sys.stderr)
-        names = [host.name for host in found.others if host in places]
-        left = None if timeout is None else max(1.0, timeout - (time.monotonic() - began))
-        fewest = None if elastic is None else elastic.fewest
-        code = Execution(started, world_size, left, quiet, verbose, stall_timeout, names, fewest, found.client).run()
-        if code != ExitCode.FAILURE or restart == max_restarts:
-            break
-        restart += 1
-        try:
-            places, world_size = again(
-                places, world_size, min_np or world_size, oversubscribe=oversubscribe, client=found.client
-            )
-        except UserError as error:
-            print(f"ddl: {error}", file=sys.stderr)
-            break
-        started, what = prepare(places, world_size, what.folder, origin.source())
-        where = f" on {format_hosts(places)}" if places else ""
-        print(f"ddl: restart {restart} of {max_restarts}: {world_size} ranks{where}", file=sys.stderr)
-    if is_script and what.folder is not None and is_begun(what.folder):
-        script_end.note(what.folder, code)
-    if code and what.folder is not None and is_begun(what.folder):
-        print(f"ddl: see {what.folder}", file=sys.stderr)
-    sys.exit(code)
+        look(found, start.target)
+    session = Session(
+        lambda places, ranks, resume: prepare(places, ranks, resume, start.target.folder),
+        found,
+        oversubscribe=oversubscribe,
+        timeout=timeout,
+        stall_timeout=stall_timeout,
+        max_restarts=max_restarts,
+        min_np=min_np,
+        fewest=None if elastic is None else elastic.fewest,
+        quiet=quiet,
+        verbose=verbose,
+    )
+    sys.exit(session.run(start, resume))
+
+
+def _check_script(resume: str | None, check_collectives: bool, emulated: bool, elastic: Elastic | None) -> None:
+    if resume is not None:
+        raise UserError("--resume is for YAML files; a script reads its own checkpoints, so start it again without it")
+    if check_collectives:
+        raise UserError(
+            "--check-collectives is for YAML files; in a script, Horovod's API compares by itself what ranks ask for"
+        )
+    if emulated:
+        raise UserError(
+            "--latency-ms, --gbps and --straggler are for YAML files; a script's ranks are not ours to slow"
+        )
+
+
+def _check_yaml(resume: str | None, check_collectives: bool, emulated: bool, elastic: Elastic | None) -> None:
+    if elastic is not None:
+        raise UserError(
+            "--host-discovery-script is for scripts that use hvd.elastic; a YAML file goes on from its checkpoints "
+            "without the lost host: --max-restarts 1 --min-np N"
+        )
 
 
 def _check_positive(option: str, value: float | None) -> None:
@@ -264,8 +237,8 @@ def _check_positive(option: str, value: float | None) -> None:
 def _hosts(text: str | None, file: Path | None, elastic: Elastic | None) -> tuple[Host, ...]:
     from cli.hosts import given
 
-    options_ = {"--hosts": text, "--hostfile": file, "--host-discovery-script": elastic}
-    first, *others = [option for option, value in options_.items() if value is not None] or [""]
+    options = {"--hosts": text, "--hostfile": file, "--host-discovery-script": elastic}
+    first, *others = [option for option, value in options.items() if value is not None] or [""]
     if others:
         raise UserError(f"{first} and {others[0]} both say where to run; give one of them")
     return elastic.hosts() if elastic is not None else given(text, file)
@@ -306,14 +279,3 @@ def _ranks(text: str, world_size: int) -> list[int]:
     if wrong is not None:
         raise UserError(f"--tee: no rank '{wrong}'; expected ranks below {world_size} such as 0,1, or 'all'")
     return [int(w) for w in words]
-
-
-def _exported(file: Path | None) -> list[str]:
-    """The names of the variables in `file`, which this process and its ranks have from now on as if the shell had set them."""
-    import os
-
-    from cli import env_file
-
-    found = env_file.load(file) if file is not None else {}
-    os.environ.update(found)
-    return list(found)

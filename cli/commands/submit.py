@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options, run_folder
+from cli.streams import say
 from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,12 +28,7 @@ Words = list[str] | None
 def command(
     target: Annotated[str | None, typer.Argument(help="YAML file or Python script.", show_default=False)] = None,
     arguments: options.Arguments = None,
-    np: Annotated[
-        int | None,
-        typer.Option(
-            "-n", "--np", help="Number of ranks.", show_default="those of all nodes", rich_help_panel=options.WHERE
-        ),
-    ] = None,
+    np: options.BatchNp = None,
     nodes: Annotated[int | None, typer.Option("-N", "--nodes", help="Nodes.", rich_help_panel=options.WHERE)] = None,
     ntasks_per_node: Annotated[
         int | None, typer.Option(help="Ranks on each node.", rich_help_panel=options.WHERE)
@@ -116,6 +114,8 @@ def command(
     }
     flags = {name: value for name, value in asked.items() if value not in (None, {})}
     launch = {"--engine": engine, "--launcher": launcher, "--bind": bind}
+    if not module and not target:
+        raise UserError("submit: nothing to submit; expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
     words = [word for key, value in launch.items() if value not in {None, "auto"} for word in (key, str(value))]
     arguments = [*([target] if module and target else []), *(arguments or [])]
     work = _work(target or "", module, arguments, words, sweep or [])
@@ -127,16 +127,17 @@ def command(
         print(script, end="")
         return
     for note in _not_passed_on(what, forwarded):
-        print(f"ddl: warning: {note}", file=sys.stderr)
+        say(f"warning: {note}")
     job = _submit(what, script)
     print(job)
-    print(f"ddl: {what.script}; look with: ddl status {_shown(folder)}", file=sys.stderr)
+    say(f"{what.script}; look with: ddl status {shlex.quote(str(_shown(folder)))}")
     if wait:
         sys.exit(follow.follow(folder))
-    for state in control.states(job)[:1]:
-        reason = reasons.meaning(state.reason)
-        why = f" ({state.reason}{f': {reason.text}' if reason else ''})" if state.reason else ""
-        print(f"ddl: {state.state}{why}", file=sys.stderr)
+    with contextlib.suppress(UserError):  # the job is submitted, whatever SLURM says of it now
+        for state in control.states(job)[:1]:
+            reason = reasons.meaning(state.reason)
+            why = f" ({state.reason}{f': {reason.text}' if reason else ''})" if state.reason else ""
+            say(f"{state.state}{why}")
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ class Work:
 
 def _work(target: str, module: str | None, arguments: list[str], words: list[str], sweep: list[str]) -> Work:
     from cli.slurm.batch import FOLDER
+    from cli.target import check_script
 
     words = [*words, "--output", FOLDER]
     own = ["--", *arguments] if arguments else []
@@ -163,8 +165,7 @@ def _work(target: str, module: str | None, arguments: list[str], words: list[str
         return _yaml(file, arguments, words, sweep)
     if file.suffix != ".py":
         raise UserError(f"'{target}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; expected a Python script")
+    check_script(file)
     _refuse_sweep(sweep)
     return Work(file.stem, (*words, str(file.absolute()), *own))
 
@@ -195,7 +196,8 @@ def _batch(work: Work, flags: dict[str, Any], **rest: Any) -> Batch:
     from hvd_train.config import SlurmSection
 
     settings = profiles.settings(flags, work.written or SlurmSection(), profiles.folders(), work.place)
-    return Batch(work.name, workdir=Path.cwd(), run=work.run, settings=settings, sweep=work.sweep, **rest)
+    iface = ("--iface", settings.interface) if settings.interface else ()
+    return Batch(work.name, workdir=Path.cwd(), run=(*iface, *work.run), settings=settings, sweep=work.sweep, **rest)
 
 
 def _not_passed_on(what: Batch, forwarded: Sequence[str]) -> Iterator[str]:
@@ -229,6 +231,8 @@ def _submit(what: Batch, script: str) -> str:
         if refusal:
             raise UserError(f"SLURM can never run this: {refusal}")
         job = control.submit(what.script)
+    except control.NoAnswer as error:
+        raise UserError(f"{error} The job may be in the queue (squeue --me), so {_shown(what.folder)} stays") from None
     except UserError:
         shutil.rmtree(what.folder)
         raise

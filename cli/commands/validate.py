@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import options
+from hvd_train.names import printable
 
 
 def command(
@@ -18,4 +19,4 @@ def command(
     from cli.configuration import load
 
     load(file, overrides or [])
-    print(f"{file}: valid")
+    print(f"{printable(file)}: valid")

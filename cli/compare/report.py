@@ -12,7 +12,7 @@ from cli.compare import outcome
 from cli.compare.outcome import Outcome
 from cli.slurm import tables
 from hvd_train import strict_json
-from hvd_train.display import printable
+from hvd_train.names import printable
 
 
 @dataclass(frozen=True)

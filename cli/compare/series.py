@@ -78,11 +78,12 @@ class Series:
             environment=what.environment,
             outlives=what.outlives,
         )
-        look(self.reach, what.program, what.environment)
+        look(self.reach, what)
         others = [host.name for host in self.reach.others]
         started = launching.command("auto", self.reach.onto(job))
+        client = self.reach.client
         execution = _Shown(
-            started, job.world_size, quiet=True, stall_timeout=STALL_SECONDS, hosts=others, client=self.reach.client
+            started, job.world_size, quiet=True, stall_timeout=STALL_SECONDS, hosts=others, client=client
         )
         execution.run_folder = folder
         code = execution.run()

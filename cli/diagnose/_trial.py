@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shlex
 import subprocess
 import tempfile
@@ -50,7 +51,7 @@ def trial(launcher: str, engine: str, hosts: Sequence[Host] = (), ssh_args: str 
         request = Request(
             "allreduce", len(hosts) or 2, [VARIANTS[engine]], [str(LARGE), str(SMALL)], ROUNDS, str(output), None
         )
-        options = ["--timeout", str(SECONDS), "--quiet", "--no-preflight"]
+        options = ["--timeout", str(SECONDS), "--quiet", "--no-preflight", "--output", os.devnull]
         done = subprocess.run(
             internal.argv("cli", "run", *how, *options, "-m", "hvd_train.bench", request.to_text()),
             stdin=subprocess.DEVNULL,

@@ -44,9 +44,7 @@ def parameters(placement: Placement, version: Version) -> dict[str, str]:
         found["osc"] = "^ucx"  # where no UCX network is, its query prints an error
     if placement.remote and version >= (5,):
         found["btl_tcp_flags"] = "send,inplace"  # with put, large messages often go one way at a time
-    if (
-        placement.shared or placement.remote
-    ):  # what else runs on other hosts is not known; yielding costs 0.2 us a message
+    if placement.shared or placement.remote:  # other hosts may be busy; yielding costs 0.2 us a message
         found["mpi_yield_when_idle"] = "1"
     return found
 
@@ -58,15 +56,12 @@ def variables(found: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, s
 
 
 def flags(placement: Placement, version: Version) -> list[str]:
-    """`parameters` for mpirun."""
+    """`parameters` as options of mpirun."""
     return [word for pair in parameters(placement, version).items() for word in ("--mca", *pair)]
 
 
 def ssh(job: Job, placement: Placement, version: Version) -> list[str]:
-    """Words for ssh, the user's first, and ours with which a run ends when a host vanishes.
-
-    Open MPI cuts its parameter at every space, quoted or not.
-    """
+    """Words for ssh, the user's first; Open MPI cuts its parameter at every space, quoted or not."""
     if not placement.remote or not placement.hosts:
         return []
     spaced = next((word for word in job.ssh if not word or any(map(str.isspace, word))), None)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cli.preflight.check import check
 from cli.preflight.needs import needs
 from cli.reach import Reach
+from cli.target import Target
 
 
-def look(found: Reach, program: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Ask the other hosts whether ranks with the argv `program` can run there: warnings are told, errors are a UserError.
-
-    `environment` has variables that ranks get besides those of this shell.
-    """
+def look(found: Reach, target: Target) -> None:
+    """Ask the other hosts whether ranks of `target` can run there: warnings are told, errors are a UserError."""
     if not found.others:
         return
-    wanted = needs(program, Path.cwd(), environment)
-    for problem in check(found.others, wanted, found.network, client=found.client):
+    for problem in check(
+        found.others, needs(target.program, Path.cwd(), target.environment), found.network, client=found.client
+    ):
         print(f"ddl: warning: {problem.host}: {problem.what}; {problem.remedy}", file=sys.stderr)

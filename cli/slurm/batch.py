@@ -84,7 +84,8 @@ def _check(batch: Batch) -> None:
         instead = options.refusal(word)
         if instead:
             raise UserError(f"--sbatch {word}: ddl submit sets this by itself; {instead}")
-    secret = next((name for name in asked.environment if is_secret(name)), None)
+    exported = re.findall(r"(\w+)=", str(asked.sbatch.get("export")))
+    secret = next(filter(is_secret, (*asked.environment, *exported)), None)
     if secret:
         raise UserError(
             f"slurm.environment: {secret} looks like a secret, and {SCRIPT} would hold its value; export it in the shell "
@@ -175,6 +176,9 @@ def _preparations(batch: Batch) -> list[str]:
     return [
         f"cd -- {shlex.quote(str(batch.workdir))} || exit",
         *(f"module load {shlex.quote(module)} || exit" for module in asked.modules),
+        "# A rank of an earlier attempt, on a node that was cut off, may come back and end the step that has its number.",
+        "# Ranks of this attempt get another: the numbers of earlier attempts are used up.",
+        "for ((n = 0; n < ${SLURM_RESTART_COUNT:-0}; n++)); do srun --nodes=1 --ntasks=1 --mpi=none true; done",
         *(f"export {name}={shlex.quote(str(value))}" for name, value in {**told, **asked.environment}.items()),
     ]
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,10 @@ _OTHERWISE = {
     "requeue": ("SBATCH_REQUEUE", "SBATCH_NO_REQUEUE"),
 }
 _WHOLE_ARRAYS = {"SLURM_BITSTR_LEN": "0"}  # else a long list of tasks ends in dots
+
+
+class NoAnswer(UserError):
+    """A command of SLURM that did not end in time; what it was asked for may have happened."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,24 @@ def refusal(script: Path) -> str | None:
 
 
 def states(job: str) -> tuple[State, ...]:
-    """The job, or its array's tasks, while SLURM remembers them; else what accounting has, where there is any."""
+    """The job, or its array's tasks; see `known`."""
+    return known([job])[job]
+
+
+def known(jobs: Iterable[str]) -> dict[str, tuple[State, ...]]:
+    """Each job, or its array's tasks, while SLURM remembers them; else what accounting has, where there is any."""
+    found = {job: _shown(job) for job in jobs}
+    gone = [job for job, shown in found.items() if shown is None]
+    kept = _from_accounts(gone) if gone else ()
+    return {job: tuple(s for s in kept if s.id == job) if shown is None else shown for job, shown in found.items()}
+
+
+def _shown(job: str) -> tuple[State, ...] | None:
+    """What scontrol shows; None where it has forgotten the job."""
     asked = _run("scontrol", "--oneliner", "show", "job", job)
     if asked.returncode and "Invalid job id" not in asked.stderr:
         raise UserError(f"scontrol: {_words(asked)}")
-    return _from_accounts(job) if asked.returncode else tuple(parse(asked.stdout))
+    return None if asked.returncode else tuple(parse(asked.stdout))
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -144,9 +161,9 @@ def parse(text: str) -> Iterator[State]:
             )
 
 
-def _from_accounts(job: str) -> tuple[State, ...]:
+def _from_accounts(jobs: Sequence[str]) -> tuple[State, ...]:
     columns = "JobID,State,ExitCode,Elapsed,Timelimit,NodeList"
-    options = ("--allocations", "--noheader", "--parsable2", f"--jobs={job}", f"--format={columns}")
+    options = ("--allocations", "--noheader", "--parsable2", f"--jobs={','.join(jobs)}", f"--format={columns}")
     if not shutil.which("sacct"):
         return ()
     with contextlib.suppress(UserError):  # accounting that does not answer knows nothing
@@ -195,7 +212,7 @@ def _run(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Complet
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise UserError(
+        raise NoAnswer(
             f"{argv[0]} does not answer within {SECONDS} s; is SLURM's controller up (scontrol ping)?"
         ) from None
 

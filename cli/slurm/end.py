@@ -1,7 +1,7 @@
 """The end of a batch script: `cli.slurm.end FOLDER CODE` (`hvd_train.internal`), CODE being that of `ddl run`.
 
-It finds out why the run ended, notes that in summary.json and attempts.jsonl, puts a job whose ranks were stopped in the
-queue again, and exits with the code of the job.
+It finds out why the run ended, notes that in summary.json and attempts.jsonl, puts a job whose ranks were stopped, or that
+lost a node, in the queue again, and exits with the code of the job.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import psutil
 
-from cli.slurm import control, runs
+from cli.slurm import control, nodes, runs
 from hvd_train import strict_json
 from hvd_train.errors import ExitCode, UserError
 
@@ -69,14 +69,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--max-requeues", type=int, required=True)
     told = parser.parse_args(arguments)
     job = os.environ["SLURM_JOB_ID"]
+    lost = nodes.lost() if told.code == ExitCode.FAILURE else ()
     ended_by_slurm = words_of_slurm(_log(told.folder), _began())
     cause = cause_of(told.code, ended_by_slurm, _seconds_left(job), told.notice, told.began)
+    cause = "node failure" if lost else cause
     before = sum(attempt["again"] for attempt in runs.attempts(told.folder))
-    again = told.code in STOPPED and ended_by_slurm is None and before < told.max_requeues
+    again = (bool(lost) or told.code in STOPPED) and ended_by_slurm is None and before < told.max_requeues
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     end = End(job, cause, exit_code(told.code, cause), again, before + again, restarts)
     note(told.folder, end)
-    _say(end, told.max_requeues)
+    _say(end, told.max_requeues, lost)
     try:
         if again:
             control.requeue(job)
@@ -125,8 +127,10 @@ def note(folder: Path, end: End) -> None:
         file.write(strict_json.dumps({"time": time.time(), **asdict(end)}) + "\n")
 
 
-def _say(end: End, most: int) -> None:
+def _say(end: End, most: int, lost: Sequence[str]) -> None:
     text = f"job {end.job}: {end.cause}, exit code {end.exit_code}"
+    if lost:
+        text += f"; SLURM does not reach {', '.join(lost)}"
     if end.again:
         text += f"; it goes on from its last checkpoint when SLURM starts it again ({end.requeues} of {most} requeues)"
     elif end.exit_code in STOPPED and end.cause in {"time limit", "preemption"}:
@@ -162,4 +166,5 @@ def _seconds_left(job: str) -> int | None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM may end the job now, and leaves time to note that
     sys.exit(main(sys.argv[1:]))

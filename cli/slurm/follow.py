@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from cli.slurm import jobs, reasons, runs
 from cli.slurm.control import State
 from cli.slurm.reasons import Reason
 from cli.slurm.runs import Submitted
+from cli.streams import say
 from hvd_train import display
 from hvd_train.errors import UserError
 
@@ -39,7 +41,7 @@ def follow(folder: Path) -> int:
             for line in itertools.chain.from_iterable(tail.lines() for tail in tails):
                 bar.console.print(line, soft_wrap=True)
             for line in _explained(known, said):
-                print(f"ddl: {line}", file=sys.stderr)
+                say(line)
             done, total = _progress(known)
             bar.update(task, description=_waiting(known), completed=done, total=total)
     return max(_exit_code(run, state) for run, state in known)
@@ -62,7 +64,7 @@ def _explained(known: Known, said: set[str]) -> Iterator[str]:
             said.add(state.reason)
             yield f"job {run.id} waits ({state.reason}): {reason.text}"
             if reason.exit_code is not None:
-                yield f"it can never start: ddl cancel {run.folder} takes it out of the queue"
+                yield f"it can never start: ddl cancel {shlex.quote(str(run.folder))} takes it out of the queue"
 
 
 class Tail:
@@ -90,14 +92,20 @@ class Tail:
 
 def _looks(submitted: Sequence[Submitted]) -> Iterator[Known]:
     """What SLURM knows, time and again, until all runs have ended or can never start."""
-    known, pause = jobs.look(submitted), SECONDS[0]
-    yield known
-    while any(state.going and _can_start(state) for _, state in known):
+    known, pause = _look(submitted), SECONDS[0]
+    while known is None or any(state.going and _can_start(state) for _, state in known):
+        if known is not None:
+            yield known
         time.sleep(pause)
         pause = min(pause * 1.1, SECONDS[1])
-        with contextlib.suppress(UserError):  # a controller that is busy or restarts
-            known = jobs.look(submitted)
-        yield known
+        known = _look(submitted) or known
+    yield known
+
+
+def _look(submitted: Sequence[Submitted]) -> Known | None:
+    with contextlib.suppress(UserError):  # a controller that is busy or restarts
+        return jobs.look(submitted)
+    return None
 
 
 def _can_start(state: State) -> bool:

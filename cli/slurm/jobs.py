@@ -30,7 +30,7 @@ _STATES = {"finished": "COMPLETED", "cancelled": "CANCELLED", "node failure": "N
 def look(submitted: Iterable[Submitted]) -> list[tuple[Submitted, State]]:
     """Each run with the state of its job; of one that SLURM has forgotten, what its folder has kept."""
     submitted = tuple(submitted)
-    known = {job: control.states(job) for job in {run.job for run in submitted} if job is not None}
+    known = control.known({run.job for run in submitted if run.job is not None})
     return [(run, state_of(run, known.get(run.job or "", ()))) for run in submitted]
 
 
@@ -67,7 +67,10 @@ def exit_code(run: Submitted, state: State) -> int:
 
 
 def _tasks(state: State) -> set[str]:
-    return set(notation.tasks(state.task)) if state.task else set()
+    try:
+        return set(notation.tasks(state.task)) if state.task else set()
+    except ValueError:  # not an array of ddl submit
+        return set()
 
 
 def _recalled(run: Submitted) -> State:

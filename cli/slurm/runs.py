@@ -34,7 +34,7 @@ class Submitted:
     @property
     def id(self) -> str:
         """What squeue calls it."""
-        return f"{self.job}" if self.task is None else f"{self.job}_{self.task}"
+        return "_".join(filter(None, (self.job, self.task)))
 
 
 def record(runs: Sequence[Submitted]) -> None:

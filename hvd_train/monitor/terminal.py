@@ -9,6 +9,7 @@ from rich.table import Table
 
 from hvd_train import display
 from hvd_train.monitor.base import Record, Sink
+from hvd_train.names import printable
 
 _PRIVACY = [
     ("epsilon", "epsilon against outsiders, who see the models"),
@@ -76,7 +77,7 @@ def _table(summary: Record) -> Table:
         "ranks, engine, strategy": f"{summary['world_size']}, {summary['engine']}, {summary['strategy']}",
         "MB sent by rank 0": f"{summary['bytes_sent'] / 1e6:,.1f}",
         "seconds by phase": seconds,
-        "run folder": display.printable(summary["folder"]),
+        "run folder": printable(summary["folder"]),
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -44,9 +44,13 @@ class FakeSlurm:
         call = f'echo sbatch "$@" >> {self._folder}/calls; env > {self._folder}/environment'
         self._program("sbatch", f'{call}\n[ "$1" = --test-only ] && exit 0\n{_print(answer)}')
 
-    def refuses(self, said: str) -> None:
-        """What sbatch says to every request."""
-        self._program("sbatch", f"echo '{GREETING}' >&2; echo '{said}' >&2; exit 1")
+    def submits_never(self) -> None:
+        """sbatch checks a request, and does not answer when it is to submit."""
+        self._program("sbatch", '[ "$1" = --test-only ] && exit 0; exec sleep 5')
+
+    def fails(self, program: str, said: str) -> None:
+        """`program` says that and fails."""
+        self._program(program, f"echo '{GREETING}' >&2; echo '{said}' >&2; exit 1")
 
     @property
     def calls(self) -> list[str]:

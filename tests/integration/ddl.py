@@ -24,6 +24,19 @@ optimizer: {name: SGD, lr: 0.05, momentum: 0.9}
 train: {epochs: 2, precision: fp64}
 """
 
+LONG = """\
+import torch
+
+class Model(torch.nn.Linear):
+    def __init__(self, weights):
+        assert len(weights) == 25_000
+        super().__init__(64, 10)
+
+    def forward(self, x):
+        return super().forward(x.flatten(1))
+"""
+"""The module `long`, for `long_yaml`."""
+
 
 FALTERS = """\
 import os, time
@@ -71,6 +84,12 @@ def heavy(arguments: list[str]) -> str:
         [sys.executable, "-c", text, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return done.stderr.strip().splitlines()[-1]
+
+
+def long_yaml() -> str:
+    """A model file of 300 KB: more than a word of a command line can have."""
+    values = [round(i / 7, 9) for i in range(25_000)]
+    return SMALL.replace("{name: mlp, hidden: [32]}", f"{{target: 'long:Model', args: {{weights: {values}}}}}")
 
 
 def falters(what: str) -> str:

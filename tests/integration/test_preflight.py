@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.hosts import Done, Hosts, complaints
-from tests.integration.ddl import SMALL, summary
+from tests.integration.ddl import ROOT, long_yaml, summary
 
 SCRIPT = "print('never')\n"
 
@@ -22,8 +22,9 @@ def cluster(hosts: Hosts) -> Hosts:
 
 
 def run(hosts: Hosts, *arguments: str | Path) -> Done:
-    command = [sys.executable, "-m", "cli", "run", "--hostfile", hosts.hostfile(3, 1), *arguments]
-    return hosts.run("n1", command, cwd=hosts.folder / "work")
+    """In a folder of the hosts: entering one ends in its root."""
+    start = ["env", "--chdir", hosts.folder / "work", sys.executable, "-m", "cli", "run"]
+    return hosts.run("n1", [*start, "--hostfile", hosts.hostfile(3, 1), *arguments])
 
 
 def test_what_is_wrong_is_a_table_and_nothing_starts(cluster: Hosts) -> None:
@@ -62,10 +63,14 @@ def test_another_script_or_no_data_on_a_host(cluster: Hosts) -> None:
 
 
 def test_hosts_that_share_no_files_run_and_log_locally(cluster: Hosts) -> None:
+    """Nor has one of them the configuration, which is too long for a command line."""
     work = cluster.folder / "work"
-    (work / "model.yaml").write_text(SMALL)
+    (work / "model.yaml").write_text(long_yaml())
     for name in ("n2", "n3"):
         cluster.run(name, ["mount", "-t", "tmpfs", "tmpfs", work])
+    for name in cluster.names:
+        module = f"from tests.integration.ddl import LONG; open('{work}/long.py', 'w').write(LONG)"
+        cluster.run(name, [sys.executable, "-c", module], cwd=ROOT)
     done = run(cluster, "--output", work / "out", work / "model.yaml")
     assert (done.returncode, complaints(done)) == (0, []), done.stderr
     assert summary(work / "out")["world_size"] == 3
@@ -84,7 +89,7 @@ def test_a_bridge_with_one_address_on_every_host_is_not_used(cluster: Hosts) -> 
         cluster.run(name, ["ip", "link", "set", "docker0", "up"])
     script = cluster.folder / "work" / "sum.py"
     script.write_text("from mpi4py import MPI\nprint('sum', MPI.COMM_WORLD.allreduce(1), flush=True)\n")
-    done = run(cluster, "--timeout", "30", script)
+    done = run(cluster, "--timeout", "30", "--tee", "all", script)
     assert (done.returncode, done.stdout.count("sum 3")) == (0, 3), done.stderr
     wrong = run(cluster, "--iface", "docker0", script)
     assert wrong.returncode == 2

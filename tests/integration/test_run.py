@@ -16,7 +16,20 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.integration.ddl import DIGITS, ROOT, SMALL, alive, ddl, falters, ranks, start, summary, wait_for
+from tests.integration.ddl import (
+    DIGITS,
+    LONG,
+    ROOT,
+    SMALL,
+    alive,
+    ddl,
+    falters,
+    long_yaml,
+    ranks,
+    start,
+    summary,
+    wait_for,
+)  # fmt: skip
 from tests.integration.parts import needs
 
 ENDLESS = ["train.epochs=100000", "checkpoint.every=100000000", "train.eval_every=1000000"]
@@ -89,7 +102,8 @@ def test_a_run_folder_has_everything(model: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out dir"
     assert {p.name for p in out.iterdir()} == {
-        "config.json", "data.json", "command.txt", "metrics.jsonl", "tensorboard", "checkpoints", "logs", "summary.json",
+        "config.json", "data.json", "command.txt", "metrics.jsonl", "progress.json", "tensorboard", "checkpoints", "logs",
+        "summary.json",
     }  # fmt: skip
     assert json.loads((out / "data.json").read_text())["outputs"] == 10
     config = json.loads((out / "config.json").read_text())
@@ -123,12 +137,15 @@ def test_the_measured_size_of_buckets_is_recorded(model: Path, tmp_path: Path) -
 
 
 def test_the_printed_command_can_be_pasted(model: Path, tmp_path: Path) -> None:
+    """Also one with a list of 300 KB, which no shell and no launcher takes in one word."""
     needs("mpirun")
-    arguments = ["run", "--np", "2", "--output", "it's; a $HOME", "-x", "NOTE=a 'b' $c", model, "train.epochs=1"]
+    (tmp_path / "long.py").write_text(LONG)
+    model.write_text(long_yaml())
+    arguments = ["run", "--np", "2", "--output", "it's; a $HOME", "-x", "NOTE=a 'b' $c", model, "train={steps: 2}"]
     printed = ddl(*arguments, "--dry-run", cwd=tmp_path)
-    assert printed.returncode == 0
+    assert printed.returncode == 0, printed.stderr
     assert not (tmp_path / "it's; a $HOME").exists()
-    pasted = subprocess.run(["bash", "-c", printed.stdout], cwd=tmp_path, capture_output=True, text=True, check=False)
+    pasted = subprocess.run(["bash"], input=printed.stdout, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert pasted.returncode == 0, pasted.stderr
     assert summary(tmp_path / "it's; a $HOME")["world_size"] == 2
 
@@ -203,6 +220,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_75(
     assert job.returncode == 75, errors
     out = summary(tmp_path / "out")
     assert out["ended"].startswith("stopped by a signal after step")
+    assert out["steps_per_second"] > 0
     assert [p.name for p in (tmp_path / "out" / "checkpoints").iterdir()] == [f"step-{out['steps']:08d}"]
 
 
@@ -294,6 +312,7 @@ def test_a_rank_that_raises_ends_the_job_and_its_traceback_comes_last(engine: st
     assert "mine.py" in tail
     record = json.loads((tmp_path / "out" / "errors" / "rank-1.json").read_text())
     assert record["message"] == "ValueError: seven is enough"
+    assert "ValueError: seven is enough" in (tmp_path / "out" / "logs" / "rank-1.log").read_text()
     assert "MPI_ABORT" not in tail, "the launcher's own words belong nowhere near"
     assert "-----" not in tail
 
@@ -334,16 +353,28 @@ def test_a_script_and_a_module_run_on_every_rank(tmp_path: Path) -> None:
         assert (summary(out)["ended"], summary(out)["world_size"]) == ("finished", 2)
         assert ("has what each rank prints" in done.stderr) == (tee == "1")
     assert not (tmp_path / "runs").exists()
+    (row,) = json.loads(ddl("results", "out all", "--json", cwd=tmp_path).stdout)
+    assert (row["ended"], row["seconds"] > 0) == ("finished", True)
 
 
 def test_a_script_that_fails_on_one_rank_ends_the_job(tmp_path: Path) -> None:
     needs("mpirun")
     text = "from mpi4py import MPI\nw = MPI.COMM_WORLD\nif w.rank == 1:\n    raise KeyError('lost')\nw.Barrier()\n"
     (tmp_path / "bad.py").write_text(text)
-    done = ddl("run", "--np", "2", "bad.py", cwd=tmp_path, timeout=30)
+    done = ddl("run", "--np", "2", "bad.py", cwd=tmp_path, timeout=60)
     assert done.returncode == 1
-    assert "the first failure: rank 1 on" in done.stderr
+    trace = f'Traceback (most recent call last):\n  File "{tmp_path}/bad.py", line 4, in <module>\n'
+    assert re.search(rf"the first failure: rank 1 on \S+:\n{re.escape(trace)}", done.stderr), done.stderr
     assert "KeyError: 'lost'" in done.stderr
+    (out,) = (tmp_path / "runs").iterdir()
+    assert f"ddl: see {out}" in done.stderr
+    assert (out / "logs" / "rank-1.log").read_text().startswith(trace)
+    assert json.loads((out / "errors" / "rank-1.json").read_text())["message"] == "KeyError: 'lost'"
+    assert (summary(out)["ended"], summary(out)["exit_code"]) == ("failure (exit code 1)", 1)
+    refused = ddl("run", "--resume", "latest", "bad.py", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("ddl: --resume is for YAML files; a script reads its own checkpoints")
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 STOPS_AT_EXIT = """\

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import safetensors.torch
 import torch
 
 from hvd_train import internal
-from tests.cluster.hosts import Done, wait_until
+from tests.cluster.hosts import PATH, Done, wait_until
 from tests.cluster.slurm import Slurm
 from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
 from tests.integration.parts import needs
@@ -102,7 +104,7 @@ def test_every_engine_and_launcher_trains_as_mpirun_does_here(site: Site, tmp_pa
     assert done.returncode == 0, done.stderr
     wanted = parameters(tmp_path / "here")
     for engine, launcher in ways:
-        how = ["--engine", engine, "--launcher", launcher]
+        how = ["--engine", engine, "--launcher", launcher, "--iface", "eth0"]
         site.submit(f"{engine}-{launcher}", *TWO_BY_TWO, *how, *told)
     for engine, launcher in ways:
         name = f"{engine}-{launcher}"
@@ -140,9 +142,9 @@ slurm: {notice: 45}
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(420)
 def test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing(site: Site) -> None:
-    """One job is stopped in four ways; it ends bit by bit as one that nobody disturbed."""
+    """One job is stopped in five ways; it ends bit by bit as one that nobody disturbed."""
     (site.home / "slow.py").write_text(SLOW)
     (site.home / "slow.yaml").write_text(SLOWLY)
     site.submit("calm", *ONE_BY_TWO, "slow.yaml")
@@ -152,25 +154,31 @@ def test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing(site: Site)
     disturbances = {
         "preemption": ["scancel", "--full", "--signal=USR1", job],
         "requeued": ["scontrol", "requeue", job],
-        "node failure": [],
+        "node failure": lambda: site.slurm.lose("n2"),
+        "node failure at once": lambda: [process.kill() for process in site.slurm.hosts.processes("n2")],
         "time limit": ["scontrol", "update", f"JobId={job}", "TimeLimit=1"],
     }
-    for count, (cause, command) in enumerate(disturbances.items(), 1):
+    for count, (cause, disturb) in enumerate(disturbances.items(), 1):
         _wait_for_steps(site, "stormy", 3)
-        if command:
-            assert site.slurm.run(command).returncode == 0
+        if count > 1:  # what a rank of the attempt before does when its node comes back
+            site.slurm.run(["scancel", f"{job}.{count - 2}"])
+            _wait_for_steps(site, "stormy", 1)
+        if callable(disturb):
+            disturb()
         else:
-            site.slurm.lose("n2")
+            assert site.slurm.run(disturb).returncode == 0
         attempt = site.wait("stormy", count)[-1]
-        assert (attempt["cause"], attempt["exit_code"]) == (cause, 69 if "node" in cause else 75), site.log("stormy")
-        if not command:
+        lost = cause.startswith("node failure")
+        expected = ("node failure", 69) if lost else (cause, 75)
+        assert (attempt["cause"], attempt["exit_code"]) == expected, site.log("stormy")
+        if lost:
             site.slurm.restore("n2")
     (site.home / "slowly").unlink()
     assert site.slurm.run(["scontrol", "update", f"JobId={job}", "TimeLimit=10"]).returncode == 0
-    assert site.wait("stormy", 5)[-1]["cause"] == "finished"
+    assert site.wait("stormy", 6)[-1]["cause"] == "finished"
     out = summary(site.home / "stormy")
     assert (out["ended"], out["steps"]) == ("length", summary(site.home / "calm")["steps"])
-    assert (out["slurm"]["requeues"], out["slurm"]["restarts"]) == (2, 4)
+    assert (out["slurm"]["requeues"], out["slurm"]["restarts"]) == (3, 5)
     wanted, found = parameters(site.home / "calm"), parameters(site.home / "stormy")
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
     steps = [json.loads(line)["step"] for line in (site.home / "stormy" / "metrics.jsonl").read_text().splitlines()]
@@ -219,6 +227,12 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert (waiting["job"], waiting["state"], waiting["why"]) == (behind, "PENDING", "Dependency")
     assert (running["run"], running["job"], running["state"], running["nodes"]) == ("runs/long", job, "RUNNING", "n1")
     assert running["step"] >= 5
+    shown = site.ddl("stack", "runs/long")
+    assert shown.returncode == 0, shown.stderr
+    first, *lines = shown.stdout.splitlines()
+    assert re.fullmatch(r"rank 0 on n1, process \d+", first)
+    assert any("trainer.py" in line for line in lines)
+    assert not any("heartbeat.py" in line for line in lines)
     assert site.ddl("cancel", "runs").stderr.startswith("ddl: runs has 2 jobs that go on:\n")
     assert site.ddl("cancel", "runs/behind").stdout == f"{behind}: cancelled\n"
     assert site.stands("runs/behind") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
@@ -230,11 +244,50 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert "CANCELLED" in site.ddl("status", "runs/long").stdout
     script = site.home / "runs" / "long" / "job.sh"
     script.write_text(script.read_text().replace("train.epochs=100000", "train.epochs=1"))
-    done = site.run("sbatch", "--parsable", "--wait", script, timeout=SECONDS)
-    assert done.returncode == 0, site.log("runs/long")
-    assert site.attempts("runs/long")[-1]["cause"] == "finished"
+    done = site.run("sbatch", "--parsable", script)
+    assert done.returncode == 0, done.stderr
+    assert site.wait("runs/long", 2)[-1]["cause"] == "finished", site.log("runs/long")
     (stands,) = json.loads(site.ddl("status", "runs/long", "--json").stdout)
     assert stands["job"] == done.stdout.strip() != job
+
+
+PROGRAMS = "ddl|salloc|srun|sbatch|scancel|scontrol"
+NOT_RUN = {
+    "srun --nodes 2 --ntasks-per-node 2 --pty bash": "opens a shell; test_slurm.py runs ddl in such a step",
+    "ddl results RUN": "stands above with a folder",
+    "sbatch --test-only": "test_an_impossible_request_is_refused_and_leaves_nothing",
+    "scancel --signal=USR1": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
+    "scancel --full": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
+    "scontrol requeue": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
+    "scontrol update JobId=J StartTime=now": "names a job of the reader's",
+    "srun --mpi=...": "test_every_engine_and_launcher_trains_as_mpirun_does_here",
+    "srun --mpi=list": "test_every_engine_and_launcher_trains_as_mpirun_does_here",
+}
+
+
+def documented() -> list[str]:
+    """The commands of docs/slurm.md and those of README.md that are about SLURM, without their comments."""
+    page, readme = ((ROOT / path).read_text() for path in ("docs/slurm.md", "README.md"))
+    lines = re.findall(rf"^    ((?:{PROGRAMS}) .*)$", page, re.MULTILINE)
+    lines += re.findall(r"^    (ddl (?:submit|status|results|cancel)\b.*)$", readme, re.MULTILINE)
+    inline = re.findall(rf"`((?:ddl \w+|{PROGRAMS}) [^`]+)`", page)
+    inline = [words for words in inline if len(words.split()) > 1 + words.startswith("ddl ")]
+    return [re.sub(r"\s+#.*", "", line) for line in (*lines, *inline)]
+
+
+@pytest.mark.timeout(300)
+def test_every_command_of_the_documentation_runs_as_it_is_written(site: Site) -> None:
+    commands = documented()
+    assert set(NOT_RUN) <= set(commands)
+    assert len(commands) - len(NOT_RUN) >= 10
+    short = SMALL.replace("epochs: 2", "epochs: 1")
+    (site.home / "model.yaml").write_text(f"{short}slurm: {{profile: lab}}\n")
+    (site.home / "train.py").write_text("import sys; assert sys.argv[1:] == ['--epochs', '3']")
+    path = f"PATH={Path(sys.executable).parent}:{PATH}"
+    for command in commands:
+        if command not in NOT_RUN:
+            done = site.run("env", path, "bash", "-c", command, timeout=SECONDS)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
 SAYS = """\
@@ -324,14 +377,14 @@ print("rank", c.rank, "of", c.size, "on", MPI.Get_processor_name(), os.environ["
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
 def test_an_allocation_with_unequal_nodes_gives_its_ranks_and_their_threads(launcher: str, site: Site) -> None:
     (site.home / "say.py").write_text(SAY)
-    launch = [*internal.argv("cli"), "run", "--tee", "all", "--launcher", launcher, "say.py"]
-    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch)
+    launch = [*internal.argv("cli"), "run", "--tee", "all", "--launcher", launcher]
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "say.py")
     assert done.returncode == 0, done.stderr
-    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
-    assert shown == [f"rank {rank} of 3 on {node} 1" for rank, node in enumerate(("n1", "n1", "n2"))]
-    done = site.run("salloc", "--quiet", "--nodes=2", "--cpus-per-task=2", *launch)
-    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
-    assert shown == ["rank 0 of 2 on n1 2", "rank 1 of 2 on n2 2"]
-    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "--np", "4")
+    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("["))
+    assert shown == [f"[{rank}] rank {rank} of 3 on {node} 1" for rank, node in enumerate(("n1", "n1", "n2"))]
+    done = site.run("salloc", "--quiet", "--nodes=2", "--cpus-per-task=2", *launch, "say.py")
+    shown = sorted(line for line in done.stdout.splitlines() if line.startswith("["))
+    assert shown == ["[0] rank 0 of 2 on n1 2", "[1] rank 1 of 2 on n2 2"]
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "--np", "4", "say.py")
     assert done.returncode == 2
     assert "4 ranks need 4 tasks and job" in done.stderr

@@ -399,12 +399,12 @@ def started(world_size: int) -> Watchdog:
 
 def test_a_loss_that_the_run_reports_is_no_failure_and_the_next_one_is_seen() -> None:
     watchdog = started(3)
-    watchdog.end("a", 102, 1.0)
+    watchdog.end("m", 102, 1.0)
     assert not watchdog.unreported(4.0, 4.0)
     assert watchdog.unreported(5.5, 4.0)
     watchdog.hear({"event": "lost", "rank": 0, "host": "a", "machine": "m", "pid": 100, "lost": 2}, 5.5)
     assert watchdog.gone(5.5) is None
-    watchdog.end("a", 101, 6.0)
+    watchdog.end("m", 101, 6.0)
     gone = watchdog.gone(6.0)
     assert gone is not None
     assert gone.rank is not None

@@ -57,7 +57,7 @@ def config(text: str, *overrides: str) -> Config:
         ("model: {hidden: [3]}\ndata: digits", "m.yaml:1: model.name: is missing"),
         ("model: {name: mlp, hiden: [3]}\ndata: digits", "m.yaml:1: model.hiden: unknown key; did you mean 'hidden'?"),
         ("model: {name: mlp, hidden: [a]}\ndata: digits", "m.yaml:1: model.hidden.0: expected an integer, got 'a'"),
-        (MINIMAL + "optimizer: adamw", "m.yaml:3: optimizer.name: no 'adamw' here; did you mean 'AdamW'?"),
+        (MINIMAL + "optimizer: adamww", "m.yaml:3: optimizer.name: no 'adamww' here; did you mean 'AdamW'?"),
         (MINIMAL + "optimizer: {name: SGD, betas: [1, 2]}", "m.yaml:3: optimizer.betas: unknown key"),
         (MINIMAL + "optimizer: {lr: fast}", "m.yaml:3: optimizer.lr: expected a number, got 'fast'"),
         (

@@ -132,6 +132,15 @@ MPIRUN_LINES = [
     ("intel", FOUR, VARIABLES, "-n 2 -ppn 2 -hosts localhost -genv A '1, 2'"),
     (
         "openmpi5",
+        ALLOCATED,
+        JOB,
+        "--np 2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace --mca mpi_yield_when_idle 1",
+    ),
+    ("openmpi5", ONE_NODE, JOB, "--np 2 --bind-to none --mca osc '^ucx'"),
+    ("openmpi5", NARROW, JOB, "--np 2 --bind-to none --mca osc '^ucx'"),
+    ("openmpi5", NARROW, HOROVOD, "--np 2 --bind-to none --mca osc '^ucx' --mca mpi_yield_when_idle 1"),
+    (
+        "openmpi5",
         FOUR,
         FAR,
         "--np 4 --host n1:2,n2:2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace "
@@ -141,21 +150,11 @@ MPIRUN_LINES = [
         "openmpi4",
         FOUR,
         FAR,
-        "--np 4 --host n1:2,n2:2 --bind-to none --mca mpi_yield_when_idle 1 "
-        f"--mca plm_rsh_args '-p 2222 {KEEPALIVE[1:]} -x A=1 -x B "
-        "--report-bindings 'a b'",
+        "--np 4 --host n1:2,n2:2 --bind-to none --mca mpi_yield_when_idle 1 --mca plm_rsh_args "
+        f"'-p 2222 {KEEPALIVE[1:]} -x A=1 -x B --report-bindings 'a b'",
     ),
     ("mpich", FOUR, FAR, "-n 4 -hosts n1:2,n2:2 -bind-to none -genv A 1 --report-bindings 'a b'"),
     ("intel", FOUR, FAR, "-n 4 -ppn 2 -hosts n1,n2 -genv A 1 --report-bindings 'a b'"),
-    (
-        "openmpi5",
-        ALLOCATED,
-        JOB,
-        "--np 2 --bind-to none --mca osc '^ucx' --mca btl_tcp_flags send,inplace --mca mpi_yield_when_idle 1",
-    ),
-    ("openmpi5", ONE_NODE, JOB, "--np 2 --bind-to none --mca osc '^ucx'"),
-    ("openmpi5", NARROW, JOB, "--np 2 --bind-to none --mca osc '^ucx'"),
-    ("openmpi5", NARROW, HOROVOD, "--np 2 --bind-to none --mca osc '^ucx' --mca mpi_yield_when_idle 1"),
     ("mpich", ALLOCATED, JOB, "-n 2 -bind-to none"),
     ("intel", ALLOCATED, JOB, "-n 2"),
 ]

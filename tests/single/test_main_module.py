@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hvd_train import events, script_options
+from hvd_train import events, internal, script_options
 from hvd_train.script_options import Options
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ class Thing:
     pass
 
 print(json.dumps({
-    "path": sys.path[0], "argv": sys.argv, "file": __file__, "name": __name__, "package": __package__,
+    "path": sys.path, "argv": sys.argv, "file": __file__, "name": __name__, "package": __package__,
     "spec": __spec__ and __spec__.name, "loader": type(__loader__).__name__, "cached": __cached__, "doc": __doc__,
     "main": sys.modules["__main__"].__dict__ is globals() and __main__.Thing is Thing, "beside": NAME,
     "pickled": type(pickle.loads(pickle.dumps(Thing()))) is Thing, "builtins": __builtins__.__name__,
@@ -75,7 +75,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("way", WAYS, ids=" ".join)
 def test_a_program_finds_what_python_gives_it(way: list[str], here: Path) -> None:
     words = [word.format(here=here) for word in way]
-    expected, found = run(words, here), run(["-m", "hvd_train", "--script", *words], here)
+    expected, found = run(words, here), run([internal.PROGRAM, "hvd_train", "--script", *words], here)
     assert expected.returncode == found.returncode == 0, found.stderr
     assert json.loads(found.stdout) == json.loads(expected.stdout)
 
@@ -95,6 +95,7 @@ ENDS = {
     "spawn": "print(multiprocessing.get_context('spawn').Pool(1).map(twice, [4]))",
     "fork": "print(multiprocessing.get_context('fork').Pool(1).map(twice, [5]))",
     "a child that exits": "pid = os.fork(); sys.exit(4) if not pid else print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",
+    "waits for all": "os.fork() or os._exit(0); os.wait()\n    try: os.wait()\n    except ChildProcessError: print('alone')",
     "a hook": "sys.excepthook = lambda kind, error, trace: print('hooked', error); raise KeyError(1)",
     "raises": "raise ValueError('why')",
 }
@@ -107,7 +108,7 @@ def test_a_program_ends_as_under_python(way: str, here: Path) -> None:
     (here / "ends.py").write_text(text)
     file = str(here / "ends.py")
     expected = run([file], here)
-    found = run(["-m", "hvd_train", "--script", f"--output={here}/out", file], here)
+    found = run([internal.PROGRAM, "hvd_train", "--script", f"--output={here}/out", file], here)
     log = (here / "out/logs/rank-0.log").read_text()
     said = events.split(found.stderr.encode())[1].decode()
     assert (found.returncode, found.stdout, said) == (expected.returncode, expected.stdout, expected.stderr)

@@ -6,14 +6,15 @@ import json
 import os
 import pty
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from cli import run_folder
 from cli.main import app
-from cli.slurm import follow, reasons, runs
-from cli.slurm.control import environment
+from cli.slurm import control, follow, jobs, reasons, runs
+from cli.slurm.control import State, environment
 from cli.slurm.runs import Submitted
 from hvd_train.errors import UserError
 from tests.cluster.fake_slurm import FakeSlurm, shown
@@ -68,7 +69,7 @@ def test_runs_that_are_submitted_in_one_second_get_a_folder_each_and_a_refused_o
     ddl("submit", "m.yaml")
     ddl("submit", "m.yaml")
     assert "runs/m-20260101-000000-2/slurm-%j.log" in script(f"runs/m-{NOW}-2")
-    slurm.refuses("sbatch: error: Batch job submission failed: Invalid partition name specified")
+    slurm.fails("sbatch", "sbatch: error: Batch job submission failed: Invalid partition name specified")
     with pytest.raises(UserError) as caught:
         ddl("submit", "m.yaml")
     assert (
@@ -81,9 +82,45 @@ def test_runs_that_are_submitted_in_one_second_get_a_folder_each_and_a_refused_o
 
 
 def test_a_slurm_that_does_not_answer_is_no_refusal_of_the_job(slurm: FakeSlurm) -> None:
-    slurm.refuses("sbatch: fatal: Could not establish a configuration source")
+    slurm.fails("sbatch", "sbatch: fatal: Could not establish a configuration source")
     with pytest.raises(UserError, match=r"^sbatch: fatal: Could not establish"):
         ddl("submit", "m.yaml")
+
+
+def test_a_submission_without_an_answer_keeps_its_folder(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "SECONDS", 0.2)
+    slurm.submits_never()
+    with pytest.raises(UserError, match=r"sbatch does not answer within 0\.2 s.*The job may be in the queue .*stays"):
+        ddl("submit", "m.yaml")
+    assert script()
+
+
+def test_a_job_that_is_submitted_is_so_whatever_scontrol_says(
+    slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm.fails("scontrol", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+    ddl("submit", "--iface", "ib0", "m.yaml")
+    assert capsys.readouterr().out == "4711\n"
+    assert "run --iface ib0 --output" in script()
+    with pytest.raises(UserError, match="scontrol: slurm_load_jobs error: Unable to contact"):
+        ddl("status")
+
+
+def test_a_wait_outlasts_a_controller_that_restarts(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_jobs()
+    slurm.fails("scontrol", "Unable to contact slurm controller (connect failure)")
+    then = iter([shown("12", "RUNNING"), shown("12", "FAILED", code="3:0"), None])
+    look = jobs.look
+
+    def once(submitted: Sequence[Submitted]) -> list[tuple[Submitted, State]]:
+        try:
+            return look(submitted)
+        finally:
+            slurm.shows(next(then))
+
+    monkeypatch.setattr(jobs, "look", once)
+    monkeypatch.setattr(follow, "SECONDS", (0.01, 0.01))
+    assert follow.follow(Path("runs/12")) == 3
 
 
 def test_scripts_and_modules_have_run_folders_and_their_own_words(slurm: FakeSlurm) -> None:
@@ -109,7 +146,7 @@ def test_scripts_and_modules_have_run_folders_and_their_own_words(slurm: FakeSlu
         (["--profile", "labb", "m.yaml"], "--profile: no profile 'labb' in"),
         (["--sweep", "a=1", "train.py"], "--sweep sets fields of a YAML file"),
         (["none.py"], "none.py: no such file; expected a Python script"),
-        ([], "'': expected a YAML file (.yaml), a Python script (.py) or -m MODULE"),
+        ([], "nothing to submit; expected a YAML file (.yaml), a Python script (.py) or -m MODULE"),
     ],
 )  # fmt: skip
 def test_what_is_refused_leaves_nothing(words: list[str], said: str, slurm: FakeSlurm) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cli.slurm import end, follow, jobs, runs, tables
+from cli.slurm import end, follow, jobs, nodes, runs, tables
 from cli.slurm.control import State, parse
 from cli.slurm.end import End, cause_of, words_of_slurm
 from cli.slurm.runs import Submitted
@@ -68,8 +68,9 @@ def test_causes_and_exit_codes(code: int, words: str | None, left: int | None, c
 class Slurm:
     """Stands for SLURM: a job with an hour left, which hears that it is requeued."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, lost: tuple[str, ...] = ()) -> None:
         self.requeued: list[str] = []
+        monkeypatch.setattr(end.nodes, "lost", lambda: lost)
         monkeypatch.setenv("SLURM_JOB_ID", "12")
         monkeypatch.setattr(end.control, "requeue", self.requeued.append)
         monkeypatch.setattr(
@@ -106,6 +107,35 @@ def test_what_is_no_stop_is_not_queued_again(
     assert ended(tmp_path, code) == code
     assert slurm.requeued == []
     assert runs.summary(tmp_path)["ended"] == ended_as
+
+
+def test_a_job_that_lost_a_node_is_queued_again_before_slurm_notices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm = Slurm(monkeypatch, lost=("n2", "n3"))
+    assert [ended(tmp_path, 1) for _ in range(3)] == [69, 69, 69]
+    assert slurm.requeued == ["12", "12"]
+    assert {attempt["cause"] for attempt in runs.attempts(tmp_path)} == {"node failure"}
+    assert "job 12: node failure, exit code 69; SLURM does not reach n2, n3; it goes on" in capsys.readouterr().err
+    assert ended(tmp_path, 3) == 3, "a run that says itself why it failed is believed"
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("srun: error: Task launch for StepId=1.0 failed on node n2: Communication connection failure\n" * 2, ("n2",)),
+        (
+            "srun: error: Task launch for StepId=1.0 failed on node n7: Socket timed out on send/recv operation\n",
+            ("n7",),
+        ),
+        ("srun: error: Node failure on c1-4\nsrun: error: Node failure on c2-4\n", ("c1-4", "c2-4")),
+        ("srun: error: Task launch for StepId=1.0 failed on node n2: Invalid job credential\n", ()),
+        ("srun: error: Application launch failed: Communication connection failure\nsrun: Job step aborted\n", ()),
+        ("", ()),
+    ],
+)
+def test_nodes_that_slurm_does_not_reach(words: str, names: tuple[str, ...]) -> None:
+    assert nodes.named(words) == names
 
 
 def test_a_job_that_was_cancelled_is_not_queued_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
