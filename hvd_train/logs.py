@@ -115,7 +115,7 @@ def _start(words: list[str], descriptors: list[int]) -> None:
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        subprocess.run(
+        subprocess.run(  # the shell reads no word of the command: it gets them as parameters, and leaves
             ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-I", "-S", pump.__file__, *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             pass_fds=descriptors, start_new_session=True, check=True,

@@ -89,7 +89,7 @@ ENDS = {
     "true": "sys.exit(True)",
     "atexit": "atexit.register(print, 'first'); atexit.register(print, 'second')",
     "atexit and words": "atexit.register(print, 'last'); sys.exit('no')",
-    "os._exit": "print('said'); os._exit(7)",
+    "os._exit": "print('said', flush=True); os._exit(7)",
     "a thread": "t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join(); print('on')",
     "a thread that goes on": "threading.Thread(target=lambda: (time.sleep(0.2), print('late'))).start()",
     "spawn": "print(multiprocessing.get_context('spawn').Pool(1).map(twice, [4]))",
