@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -49,13 +50,16 @@ def run(
     refused = {
         "min_num_proc": min_num_proc or min_np, "max_num_proc": max_num_proc or max_np, "slots": slots,
         "reset_limit": reset_limit, "cooldown_range": cooldown_range, "host_discovery_script": host_discovery_script,
-        "ssh_port": ssh_port, "ssh_identity_file": ssh_identity_file, "output_filename": output_filename,
-        "mpi_args": mpi_args, "executable": executable,
+        "output_filename": output_filename, "executable": executable,
     }  # fmt: skip
     _check({name for name, value in refused.items() if value}, hosts and hostfile, use_gloo and use_mpi)
     interfaces = list(network_interfaces or (network_interface or "").split(","))
     file = os.path.abspath(hostfile) if hostfile else None
-    options = {"--hosts": hosts, "--hostfile": file, "--iface": interfaces[0]}
+    ssh = [word for pair in (("-p", ssh_port), ("-i", ssh_identity_file)) if pair[1] for word in map(str, pair)]
+    options = {
+        "--hosts": hosts, "--hostfile": file, "--iface": interfaces[0], "--ssh-args": shlex.join(ssh),
+        "--launcher-args": mpi_args,
+    }  # fmt: skip
     command = internal.argv("cli", "run", "--np", str(num_proc if np is None else np), "--engine", "mpi")
     command += [word for option, value in options.items() if value for word in (option, str(value))]
     command += ["--output", os.devnull, "--tee", "all"]

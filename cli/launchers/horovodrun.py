@@ -19,6 +19,9 @@ from cli.placement import Placement, place
 from hvd_train import words
 from hvd_train.errors import UserError
 
+_LEFT_OUT = ("CUDA_VISIBLE_DEVICES",)
+"""Variables of this shell that horovodrun does not hand to other hosts."""
+
 
 @dataclass(frozen=True)
 class Horovodrun:
@@ -125,6 +128,7 @@ def _mpi(job: Job, placement: Placement, flavor: Flavor) -> list[str]:
         *_openmpi.flags(placement, flavor.version),
         *([] if job.ssh and flavor.version < (5,) else _openmpi.ssh(job, placement, flavor.version)),
         *_openmpi.control(job, flavor.version),
+        *(word for name in _LEFT_OUT if name in job.forward for word in ("-x", name)),
     ]
     found = {"--binding-args": binding, "--mpi-args": parameters}
     return ["--mpi", *(f"{option}={shlex.join(words)}" for option, words in found.items() if words)]

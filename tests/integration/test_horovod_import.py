@@ -158,6 +158,24 @@ def test_options_of_run_that_cannot_be_used_are_refused(options: dict[str, Any],
         horovod_run.run(print, **options)
 
 
+def test_words_for_ssh_and_mpirun_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked(Exception):
+        """Instead of a job."""
+
+    asked: list[list[str]] = []
+
+    def follow(command: list[str]) -> None:
+        asked.append(command)
+        raise Asked
+
+    monkeypatch.setattr(horovod_run, "_follow", follow)
+    with pytest.raises(Asked):
+        horovod_run.run(print, hosts="n1:1,n2:1", ssh_port=2222, ssh_identity_file="a key", mpi_args="--tag-output")
+    (words,) = asked
+    assert words[words.index("--ssh-args") + 1] == "-p 2222 -i 'a key'"
+    assert words[words.index("--launcher-args") + 1] == "--tag-output"
+
+
 def test_a_rank_of_several_starts_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="already one of 2 ranks"):

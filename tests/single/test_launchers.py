@@ -204,12 +204,17 @@ HOROVODRUN_LINES = [
     (
         "openmpi5",
         dataclasses.replace(
-            HOROVOD_REMOTE, ssh=("-p", "2222", "-i", "key"), words=("--verbose",), network=Network("eth0")
+            HOROVOD_REMOTE,
+            forward=("A", "CUDA_VISIBLE_DEVICES"),
+            ssh=("-p", "2222", "-i", "key"),
+            words=("--verbose",),
+            network=Network("eth0"),
         ),
         "--mpi '--binding-args=--bind-to none --map-by slot' '--mpi-args=--mca osc '\"'\"'^ucx'\"'\"' "
         "--mca btl_tcp_flags send,inplace --mca mpi_yield_when_idle 1 "
         "--prtemca plm_ssh_args '\"'\"'-p 2222 -i key -o ServerAliveInterval=5 -o ServerAliveCountMax=2'\"'\"' "
-        "--prtemca prte_if_include eth0' -np 4 -H n1:2,n2:2 --network-interfaces eth0 -p 2222 -i key --verbose",
+        "--prtemca prte_if_include eth0 -x CUDA_VISIBLE_DEVICES' "
+        "-np 4 -H n1:2,n2:2 --network-interfaces eth0 -p 2222 -i key --verbose",
     ),
     ("mpich", HOROVOD, "--mpi -np 2 -H localhost:2"),
 ]
