@@ -46,6 +46,8 @@ class Guard:
     process: subprocess.Popen[bytes]
     machine: str = ""
     tries: int = 1
+    orders: list[bytes] = field(default_factory=list)
+    """What it is told once it has answered: until then, its stdin may be that of a login shell."""
     _pending: bytes = b""
 
     def hear(self, data: bytes) -> list[int]:
@@ -53,8 +55,16 @@ class Guard:
         if not data:
             return [0] if self.machine else []
         found, _, self._pending = events.split(self._pending + data)
-        self.machine = next((e["machine"] for e in found if e["event"] == "guard"), self.machine)
+        answer = next((e for e in found if e["event"] == "guard"), None)
+        if answer and not self.machine:
+            self.machine = answer["machine"]
+            self.say(b"".join(self.orders))
         return [e["ended"] for e in found if e["event"] == "ended"]
+
+    def order(self, line: bytes) -> None:
+        self.orders.append(line)
+        if self.machine:
+            self.say(line)
 
     def say(self, line: bytes) -> None:
         assert self.process.stdin is not None
@@ -81,9 +91,8 @@ class Guards:
         self._left = list(self.hosts) if self._left is None else self._left
         calling = sum(not guard.machine and guard.process.poll() is None for guard in self.posted)
         names = [self._left.pop(0) for _ in range(min(len(self._left), max(0, ssh.LOT - calling)))]
-        new = [Guard(name, self._call(name)) for name in names]
+        new = [Guard(name, self._call(name), orders=list(self._told)) for name in names]
         self.posted += new
-        self._brief(new)
         return new
 
     def again(self, guard: Guard) -> bool:
@@ -94,7 +103,6 @@ class Guards:
         _close(guard.process)
         guard.tries += 1
         guard.process = self._call(guard.name)
-        self._brief([guard])
         return True
 
     def watch(self, machine: str, pids: Iterable[int]) -> None:
@@ -102,7 +110,7 @@ class Guards:
         line = f"watch {machine} {' '.join(map(str, pids))}\n".encode()
         self._told.append(line)
         for guard in self.posted:
-            guard.say(line)
+            guard.order(line)
 
     def signal(self, machine: str, number: int, pids: Iterable[int]) -> bool:
         """Has the guard of `machine` send a signal to processes that it looks after; whether there is such a guard."""
@@ -114,7 +122,8 @@ class Guards:
     def here(self) -> None:
         """Says that this command is there."""
         for guard in self.posted:
-            guard.say(b"\n")
+            if guard.machine:
+                guard.say(b"\n")
 
     def dismiss(self) -> None:
         """Lets them end what is left, and waits for that where they can be reached."""
@@ -129,11 +138,6 @@ class Guards:
                 guard.process.kill()
                 guard.process.wait()
             _close(guard.process)
-
-    def _brief(self, new: Iterable[Guard]) -> None:
-        for guard in new:
-            for line in self._told:
-                guard.say(line)
 
     def _call(self, name: str) -> subprocess.Popen[bytes]:
         return _start(self.client.command(name, internal.argv("cli.guard", f"{self.seconds:g}")))

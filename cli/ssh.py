@@ -7,6 +7,7 @@ Login shells differ. A program's argv travels as one word that every shell reads
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import shlex
@@ -135,8 +136,10 @@ def framed(answer: Mapping[str, Any]) -> str:
 
 def unframed(text: str) -> Any:
     """The last answer in what a program and its login shell printed; None where there is none."""
-    found = _FRAME.findall(text)
-    return json.loads(found[-1]) if found else None
+    for found in reversed(_FRAME.findall(text)):
+        with contextlib.suppress(ValueError):
+            return json.loads(found)
+    return None
 
 
 def _at_once(hosts: Sequence[str], call: Callable[[str], Answer], most: int) -> Iterable[Answer]:

@@ -18,7 +18,7 @@ from hvd_train import events
 
 ROOT = Path(__file__).parents[2]
 SSH = """\
-#!/bin/sh
+#!/bin/bash
 # A login shell on the way to the command, which is the last word.
 for word; do :; done
 {before}
@@ -74,9 +74,10 @@ def hear(sent: Guard, seconds: float = 20) -> list[int]:
         ("echo Welcome to n2", ""),
         ("printf 'n1 12 34'", "echo 77; echo bye"),
         ("printf '\\036{\\037'", ""),
+        ("read -t 1 line", ""),
         ("head -c 200000 /dev/zero | tr '\\0' x", ""),
     ],
-    ids=["silent", "banner", "numbers", "control characters", "long"],
+    ids=["silent", "banner", "numbers", "control characters", "reads stdin", "long"],
 )
 def test_what_a_login_shell_prints_is_no_answer(
     before: str, after: str, shell: Shell, process: subprocess.Popen[bytes]
@@ -103,9 +104,10 @@ def test_a_guard_that_is_dismissed_ends_what_it_looks_after(shell: Shell, proces
 
 
 def test_a_guard_that_hears_nothing_ends_what_it_looks_after(shell: Shell, process: subprocess.Popen[bytes]) -> None:
-    guards = Guards(["n2"], 0.3)
-    guards.post()
+    guards = Guards(["n2"], 2)
+    (sent,) = guards.post()
     guards.watch(events.machine(), [process.pid])
+    hear(sent)
     assert process.wait(timeout=20) == -9
     guards.dismiss()
 
