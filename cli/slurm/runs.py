@@ -91,7 +91,7 @@ def attempts(folder: Path) -> list[dict[str, Any]]:
     """How each attempt ended that lived to say so, oldest first; see `cli.slurm.end.End`."""
     path = folder / ATTEMPTS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def newest_end(folder: Path) -> dict[str, Any] | None:
@@ -139,11 +139,11 @@ def last_step(folder: Path) -> int | None:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    try:
+    """What is in `path`; None where it is missing, or only half written."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return values
+        return values
+    return None
 
 
 def _began(folder: Path) -> tuple[str, int] | None:
