@@ -309,11 +309,11 @@ def test_jobs_that_never_run_or_are_scripts_are_told_as_they_are(site: Site) -> 
     assert done.returncode == 1, done.stderr
     assert "waits (DependencyNeverSatisfied): the job that it depends on did not end as asked" in done.stderr
     site.wait("says")
-    assert site.log("says").splitlines()[-2].endswith("unset unset 1 a b") or "unset unset 1 a b" in site.log("says")
+    assert "unset unset 1 a b\n" in site.log("says")
     assert site.stands("broken") == ("FAILED", "preparation", 127, "preparation (exit code 127)")
     assert site.stands("says") == ("COMPLETED", "finished", 0, "finished")
     assert site.stands(f"runs/{folders[0]}") == ("PENDING", "JobHeldUser", None, "not yet")
-    assert "none: command not found" in site.log("broken") or "module: command not found" in site.log("broken")
+    assert "module: command not found" in site.log("broken")
     assert site.slurm.run(["scancel", "--me"]).returncode == 0
     assert site.stands(f"runs/{folders[1]}") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
     assert (site.home / "runs" / folders[1] / "state.json").exists()
