@@ -10,13 +10,16 @@ from dataclasses import dataclass
 PATTERNS = (
     # Open MPI 4 and 5
     re.compile(r"process rank (?P<rank>\d+) with PID \d+ on node (?P<host>\S+) exited on signal (?P<signal>\d+)"),
+    re.compile(r"Process name: \[\S*,(?P<rank>\d+)\] Exit code: (?P<code>[1-9]\d*)"),
     # Hydra: MPICH and Intel MPI
     re.compile(r"PID (?P<pid>\d+) RUNNING AT (?P<host>\S+).*?(?:KILLED BY SIGNAL: |\(signal )(?P<signal>\d+)"),
     # horovodrun --gloo
     re.compile(r"Process (?P<rank>\d+) exit with status code (?:-|(?=1[2-9]\d))(?P<signal>\d+)\b"),
+    re.compile(r"Process (?P<rank>\d+) exit with status code (?P<code>[1-9]\d?)\b"),
     # srun
     re.compile(
-        r"srun: error: (?P<host>\S+): task (?P<rank>\d+): (?P<word>Killed|Segmentation fault|Aborted|Terminated)"
+        r"srun: error: (?P<host>\S+): tasks? (?P<rank>\d+)[\d,-]*: "
+        r"(?:(?P<word>Killed|Segmentation fault|Aborted|Terminated)|Exited with exit code (?P<code>[1-9]\d*))"
     ),
 )
 LOST = {
@@ -32,17 +35,19 @@ WORDS = {"Killed": 9, "Segmentation fault": 11, "Aborted": 6, "Terminated": 15}
 
 @dataclass(frozen=True)
 class Death:
-    """A rank that a signal ended."""
+    """A rank that a `signal` ended, or with 0 its own exit with `code`; its `host`, if the launcher named it."""
 
     rank: int
     host: str
     signal: int
+    code: int = 0
 
     def __str__(self) -> str:
+        who = f"rank {self.rank}{f' on {self.host}' * bool(self.host)}"
+        if not self.signal:
+            return f"{who} exited with code {self.code} without a word"
         name = signal.Signals(self.signal).name
-        return (
-            f"rank {self.rank} on {self.host} was killed by signal {self.signal} ({name}){_HINTS.get(self.signal, '')}"
-        )
+        return f"{who} was killed by signal {self.signal} ({name}){_HINTS.get(self.signal, '')}"
 
 
 _HINTS = {
@@ -53,19 +58,28 @@ _HINTS = {
 
 
 def killed(text: str, ranks: Mapping[int, int], host: str, but: Collection[int] = ()) -> Death | None:
-    """The rank, `but` none of those, that `text`, a launcher's stderr, says a signal ended.
+    """The rank, `but` none of those, that `text`, a launcher's stderr, says died first.
 
-    `ranks` are rank by process id, all on `host`.
+    `ranks` are rank by process id, all on `host`. SIGTERM comes last: launchers send it to the ranks that are left.
     """
     words = " ".join(text.split())
+    found = []
     for pattern in PATTERNS:
         for match in pattern.finditer(words):
-            found = match.groupdict()
-            number = WORDS.get(found.get("word") or "", 0) or _signal(found.get("signal"))
-            rank = int(found["rank"]) if found.get("rank") else ranks.get(int(found.get("pid") or 0))
-            if rank is not None and number and rank not in but:
-                return Death(rank, found.get("host") or host, number)
-    return None
+            death = _death(match.groupdict(), ranks, host)
+            if death is not None and death.rank not in but:
+                found.append((death.signal == signal.SIGTERM, match.start(), death))
+    return min(found, key=lambda one: one[:2])[2] if found else None
+
+
+def _death(found: Mapping[str, str | None], ranks: Mapping[int, int], host: str) -> Death | None:
+    number = WORDS.get(found.get("word") or "", 0) or _signal(found.get("signal"))
+    code = int(found.get("code") or 0)
+    rank = int(found["rank"] or 0) if "rank" in found else ranks.get(int(found.get("pid") or 0))
+    if rank is None or not (number or code):
+        return None
+    here = "" if code and "host" not in found else host
+    return Death(rank, found.get("host") or here, number, code)
 
 
 def lost(text: str, launcher: str) -> list[str]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
 
 from cli import addresses
-from cli.hosts import Host
+from cli.hosts import Host, merge
 from cli.slurm import allocation
 from cli.slurm.allocation import Allocation
 
@@ -59,9 +59,20 @@ class Machine:
 
     def others(self, hosts: Iterable[Host]) -> list[Host]:
         """Those of `hosts` that are not this machine, by name or else by address."""
-        unknown = [host for host in hosts if host.name not in {"localhost", self.name, self.name.partition(".")[0]}]
+        unknown = [host for host in hosts if host.name not in self._names]
         found = self.look_up(host.name for host in unknown)
         return [host for host in unknown if not self._has_any_of(found.get(host.name, (host.name,)))]
+
+    def renamed(self, hosts: Sequence[Host]) -> tuple[Host, ...]:
+        """`hosts` as launchers know them, which look up no addresses: this machine is localhost where it goes by another name."""
+        others = {host.name for host in self.others(hosts)}
+        own = (host for host in hosts if host.name not in others)
+        local = {host.name: replace(host, name="localhost") for host in own if host.name not in self._names}
+        return merge(local.get(host.name, host) for host in hosts)
+
+    @property
+    def _names(self) -> set[str]:
+        return {"localhost", self.name, self.name.partition(".")[0]}
 
     def _has_any_of(self, found: Iterable[str]) -> bool:
         return any(address in self.addresses or _is_loopback(address) for address in found)

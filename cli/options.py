@@ -6,6 +6,7 @@ in one of the panels below.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -48,10 +49,9 @@ def _np(**more: Any) -> Any:
 
 def _ranks(word: object) -> int:
     """A number of ranks; UserError for any other word."""
-    try:
-        number = int(str(word))
-    except ValueError:
-        raise UserError(f"--np: expected a number of ranks, got '{word}'") from None
+    if not re.fullmatch(r"[-+]?\d{1,18}", str(word)):
+        raise UserError(f"--np: expected a number of ranks, got '{word}'")
+    number = int(str(word))
     if not 1 <= number <= MOST_RANKS:
         bound = "at least 1 rank" if number < 1 else f"at most {MOST_RANKS} ranks"
         raise UserError(f"--np: expected {bound}, got {number}")

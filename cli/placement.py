@@ -51,10 +51,11 @@ def _hosts(job: Job, machine: Machine) -> tuple[Host, ...]:
             raise UserError(
                 f"no launcher takes an IPv6 address such as {host.name}; give it a name in /etc/hosts and use that"
             )
+    hosts = machine.renamed(job.hosts)
     if job.oversubscribe:
-        return stretch(job.hosts, job.world_size)
-    check_slots(job.hosts, job.world_size)
-    return job.hosts
+        return stretch(hosts, job.world_size)
+    check_slots(hosts, job.world_size)
+    return hosts
 
 
 def _count(number: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ NAME = "ranks.json"
 
 
 def write(folder: Path, ranks: Iterable[dict[str, Any]]) -> None:
-    (folder / NAME).write_text(strict_json.dumps(list(ranks)) + "\n", encoding="utf-8")
+    """With the number of the SLURM job that they run in, if any."""
+    job = os.environ.get("SLURM_JOB_ID")
+    (folder / NAME).write_text(strict_json.dumps([{**rank, "job": job} for rank in ranks]) + "\n", encoding="utf-8")
 
 
 def remove(folder: Path) -> None:

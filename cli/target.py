@@ -61,6 +61,8 @@ def of_scripts_run(module: str | None, file: Path, output: Path | None, *, claim
         return None
     if output is not None and (output / RECORD).is_file():
         return output.absolute()
+    if output is not None and output.exists():
+        raise UserError(f"--output: {output} exists; give another folder")
     return new_folder(name, output, claim)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cli.blame import killed
@@ -130,6 +130,8 @@ def _died(found: Evidence) -> Verdict | None:
         return None
     death = killed(found.words, found.local, found.host, reported | found.watchdog.lost)
     if death is not None:
+        rank = found.watchdog.ranks.get(death.rank)
+        death = replace(death, host=death.host or (rank.host if rank else ""))
         return Verdict(ExitCode.FAILURE, f"the first failure: {death}")
     return _accuse(found, gone) if gone else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -26,7 +27,8 @@ class Output:
     def __init__(self) -> None:
         self.terminal = os.dup(1)
         self.errors = os.dup(2)
-        self._pump: subprocess.Popen[bytes] | None = None
+        self._carried: int | None = None
+        """Comes to its end when the pump does."""
         os.register_at_fork(after_in_child=self._close)
         self._flush()
         if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:
@@ -41,11 +43,12 @@ class Output:
         pipes = [os.pipe() for _ in terminals]
         streams = [f"{reader}:{to}" for (reader, _), to in zip(pipes, terminals, strict=True)]
         words = [str(rank), str(os.getpid()), str(file), f"[{rank}] " if tag else "", str(self.errors), *streams]
-        passed = [file, self.errors, *terminals, *(reader for reader, _ in pipes)]
-        self._pump = _start(words, [descriptor for descriptor in passed if descriptor != pump.NONE])
+        self._carried, until_its_end = os.pipe()
+        passed = [file, self.errors, *terminals, *(reader for reader, _ in pipes), until_its_end]
+        _start(words, [descriptor for descriptor in passed if descriptor != pump.NONE])
         os.dup2(pipes[0][1], 1)
         os.dup2(pipes[-1][1], 2)  # what nobody sees keeps its order
-        for descriptor in (*(end for pipe in pipes for end in pipe), file):
+        for descriptor in (*(end for pipe in pipes for end in pipe), file, until_its_end):
             if descriptor != pump.NONE:
                 os.close(descriptor)
 
@@ -54,9 +57,8 @@ class Output:
         self._flush()
         os.dup2(self.terminal, 1)
         os.dup2(self.errors, 2)
-        if self._pump is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._pump.wait(timeout=2)
+        if self._carried is not None:
+            select.select([self._carried], [], [], 2)
 
     def stream(self) -> TextIO:
         """Text for the terminal alone; one that takes nothing is no reason to stop."""
@@ -85,6 +87,17 @@ class Output:
         sys.stderr.flush()
 
 
+class _Whole(io.FileIO):
+    """Writes all that it is given; a signal may end a single write too soon."""
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left:
+            left = left[super().write(left) :]
+        return size
+
+
 class _Lasting(io.FileIO):
     """A descriptor to write to; what cannot be written is left out, of which the pump tells."""
 
@@ -95,20 +108,25 @@ class _Lasting(io.FileIO):
             return len(data)
 
 
-def _start(words: list[str], descriptors: list[int]) -> subprocess.Popen[bytes]:
-    """The pump. Signals for the rank stay blocked in it, and a launcher that kills the rank's group leaves it alone."""
+def _start(words: list[str], descriptors: list[int]) -> None:
+    """Start the pump, which a script that waits for all its children does not wait for.
+
+    Signals for the rank stay blocked in it, and a launcher that kills the rank's group leaves it alone.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", pump.__file__, *words],
+        subprocess.run(  # the shell reads no word of the command: it gets them as parameters, and leaves
+            ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-I", "-S", pump.__file__, *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            pass_fds=descriptors, start_new_session=True,
+            pass_fds=descriptors, start_new_session=True, check=True,
         )  # fmt: skip
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _unbuffered(stream: TextIO, descriptor: int) -> TextIO:
-    raw = io.FileIO(descriptor, "wb", closefd=False)
+    raw = _Whole(descriptor, "wb", closefd=False)
     raw.name = stream.name
-    return io.TextIOWrapper(raw, stream.encoding, stream.errors, newline="\n", write_through=True)
+    found = io.TextIOWrapper(raw, stream.encoding, stream.errors, newline="\n", write_through=True)
+    found.mode = stream.mode  # type: ignore[misc]
+    return found

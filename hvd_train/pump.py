@@ -20,8 +20,8 @@ PARTIAL = 1.0
 """Seconds after which a line without an end is shown."""
 STALL = 5.0
 """Seconds that a terminal may take nothing before the rank goes on without it."""
-GRACE = 0.3
-"""Seconds of silence, after the rank has ended, that end this process where a child of the rank still holds the pipe."""
+GRACE, LINGER = 0.3, 5.0
+"""Seconds of silence, and of anything at all, after which a child of a rank that has ended is heard no more."""
 LEFT_OUT = b"\nddl: output is left out here: nobody read it; the log of the rank has it\n"
 NONE = -1
 
@@ -77,7 +77,7 @@ class Terminal:
             while block and not self.problem and self._has_room():
                 block = self._missing() + block
                 block = block[self._write(block[:BLOCK]) :]
-            if self._paced and len(data) > BLOCK:
+            if self._paced:
                 time.sleep(0.001)  # the launcher reads whole lines, and what another rank prints comes between them
 
     def _has_room(self) -> bool:
@@ -105,7 +105,7 @@ class Terminal:
 class Pump:
     """`streams` maps the descriptor to read to that of the terminal, NONE for a stream that is not shown.
 
-    `process` is the rank's, which started this one.
+    `process` is the rank's.
     """
 
     def __init__(self, rank: str, process: int, log: int, tag: bytes, errors: int, streams: dict[int, int]) -> None:
@@ -117,11 +117,12 @@ class Pump:
 
     def run(self) -> None:
         """Return when all streams have ended, or when the rank has and nothing comes any more."""
+        gone: float | None = None
         heard, poll = time.monotonic(), select.poll()
         for reader in self._lines:
             poll.register(reader, select.POLLIN)
         while self._lines:
-            for reader, _ in poll.poll(200):
+            for reader, _ in poll.poll(200 if any(line.waits for line in self._lines.values()) else 1000):
                 heard = time.monotonic()
                 data = os.read(reader, READ)
                 self._carry(reader, data)
@@ -129,7 +130,9 @@ class Pump:
                     poll.unregister(reader)
                     del self._lines[reader]
             self._show_partial()
-            if os.getppid() != self._process and time.monotonic() - heard > GRACE:
+            now = time.monotonic()
+            gone = gone or (now if _ended(self._process) else None)
+            if gone and (now - heard > GRACE or now - gone > LINGER):
                 break
         for reader in self._lines:
             self._carry(reader, b"")
@@ -169,6 +172,18 @@ class Pump:
         self._errors.write(warning)
         if what != "log" and self._log != NONE:
             self._write_log(warning)
+
+
+def _ended(process: int) -> bool:
+    """Whether `process` has ended, though nobody may have asked for its code yet."""
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].startswith(b"Z")
+    except ProcessLookupError:
+        return True
+    except OSError:  # a process of another user's, or no Linux
+        return False
 
 
 def _blocks(data: bytes) -> list[bytes]:

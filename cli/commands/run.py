@@ -119,8 +119,8 @@ def command(
     file = Path(target or "")
     is_script = module is not None or file.suffix == ".py"
     if not is_script and file.suffix not in YAML:
-        nothing = "run: nothing to run" if not target else f"'{target}'"
-        raise UserError(f"{nothing}; expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
+        nothing = "run: nothing to run;" if not target else f"'{target}':"
+        raise UserError(f"{nothing} expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
     if module is not None and target is not None:
         arguments = [target, *arguments]
     elastic = _elastic(host_discovery_script, min_np, max_np, launcher, max_restarts)

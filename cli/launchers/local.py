@@ -12,6 +12,8 @@ from cli.placement import Placement
 from hvd_train.errors import UserError
 
 _ALONE = Placement(hosts=(), remote=False, shared=False, cores=0)
+_NO_NEIGHBOURS = {"btl": "^sm,vader"}
+"""Open MPI would make 16 MiB in /dev/shm for neighbours, and leave them there, as no launcher removes them."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,8 @@ class Local:
         asked = next((option for option, value in refused.items() if value), None)
         if asked:
             raise UserError(f"--launcher local knows no {asked}; use --launcher mpirun")
-        quiet = _openmpi.variables(
-            _openmpi.parameters(_ALONE, (5,)), self.environment
-        )  # other MPI libraries pass it over
-        return Command(job.program, {**quiet, **job.environment})
+        parameters = {**_openmpi.parameters(_ALONE, (5,)), **_NO_NEIGHBOURS}  # other MPI libraries pass them over
+        return Command(job.program, {**_openmpi.variables(parameters, self.environment), **job.environment})
 
 
 def create() -> Local:

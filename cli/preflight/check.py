@@ -16,6 +16,7 @@ from cli import forwarded, ssh
 from cli.hosts import Host
 from cli.network import Network
 from cli.preflight.compare import Facts, Problem, clashes, namesakes, problems, skew, table
+from hvd_train import internal
 from hvd_train.errors import UserError
 
 SECONDS = 30.0
@@ -37,6 +38,7 @@ class Needs:
     def argv(self) -> list[str]:
         wanted = {
             "folder": str(self.folder),
+            "root": str(Path(internal.HERE).parent),
             "files": self.files,
             "paths": self.paths,
             "room": self.room,

@@ -21,6 +21,10 @@ MEMORY = 256 * MIB
 SKEW = 2.0
 """Seconds between clocks from which files and logs of different hosts cannot be put in order."""
 
+_CSH = {"csh", "tcsh"}
+_OTHER_SHELLS = {"elvish", "fish", "nu", "pwsh", "xonsh"}
+"""Login shells that read neither what sh reads nor what csh does."""
+
 Facts = Mapping[str, Any]
 
 
@@ -37,6 +41,7 @@ class Problem:
 def problems(here: Facts, there: Facts, host: str, ranks: int, network: Network | None) -> Iterator[Problem]:
     """Those of `host`, which is to have `ranks`; the first to mend comes first."""
     for what, remedy in (
+        *_shell(here, there),
         *_environment(here, there, host),
         *_code(here, there, host),
         *_paths(there, host),
@@ -103,6 +108,17 @@ def _environment(here: Facts, there: Facts, host: str) -> Iterator[tuple[str, st
             yield f"{package} {other or 'is missing'}, and {version or 'none'} here", remedy
     if there["mpi"] != here["mpi"]:
         yield f"mpi4py loads '{there['mpi']}', and '{here['mpi']}' here", "install the same MPI there"
+
+
+def _shell(here: Facts, there: Facts) -> Iterator[tuple[str, str]]:
+    """mpirun starts its daemons by a line that sh reads, or csh where csh is the login shell here."""
+    mine, its = here["shell"], there["shell"]
+    if its in _OTHER_SHELLS or (its in _CSH) != (mine in _CSH):
+        right = "bash" if mine in _OTHER_SHELLS else mine
+        yield (
+            f"its login shell is {its}, and {mine} here: mpirun cannot start ranks through it",
+            f"chsh -s $(which {right})",
+        )
 
 
 def _code(here: Facts, there: Facts, host: str) -> Iterator[tuple[str, str]]:

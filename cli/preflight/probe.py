@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
+import pwd
 import shutil
 import socket
 import sys
@@ -49,16 +49,10 @@ def digest(files: Iterable[tuple[str, Path]]) -> str:
     return total.hexdigest()[:12]
 
 
-def code() -> str | None:
-    """The hash of ddl's own sources."""
-    found = []
-    for package in ("cli", "hvd_train"):
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            return None
-        root = Path(next(iter(spec.submodule_search_locations)))
-        found += [(str(p.relative_to(root.parent)), p) for p in root.rglob("*.py")]
-    return digest(sorted(found))
+def code(root: Path) -> str | None:
+    """The hash of ddl's own sources in `root`, from where ranks are started (`hvd_train.internal`)."""
+    found = [path for package in ("cli", "hvd_train") for path in (root / package).rglob("*.py")]
+    return digest(sorted((str(path.relative_to(root)), path) for path in found)) if found else None
 
 
 def file(path: str) -> str | None:
@@ -90,6 +84,14 @@ def addresses() -> list[tuple[str, str]] | None:
     ]
 
 
+def shell() -> str:
+    """The name of the login shell; sh for a user that the machine does not know."""
+    try:
+        return os.path.basename(pwd.getpwuid(os.getuid()).pw_shell)
+    except KeyError:
+        return "sh"
+
+
 def machine() -> str | None:
     """Tells machines apart that call themselves the same."""
     try:
@@ -102,11 +104,12 @@ def main(wanted: dict[str, Any]) -> None:
     sys.path.insert(0, wanted["folder"])
     answer = {
         "name": socket.gethostname(),
+        "shell": shell(),
         "machine": machine(),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},
         "mpi": library(),
-        "code": code(),
+        "code": code(Path(wanted["root"])),
         "files": {path: file(path) for path in wanted["files"]},
         "paths": {path: os.path.exists(path) for path in wanted["paths"]},
         "variables": [name for name in sorted(os.environ) if name.startswith(tuple(wanted["variables"]))],

@@ -17,8 +17,10 @@ _LOST = re.compile(
 
 
 def lost(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Nodes of this job on which SLURM can start nothing any more; it is asked to, on all of them."""
+    """Nodes of this job on which SLURM can start nothing any more; it is asked to, on all of them, if there are several."""
     count = environment.get("SLURM_JOB_NUM_NODES", "1")
+    if count == "1":
+        return ()
     argv = ["srun", "--overlap", "--mpi=none", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", "true"]
     try:
         done = subprocess.run(

@@ -97,11 +97,11 @@ def _runs(folder: Path) -> list[Path]:
     """`folder` itself if it is a run, else those in it."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a run folder, or a folder of them")
-    marks = (RECORD, "config.json")
+    marks = (RECORD, "config.json", "command.txt")
     found = {path.parent for depth in ("", "*/", "*/*/") for mark in marks for path in folder.glob(depth + mark)}
     if not found:
         raise UserError(
-            f"{folder}: no run here; expected a folder with config.json, as ddl run and ddl submit leave it"
+            f"{folder}: no run here; expected a folder with config.json or command.txt, as ddl run and ddl submit leave it"
         )
     return sorted(found, key=runs.natural)
 
@@ -142,7 +142,7 @@ def _result(folder: Path, fields: Row, ended: str | None) -> Row:
         **fields,
         **{f"test {name}": value for name, value in summary.get("eval", {}).items()},
         "steps": summary.get("steps"),
-        "seconds": round(sum(seconds.values()), 3) if seconds else None,
+        "seconds": round(sum(seconds.values()), 3) if seconds else summary.get("wall_seconds"),
         "ended": ended or summary.get("ended", "not yet"),
     }
 

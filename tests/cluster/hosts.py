@@ -161,7 +161,7 @@ class Hosts:
             self._write()
             self._switch = Enclave(["net"], SWITCH, self.folder / "switch.log")
             for name in self.names:
-                self._hosts[name] = self._host(name)
+                self._host(name)
             wait_until(lambda: all(self._listens(name, 22) for name in self.names), "an sshd on each host")
         except BaseException:
             self.down()
@@ -189,6 +189,19 @@ class Hosts:
         """`argv` on `host`, to its end, as `subprocess.run` would here; the output is captured."""
         pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, **self._options(host, options)}
         return subprocess.run(self._hosts[host].enter(argv), timeout=timeout, check=False, **pipes)
+
+    def log_in_by(self, shell: str | Path) -> None:
+        """Let `shell` be root's login shell on every host."""
+        (self.folder / "passwd").write_text(f"root:x:0:0:root:{self.folder}/home:{shell}\n{NOBODY}")
+
+    def listen_at(self, host: str, port: int) -> None:
+        """Let the sshd of `host` be at `port` and nowhere else."""
+        before = [process for process in self._hosts[host].processes() if name_of(process) == "sshd"]
+        for process in before:
+            process.kill()
+        psutil.wait_procs(before, timeout=10)
+        self._start_sshd(host, "-p", str(port))
+        wait_until(lambda: self._listens(host, port), f"an sshd at {port}")
 
     def processes(self, host: str) -> list[psutil.Process]:
         """What runs on `host` besides its sshd and what `start` and `run` wait for, as seen from here."""
@@ -219,12 +232,12 @@ class Hosts:
         lines = [f"{self._address(name)} {name}\n" for name in self.names]
         (self.folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
         (self.folder / "home").mkdir()
-        (self.folder / "passwd").write_text(f"root:x:0:0:root:{self.folder}/home:/bin/sh\n{NOBODY}")
+        self.log_in_by("/bin/sh")
         (self.folder / "ssh_config").write_text(SSH.format(folder=self.folder))
         key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key")]
         subprocess.run(key, check=True)
 
-    def _host(self, name: str) -> Enclave:
+    def _host(self, name: str) -> None:
         assert self._switch is not None
         (self.folder / "tmp" / name).mkdir(parents=True)
         what = {"name": name, "folder": self.folder, "address": self._address(name)}
@@ -235,8 +248,12 @@ class Hosts:
         host.call("ip", "address", "add", f"{self._address(name)}/24", "dev", "eth0")
         host.call("ip", "link", "set", "eth0", "up")
         (self.folder / f"sshd-{name}").write_text(SSHD.format(**what))
-        host.call("/usr/sbin/sshd", "-f", self.folder / f"sshd-{name}", "-E", self.folder / f"sshd-{name}.log")
-        return host
+        self._hosts[name] = host
+        self._start_sshd(name)
+
+    def _start_sshd(self, name: str, *options: str) -> None:
+        files = ["-f", self.folder / f"sshd-{name}", "-E", self.folder / f"sshd-{name}.log"]
+        self._hosts[name].call("/usr/sbin/sshd", *files, *options)
 
     def _address(self, name: str) -> str:
         return f"{NETWORK}.{self.names.index(name) + 1}"

@@ -178,10 +178,12 @@ def test_auto_leaves_a_script_the_horovod_that_is_installed(
 def test_the_engine_reaches_ranks_in_their_arguments(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     done = ddl("run", "--np", "2", "--engine", "mpi", "--dry-run", "train.py", "--", "--lr", "1", cwd=tmp_path)
-    told = rf"-m hvd_train --script --engine=mpi --output={tmp_path}/runs/train-[-\d]+ --tee=0 {tmp_path}/train.py --lr 1\n"
+    told = (
+        rf" hvd_train --script --engine=mpi --output={tmp_path}/runs/train-[-\d]+ --tee=0 {tmp_path}/train.py --lr 1\n"
+    )
     assert re.search(told, done.stdout), done.stdout
     done = ddl("run", "--np", "2", "--engine", "mpi", "--dry-run", "-m", "train", cwd=tmp_path)
-    told = rf"-m hvd_train --script --engine=mpi --output={tmp_path}/runs/train-[-\d]+ --tee=0 -m train\n"
+    told = rf" hvd_train --script --engine=mpi --output={tmp_path}/runs/train-[-\d]+ --tee=0 -m train\n"
     assert re.search(told, done.stdout), done.stdout
     assert not (tmp_path / "runs").exists()
 

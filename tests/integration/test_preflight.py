@@ -22,8 +22,9 @@ def cluster(hosts: Hosts) -> Hosts:
 
 
 def run(hosts: Hosts, *arguments: str | Path) -> Done:
-    command = [sys.executable, "-m", "cli", "run", "--hostfile", hosts.hostfile(3, 1), *arguments]
-    return hosts.run("n1", command, cwd=hosts.folder / "work")
+    """In a folder of the hosts: entering one ends in its root."""
+    start = ["env", "--chdir", hosts.folder / "work", sys.executable, "-m", "cli", "run"]
+    return hosts.run("n1", [*start, "--hostfile", hosts.hostfile(3, 1), *arguments])
 
 
 def test_what_is_wrong_is_a_table_and_nothing_starts(cluster: Hosts) -> None:

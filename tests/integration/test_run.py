@@ -353,6 +353,8 @@ def test_a_script_and_a_module_run_on_every_rank(tmp_path: Path) -> None:
         assert (summary(out)["ended"], summary(out)["world_size"]) == ("finished", 2)
         assert ("has what each rank prints" in done.stderr) == (tee == "1")
     assert not (tmp_path / "runs").exists()
+    (row,) = json.loads(ddl("results", "out all", "--json", cwd=tmp_path).stdout)
+    assert (row["ended"], row["seconds"] > 0) == ("finished", True)
 
 
 def test_a_script_that_fails_on_one_rank_ends_the_job(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def test_ddl_run_in_a_shell_that_is_a_step_itself(slurm: Slurm, tmp_path: Path) 
     found = {name: (read(f"{name}.code"), read(f"{name}.err")) for name in [*ways, "lone"]}
     assert found == dict.fromkeys(found, ("0\n", ""))
     for launcher in ("srun", "mpirun"):
-        assert sorted(read(f"script-{launcher}.out").splitlines()) == EVERYBODY
+        tagged = [f"[{rank}] {line}" for rank, line in enumerate(EVERYBODY)]
+        assert sorted(read(f"script-{launcher}.out").splitlines()) == tagged
         assert summary(tmp_path / f"yaml-{launcher}.run")["world_size"] == 4
     assert read("lone.out").split()[:2] == ["0", "1"]
     assert read("twice.code") == "2\n"

@@ -227,6 +227,12 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert (waiting["job"], waiting["state"], waiting["why"]) == (behind, "PENDING", "Dependency")
     assert (running["run"], running["job"], running["state"], running["nodes"]) == ("runs/long", job, "RUNNING", "n1")
     assert running["step"] >= 5
+    shown = site.ddl("stack", "runs/long")
+    assert shown.returncode == 0, shown.stderr
+    first, *lines = shown.stdout.splitlines()
+    assert re.fullmatch(r"rank 0 on n1, process \d+", first)
+    assert any("trainer.py" in line for line in lines)
+    assert not any("heartbeat.py" in line for line in lines)
     assert site.ddl("cancel", "runs").stderr.startswith("ddl: runs has 2 jobs that go on:\n")
     assert site.ddl("cancel", "runs/behind").stdout == f"{behind}: cancelled\n"
     assert site.stands("runs/behind") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
@@ -331,6 +337,29 @@ def test_a_time_that_the_partition_does_not_allow_ends_a_wait(site: Site) -> Non
     assert "ddl: it can never start: ddl cancel" in done.stderr
 
 
+RAISES = """\
+from mpi4py import MPI
+if MPI.COMM_WORLD.rank == 1:
+    raise ValueError("no such column")
+MPI.COMM_WORLD.barrier()
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_script_that_raises_is_blamed_and_not_the_ranks_that_srun_killed_then(site: Site) -> None:
+    (site.home / "raises.py").write_text(RAISES)
+    launch = [*internal.argv("cli"), "run", "--launcher", "srun", "raises.py"]
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks-per-node=2", *launch)
+    site.submit("raises", *TWO_BY_TWO, "--launcher", "srun", "raises.py")
+    (attempt,) = site.wait("raises")
+    assert (done.returncode, attempt["cause"], attempt["exit_code"]) == (1, "failure", 1), site.log("raises")
+    for text in (done.stderr, site.log("raises")):
+        assert "ddl: the first failure: rank 1 on n1:\nTraceback (most recent call last):\n" in text, text
+        assert '/raises.py", line 3, in <module>\n' in text, text
+        assert "\nValueError: no such column\n" in text, text
+        assert "killed by signal" not in text, text
+
+
 def test_an_impossible_request_is_refused_and_leaves_nothing(site: Site) -> None:
     for impossible in (["--nodes", "3"], ["--partition", "none"], ["--container-image", "x"]):
         done = site.ddl("submit", "--output", "out", *impossible, "m.yaml")
@@ -371,14 +400,14 @@ print("rank", c.rank, "of", c.size, "on", MPI.Get_processor_name(), os.environ["
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
 def test_an_allocation_with_unequal_nodes_gives_its_ranks_and_their_threads(launcher: str, site: Site) -> None:
     (site.home / "say.py").write_text(SAY)
-    launch = [*internal.argv("cli"), "run", "--tee", "all", "--launcher", launcher, "say.py"]
-    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch)
+    launch = [*internal.argv("cli"), "run", "--tee", "all", "--launcher", launcher]
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "say.py")
     assert done.returncode == 0, done.stderr
     shown = sorted(line for line in done.stdout.splitlines() if line.startswith("["))
     assert shown == [f"[{rank}] rank {rank} of 3 on {node} 1" for rank, node in enumerate(("n1", "n1", "n2"))]
-    done = site.run("salloc", "--quiet", "--nodes=2", "--cpus-per-task=2", *launch)
+    done = site.run("salloc", "--quiet", "--nodes=2", "--cpus-per-task=2", *launch, "say.py")
     shown = sorted(line for line in done.stdout.splitlines() if line.startswith("["))
     assert shown == ["[0] rank 0 of 2 on n1 2", "[1] rank 1 of 2 on n2 2"]
-    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "--np", "4")
+    done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "--np", "4", "say.py")
     assert done.returncode == 2
     assert "4 ranks need 4 tasks and job" in done.stderr

@@ -466,5 +466,9 @@ def test_trials_are_those_of_what_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(_trial, "find_spec", lambda name: None)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     names = [name for name, _ in _trial.trials()]
+    hosts = (Host("n1", 2), Host("n2", 2))
+    monkeypatch.setattr(_trial, "trial", lambda launcher, engine, *where: Finding("ok", f"{where}"))
+    assert dict(_trial.trials(hosts, "-p 2"))["mpirun/mpi"].figure == f"{(hosts, '-p 2')}"
+    assert _trial._where(hosts, "-p 2") == ["--hosts", "n1:1,n2:1", "--ssh-args", "-p 2"]
     assert "mpirun/mpi" in names
     assert not any("srun" in name or name.endswith("/horovod") for name in names)

@@ -208,9 +208,8 @@ HOROVODRUN_LINES = [
         ),
         "--mpi '--binding-args=--bind-to none --map-by slot' '--mpi-args=--mca osc '\"'\"'^ucx'\"'\"' "
         "--mca btl_tcp_flags send,inplace --mca mpi_yield_when_idle 1 "
-        "--prtemca plm_ssh_args '\"'\"'-p 2222 -i key -o ServerAliveInterval=5 "
-        "-o ServerAliveCountMax=2'\"'\"' --prtemca prte_if_include eth0' "
-        "-np 4 -H n1:2,n2:2 --network-interfaces eth0 -p 2222 -i key --verbose",
+        "--prtemca plm_ssh_args '\"'\"'-p 2222 -i key -o ServerAliveInterval=5 -o ServerAliveCountMax=2'\"'\"' "
+        "--prtemca prte_if_include eth0' -np 4 -H n1:2,n2:2 --network-interfaces eth0 -p 2222 -i key --verbose",
     ),
     ("mpich", HOROVOD, "--mpi -np 2 -H localhost:2"),
 ]
@@ -308,8 +307,11 @@ def test_without_mpirun_horovodrun_goes_over_gloo(tmp_path: Path, monkeypatch: p
 
 def test_local_is_the_program_itself() -> None:
     job = dataclasses.replace(ALONE, environment={"A": "1"})
-    assert local.Local({}).command(job) == Command(PROGRAM, {"OMPI_MCA_osc": "^ucx", "A": "1"})
-    assert local.Local({"OMPI_MCA_osc": "ucx"}).command(job) == Command(PROGRAM, {"A": "1"})
+    assert local.Local({}).command(job) == Command(
+        PROGRAM, {"OMPI_MCA_osc": "^ucx", "OMPI_MCA_btl": "^sm,vader", "A": "1"}
+    )
+    shell = {"OMPI_MCA_osc": "ucx", "OMPI_MCA_btl": "self"}
+    assert local.Local(shell).command(job) == Command(PROGRAM, {"A": "1"})
 
 
 @pytest.mark.parametrize(

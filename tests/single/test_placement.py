@@ -80,6 +80,9 @@ def test_a_machine_is_known_by_its_names_and_by_its_addresses(name: str, own: bo
     machine = dataclasses.replace(EIGHT, addresses=frozenset({"192.168.0.7", "fe80::7"}), look_up=look_up)
     assert machine.is_named(name) == own
     assert machine.others([Host("vm", 1), Host(name, 2)]) == ([] if own else [Host(name, 2)])
+    if ":" not in name:
+        called = name if not own or name == "vm.example.org" else "localhost"
+        assert place(job(3, Host("n9", 1), Host(name, 2)), machine).hosts == (Host("n9", 1), Host(called, 2))
 
 
 def test_this_machine_knows_its_addresses_and_looks_a_name_up_once(monkeypatch: pytest.MonkeyPatch) -> None:

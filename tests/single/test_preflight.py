@@ -28,6 +28,7 @@ NETWORK = Network("eth0", IPv4Network("10.77.0.0/24"))
 FACTS: dict[str, Any] = {
     "name": "n1",
     "machine": "1",
+    "shell": "bash",
     "variables": ["OMP_NUM_THREADS"],
     "python": "3.11.7",
     "packages": {"torch": "2.13.0", "mpi4py": "4.1.2", "horovod": None},
@@ -49,6 +50,8 @@ def test_a_host_like_this_one_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("change", "level", "what", "remedy"),
     [
+        ({"shell": "fish"}, "error", "its login shell is fish, and bash here: mpirun cannot", "chsh -s $(which bash)"),
+        ({"shell": "tcsh"}, "error", "its login shell is tcsh, and bash here: mpirun cannot", "chsh -s $(which bash)"),
         ({"python": "3.9.1"}, "error", "Python 3.9.1, and 3.11.7 here", "install the same"),
         (
             {"packages": {**FACTS["packages"], "torch": "2.4.0"}},

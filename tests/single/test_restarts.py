@@ -29,7 +29,7 @@ def _fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin" / "ssh").write_text(SSH)
     (tmp_path / "bin" / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    monkeypatch.setattr(restarts, "SECONDS", 1.0)
+    monkeypatch.setattr(restarts, "SECONDS", 2.0)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ def test_a_job_that_lost_a_node_is_queued_again_before_slurm_notices(
 )
 def test_nodes_that_slurm_does_not_reach(words: str, names: tuple[str, ...]) -> None:
     assert nodes.named(words) == names
+    assert nodes.lost({"SLURM_JOB_NUM_NODES": "1"}) == ()
 
 
 def test_a_job_that_was_cancelled_is_not_queued_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

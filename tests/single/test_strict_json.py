@@ -51,7 +51,7 @@ def test_events_metrics_and_failures_are_json(tmp_path):
     (event,), *_ = events.split((tmp_path / "events").read_bytes())
     assert event["loss"] is None
     sink = jsonl.create(tmp_path)
-    sink.open({"first_step": 0, "total_steps": 1})
+    sink.open({"first_step": 0, "total_steps": 2})
     sink.evaluation({"step": 1, "loss": NAN, "accuracy": 0.5})
     sink.close({})
     assert read((tmp_path / "metrics.jsonl").read_text()) == {"kind": "eval", "step": 1, "loss": None, "accuracy": 0.5}
