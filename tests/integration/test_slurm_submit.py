@@ -254,6 +254,8 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
 PROGRAMS = "ddl|salloc|srun|sbatch|scancel|scontrol"
 NOT_RUN = {
     "srun --nodes 2 --ntasks-per-node 2 --pty bash": "opens a shell; test_slurm.py runs ddl in such a step",
+    "srun --pty": "opens a shell; test_slurm.py runs ddl in such a step",
+    "srun --ntasks 2": "is refused around ddl run, as test_slurm.py tests",
     "ddl results RUN": "stands above with a folder",
     "sbatch --test-only": "test_an_impossible_request_is_refused_and_leaves_nothing",
     "scancel --signal=USR1": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
