@@ -163,7 +163,7 @@ def _frame(batch: Batch, python: Path) -> list[str]:
         "trap end EXIT",
         "# Before the time limit, and on preemption, SLURM signals this shell. ddl run then lets the ranks end their step",
         "# and save, and exits with 75. Of two signals that come at once, bash may pass over one: both mean the same.",
-        'stop() { [ "$ddl" ] || exit "$1"; kill -USR1 "$ddl"; }',
+        'stop() { ddl=$!; [ "$ddl" ] || exit "$1"; kill -USR1 "$ddl"; }',
         "trap 'stop 138' USR1",
         "trap 'stop 143' TERM",
         f'echo "$SLURM_JOB_ID ${{SLURM_RESTART_COUNT:-0}}" > "$folder"/{runs.BEGAN}',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ ATTEMPTS = "attempts.jsonl"
 BEGAN = "began"
 """Names the newest attempt: its job, and how often SLURM had started that before."""
 STATE = "state.json"
+_LINES = 2**16
+"""Bytes at the end of a file that hold its last lines."""
 _LOG = re.compile(r"slurm-(\d+)(?:_\d+)?\.log")
 
 
@@ -88,7 +91,7 @@ def attempts(folder: Path) -> list[dict[str, Any]]:
     """How each attempt ended that lived to say so, oldest first; see `cli.slurm.end.End`."""
     path = folder / ATTEMPTS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def newest_end(folder: Path) -> dict[str, Any] | None:
@@ -127,19 +130,20 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 def last_step(folder: Path) -> int | None:
-    """The step of the newest line of metrics."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    whole = [line for line in lines[-2:] if line.endswith("}")]
-    return int(json.loads(whole[-1])["step"]) if whole else None
+    """The step of the newest whole line of metrics."""
+    with contextlib.suppress(FileNotFoundError), (folder / "metrics.jsonl").open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LINES))
+        whole = [line for line in file.read().split(b"\n")[-3:] if line.startswith(b"{") and line.endswith(b"}")]
+        return int(json.loads(whole[-1])["step"]) if whole else None
+    return None
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    try:
+    """What is in `path`; None where it is missing, or only half written."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return values
+        return values
+    return None
 
 
 def _began(folder: Path) -> tuple[str, int] | None:

@@ -89,7 +89,8 @@ def _end(run: Submitted, state: State, unknown: str | None) -> str | None:
     if code is None:
         return unknown
     end = runs.newest_end(run.folder)
-    return None if end and end["cause"] == cause else f"{cause or state.state} (exit code {code})"
+    told = end is not None and end["cause"] == cause and "ended" in runs.summary(run.folder)
+    return None if told else f"{cause or state.state} (exit code {code})"
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -254,6 +254,8 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
 PROGRAMS = "ddl|salloc|srun|sbatch|scancel|scontrol"
 NOT_RUN = {
     "srun --nodes 2 --ntasks-per-node 2 --pty bash": "opens a shell; test_slurm.py runs ddl in such a step",
+    "srun --pty": "opens a shell; test_slurm.py runs ddl in such a step",
+    "srun --ntasks 2": "is refused around ddl run, as test_slurm.py tests",
     "ddl results RUN": "stands above with a folder",
     "sbatch --test-only": "test_an_impossible_request_is_refused_and_leaves_nothing",
     "scancel --signal=USR1": "test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing",
@@ -315,11 +317,11 @@ def test_jobs_that_never_run_or_are_scripts_are_told_as_they_are(site: Site) -> 
     assert done.returncode == 1, done.stderr
     assert "waits (DependencyNeverSatisfied): the job that it depends on did not end as asked" in done.stderr
     site.wait("says")
-    assert site.log("says").splitlines()[-2].endswith("unset unset 1 a b") or "unset unset 1 a b" in site.log("says")
+    assert "unset unset 1 a b\n" in site.log("says")
     assert site.stands("broken") == ("FAILED", "preparation", 127, "preparation (exit code 127)")
     assert site.stands("says") == ("COMPLETED", "finished", 0, "finished")
     assert site.stands(f"runs/{folders[0]}") == ("PENDING", "JobHeldUser", None, "not yet")
-    assert "none: command not found" in site.log("broken") or "module: command not found" in site.log("broken")
+    assert "module: command not found" in site.log("broken")
     assert site.slurm.run(["scancel", "--me"]).returncode == 0
     assert site.stands(f"runs/{folders[1]}") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
     assert (site.home / "runs" / folders[1] / "state.json").exists()

@@ -306,6 +306,7 @@ def test_reasons_that_pass_need_no_words(reason: str) -> None:
 
 def test_a_wait_knows_how_many_steps_there_are_after_a_requeue(tmp_path: Path) -> None:
     (tmp_path / "progress.json").write_text('{"first_step": 2000, "total_steps": 4600}')
-    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 2300}\n')
+    old = '{"kind": "train", "step": 1}\n' * 10_000
+    (tmp_path / "metrics.jsonl").write_text(old + '{"kind": "train", "step": 2300}\n{"kind": "tr')
     assert (runs.last_step(tmp_path), runs.total_steps(tmp_path)) == (2300, 4600)
-    assert runs.total_steps(tmp_path / "none") is None
+    assert (runs.last_step(tmp_path / "none"), runs.total_steps(tmp_path / "none")) == (None, None)

@@ -65,6 +65,12 @@ def test_causes_and_exit_codes(code: int, words: str | None, left: int | None, c
     assert end.exit_code(code, cause) == exit_code
 
 
+@pytest.mark.parametrize(("code", "cause"), [(127, "preparation"), (138, "preemption"), (0, "finished")])
+def test_the_end_of_a_script_that_never_started_ddl_run(code: int, cause: str) -> None:
+    assert cause_of(code, None, None, 120, began=False) == cause
+    assert end.exit_code(127, "preparation") == 127
+
+
 class Slurm:
     """Stands for SLURM: a job with an hour left, which hears that it is requeued."""
 

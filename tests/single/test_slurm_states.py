@@ -203,6 +203,16 @@ def test_where_there_is_no_slurm_results_say_what_the_folder_knows(
         jobs.look(runs.required(folder))
 
 
+def test_files_that_are_only_half_written_are_passed_over(slurm: FakeSlurm, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, CASES["failed"])
+    for name in ("summary.json", "config.json", "state.json", "progress.json"):
+        (folder / name).write_text('{"ended": "leng')
+    with (folder / runs.ATTEMPTS).open("a") as file:
+        file.write('{"time": 1, "jo')
+    assert seen(folder) == ("FAILED", "failure", 1, "failure (exit code 1)")
+    assert runs.total_steps(folder) is None
+
+
 ACCOUNTS = """\
 12_4|COMPLETED|0:0|00:00:05|01:00:00|n1
 12_4.batch|FAILED|9:0|00:00:05||n1
