@@ -15,6 +15,21 @@ from hvd_train.errors import UserError
 RUNS = Path("runs")
 
 
+def new(stem: str, output: Path | None, *, dry: bool, otherwise: str) -> Path:
+    """The folder of a new run: `output`, else runs/STEM-TIME; it is made unless `dry`.
+
+    UserError where `output` exists, with what the user may do `otherwise`.
+    """
+    if output is None:
+        return free(stem) if dry else claim(stem)
+    try:
+        if output.exists():
+            raise FileExistsError
+        return output.absolute() if dry else make(output)
+    except FileExistsError:
+        raise UserError(f"--output: {output} exists; give another folder, or {otherwise}") from None
+
+
 def claim(stem: str) -> Path:
     """Make runs/STEM-TIME, or runs/STEM-TIME-2 and so on where another run has that name; its absolute path.
 

@@ -63,7 +63,7 @@ def of_scripts_run(module: str | None, file: Path, output: Path | None, *, claim
         return output.absolute()
     if output is not None and output.exists():
         raise UserError(f"--output: {output} exists; give another folder")
-    return new_folder(name, output, claim)
+    return _new_folder(name, output, claim)
 
 
 def of_yaml(
@@ -93,7 +93,7 @@ def _folders(file: Path, output: Path | None, resume: str | None, claim: bool) -
     if output is not None and awaits_start(output):
         return output.absolute(), None
     if resume is None:
-        return new_folder(file.stem, output, claim), None
+        return _new_folder(file.stem, output, claim), None
     source = _latest(file, output) if resume == "latest" else Path(resume)
     if not source.is_dir():
         raise UserError(f"--resume: {source}: no such folder; expected 'latest', a run folder or a checkpoint in one")
@@ -101,18 +101,8 @@ def _folders(file: Path, output: Path | None, resume: str | None, claim: bool) -
     return (output or _run_of(source)).absolute(), source
 
 
-def new_folder(stem: str, output: Path | None, claim: bool) -> Path:
-    """The folder of a new run: `output`, else runs/STEM-TIME. With `claim` it is made; see `run_folder.claim`."""
-    if output is None:
-        return run_folder.claim(stem) if claim else run_folder.free(stem)
-    try:
-        if output.exists():
-            raise FileExistsError
-        return run_folder.make(output) if claim else output.absolute()
-    except FileExistsError:
-        raise UserError(
-            f"--output: {output} exists; give another folder, or --resume {output} to go on in it"
-        ) from None
+def _new_folder(stem: str, output: Path | None, claim: bool) -> Path:
+    return run_folder.new(stem, output, dry=not claim, otherwise=f"--resume {output} to go on in it")
 
 
 def _latest(file: Path, output: Path | None) -> Path:

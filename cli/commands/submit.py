@@ -119,7 +119,7 @@ def command(
     words = [word for key, value in launch.items() if value not in {None, "auto"} for word in (key, str(value))]
     arguments = [*([target] if module and target else []), *(arguments or [])]
     work = _work(target or "", module, arguments, words, sweep or [])
-    folder = _folder(output, work.name, claim=not dry_run)
+    folder = run_folder.new(work.name, output, dry=dry_run, otherwise=f"go on in it with: sbatch {output}/job.sh")
     what = _batch(work, flags, folder=folder, array=array, dependency=dependency, np=np)
     _check(engine, what.world_size)
     script = batch.text(what, _program("ddl"), Path(sys.executable))
@@ -238,19 +238,6 @@ def _submit(what: Batch, script: str) -> str:
         raise
     runs.record([Submitted(r.folder, job, r.task, r.overrides) for r in made])
     return job
-
-
-def _folder(output: Path | None, stem: str, *, claim: bool) -> Path:
-    if output is None:
-        return run_folder.claim(stem) if claim else run_folder.free(stem)
-    try:
-        if output.exists():
-            raise FileExistsError
-        return run_folder.make(output) if claim else output.absolute()
-    except FileExistsError:
-        raise UserError(
-            f"--output: {output} exists; give another folder, or go on in it with: sbatch {output}/job.sh"
-        ) from None
 
 
 def _write(script: Path, text: str) -> None:

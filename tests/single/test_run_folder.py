@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from cli import run_folder
-from cli.target import new_folder
 from hvd_train.errors import UserError
 from tests.integration.ddl import ROOT
 
@@ -71,11 +70,11 @@ def test_an_output_that_exists_or_cannot_be_made_is_refused(here: Path) -> None:
     (here / "out").mkdir()
     (here / "file").write_text("")
     (here / "nowhere").symlink_to("gone")
-    for claim in (False, True):
-        with pytest.raises(UserError, match=r"--output: out exists; give another folder, or --resume out"):
-            new_folder("m", Path("out"), claim)
+    for dry in (False, True):
+        with pytest.raises(UserError, match=r"--output: out exists; give another folder, or wait"):
+            run_folder.new("m", Path("out"), dry=dry, otherwise="wait")
     with pytest.raises(UserError, match=r"--output: nowhere exists"):
-        new_folder("m", Path("nowhere"), True)
+        run_folder.new("m", Path("nowhere"), dry=False, otherwise="wait")
     with pytest.raises(UserError, match=r"file/out: this run folder cannot be made \(File exists\); give another"):
         run_folder.make(Path("file/out"))
     (here / "runs").write_text("")
