@@ -77,13 +77,13 @@ class Session:
         execution = Execution(
             start.command,
             start.ranks,
-            None if self.timeout is None else max(1.0, self.timeout - (time.monotonic() - self._began)),
-            self.quiet,
-            self.verbose,
-            self.stall_timeout,
-            [host.name for host in self.reach.others if host in start.places],
-            self.fewest,
-            self.reach.client,
+            timeout=None if self.timeout is None else max(1.0, self.timeout - (time.monotonic() - self._began)),
+            quiet=self.quiet,
+            verbose=self.verbose,
+            stall_timeout=self.stall_timeout,
+            hosts=[host.name for host in self.reach.others if host in start.places],
+            fewest=self.fewest,
+            client=self.reach.client,
         )
         return execution.run(), bool(execution.requests)
 

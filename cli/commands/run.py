@@ -143,8 +143,7 @@ def command(
         forward=(*exported, *forward),
         by_interface=launcher == "horovodrun",
     )
-    emulated = bool(latency_ms or gbps or straggler)
-    (_check_script if is_script else _check_yaml)(resume, check_collectives, emulated, elastic)
+    _check_kind(is_script, resume, check_collectives, bool(latency_ms or gbps or straggler), elastic)
     told = Options()
     if is_script:
         told = Options(
@@ -208,21 +207,21 @@ def command(
     sys.exit(session.run(start, resume))
 
 
-def _check_script(resume: str | None, check_collectives: bool, emulated: bool, elastic: Elastic | None) -> None:
-    if resume is not None:
+def _check_kind(
+    is_script: bool, resume: str | None, check_collectives: bool, emulated: bool, elastic: Elastic | None
+) -> None:
+    """UserError for options that are not for this kind of target."""
+    if is_script and resume is not None:
         raise UserError("--resume is for YAML files; a script reads its own checkpoints, so start it again without it")
-    if check_collectives:
+    if is_script and check_collectives:
         raise UserError(
             "--check-collectives is for YAML files; in a script, Horovod's API compares by itself what ranks ask for"
         )
-    if emulated:
+    if is_script and emulated:
         raise UserError(
             "--latency-ms, --gbps and --straggler are for YAML files; a script's ranks are not ours to slow"
         )
-
-
-def _check_yaml(resume: str | None, check_collectives: bool, emulated: bool, elastic: Elastic | None) -> None:
-    if elastic is not None:
+    if not is_script and elastic is not None:
         raise UserError(
             "--host-discovery-script is for scripts that use hvd.elastic; a YAML file goes on from its checkpoints "
             "without the lost host: --max-restarts 1 --min-np N"
