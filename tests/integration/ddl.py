@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -69,7 +70,17 @@ def start(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.P
     """Start `ddl` in `cwd`, its output in pipes."""
     command = [sys.executable, "-m", "cli", *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, env=_environment(environment), stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=_environment(environment),
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell has what is in its background ignore it
+    )
 
 
 def heavy(arguments: list[str]) -> str:

@@ -206,8 +206,16 @@ def test_resumed_into_something_else(model: Path, tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("options", [["--np", "2"], ["--np", "1"]], ids=["mpirun", "local"])
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [
+        (signal.SIGTERM, ["--np", "2"]),
+        (signal.SIGINT, ["--np", "2"]),
+        (signal.SIGUSR1, ["--np", "1"]),
+        (signal.SIGINT, ["--np", "1"]),
+    ],
+    ids=["SIGTERM mpirun", "Ctrl-C mpirun", "SIGUSR1 local", "Ctrl-C local"],
+)
 def test_a_signal_ends_the_step_saves_and_exits_with_75(
     number: int, options: list[str], model: Path, tmp_path: Path
 ) -> None:

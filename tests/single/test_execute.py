@@ -239,10 +239,19 @@ def test_the_tags_of_horovodrun_are_removed_however_they_are_cut(launcher: Launc
 
 
 @pytest.fixture(autouse=True)
-def _no_signal_is_left(launcher: Launcher) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+def _no_handler_is_left() -> Iterator[None]:
+    """Signals are not ignored, as by nohup, and the command's handlers are gone after it."""
+    mine = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in mine.items()}
     yield
-    assert {number: signal.getsignal(number) for number in before} == before
+    assert {number: signal.signal(number, before[number]) for number in mine} == mine
+
+
+def test_a_signal_that_was_ignored_from_the_start_stays_so(launcher: Launcher) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    launcher.say(started()).do("kill -HUP $PPID; sleep 0.1").say(done())
+    assert launcher.run()[0] == 0
+    assert signal.signal(signal.SIGHUP, signal.SIG_DFL) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
