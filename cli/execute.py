@@ -243,7 +243,7 @@ class Execution:
             started = [e for e in self.events if e["event"] == "started"]
             hosts = {sent.machine: sent.name for sent in self._guards.posted}
             told = ({**_only(e, "rank", "pid"), "host": hosts.get(e["machine"], e["host"])} for e in started)
-            ranks.write(self._folder, told)
+            ranks.write(self._folder, told, self.client.args)
 
     def _watch(self, machine: str, *pids: int) -> None:
         """Hear of the end of a rank, and of the daemon that started it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from hvd_train.errors import UserError
 NAME = "ranks.json"
 
 
-def write(folder: Path, ranks: Iterable[dict[str, Any]]) -> None:
-    """With the number of the SLURM job that they run in, if any."""
-    job = os.environ.get("SLURM_JOB_ID")
-    (folder / NAME).write_text(strict_json.dumps([{**rank, "job": job} for rank in ranks]) + "\n", encoding="utf-8")
+def write(folder: Path, ranks: Iterable[dict[str, Any]], ssh: Sequence[str] = ()) -> None:
+    """With the number of the SLURM job that they run in, if any, and the words for `ssh` to their hosts."""
+    common = {"job": os.environ.get("SLURM_JOB_ID"), "ssh": list(ssh)}
+    (folder / NAME).write_text(strict_json.dumps([{**rank, **common} for rank in ranks]) + "\n", encoding="utf-8")
 
 
 def remove(folder: Path) -> None:

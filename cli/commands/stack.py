@@ -13,6 +13,7 @@ import typer
 from hvd_train.errors import ExitCode
 
 if TYPE_CHECKING:
+    from cli.ssh import Client
     from cli.stacks import Stack
 
 
@@ -23,14 +24,17 @@ def command(
     from concurrent.futures import ThreadPoolExecutor
 
     from cli.ranks import read
-    from cli.ssh import AT_ONCE
+    from cli.ssh import AT_ONCE, Client
 
     ranks = read(run)
     job: str | None = ranks[0].get("job")
+    client = Client(tuple(ranks[0].get("ssh", ())))
     hosts = sorted({rank["host"] for rank in ranks})
     pids = [[rank["pid"] for rank in ranks if rank["host"] == host] for host in hosts]
     with ThreadPoolExecutor(min(len(hosts), AT_ONCE)) as pool:
-        stacks = dict(zip(hosts, pool.map(lambda host, of_host: _stacks(host, job, of_host), hosts, pids), strict=True))
+        stacks = dict(
+            zip(hosts, pool.map(lambda host, of_host: _stacks(host, job, of_host, client), hosts, pids), strict=True)
+        )
     found = [stacks[rank["host"]][str(rank["pid"])] for rank in ranks]
     if not any(stack["answered"] for stack in found):
         print(f"ddl: {run}: no rank answers: {found[0]['text']}", file=sys.stderr)
@@ -40,7 +44,7 @@ def command(
         print("".join(f"    {line}\n" for line in stack["text"].strip().splitlines()))
 
 
-def _stacks(host: str, job: str | None, pids: Sequence[int]) -> dict[str, Stack]:
+def _stacks(host: str, job: str | None, pids: Sequence[int], client: Client) -> dict[str, Stack]:
     """By process id. Nodes of a SLURM job need no ssh, and a login host may not know their names."""
     from cli import ssh, stacks
     from cli.machine import Machine
@@ -53,7 +57,7 @@ def _stacks(host: str, job: str | None, pids: Sequence[int]) -> dict[str, Stack]
         step = ["srun", "--overlap", f"--jobid={job}", f"--nodelist={host}", "--nodes=1", "--ntasks=1", "--mpi=none"]
         found, problem = _run([*step, *argv], stacks.SECONDS * len(pids) + _STEP_SECONDS)
     else:
-        answer = ssh.PLAIN.ask(host, argv, 2 * ssh.CONNECT_SECONDS + stacks.SECONDS * len(pids))
+        answer = client.ask(host, argv, 2 * ssh.CONNECT_SECONDS + stacks.SECONDS * len(pids))
         found, problem = answer.json, f"{answer.problem}; {answer.remedy}"
     return found or {str(pid): {"answered": False, "text": problem} for pid in pids}
 
