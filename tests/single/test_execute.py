@@ -118,12 +118,12 @@ def test_an_event_with_the_text_of_another_rank_inside_is_found(at: int, launche
 
 
 def test_output_after_the_end_is_shown_and_a_process_that_stays_is_not_waited_for(
-    launcher: Launcher, capfd: Capture
+    launcher: Launcher, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher.say(started() + done()).do("(sleep 0.1; echo late; exec sleep 30 >/dev/null 2>&1) &").do(
         "(exec sleep 20) & echo $! >stays"
     )
-    os.chdir(launcher.folder)
+    monkeypatch.chdir(launcher.folder)
     began = time.monotonic()
     try:
         assert launcher.run()[0] == 0
