@@ -70,7 +70,7 @@ def test_hosts_that_share_no_files_run_and_log_locally(cluster: Hosts) -> None:
         cluster.run(name, ["mount", "-t", "tmpfs", "tmpfs", work])
     for name in cluster.names:
         module = f"from tests.integration.ddl import LONG; open('{work}/long.py', 'w').write(LONG)"
-        cluster.run(name, [sys.executable, "-c", module], cwd=ROOT)
+        assert cluster.run(name, [sys.executable, "-c", module], env={"PYTHONPATH": str(ROOT)}).returncode == 0
     done = run(cluster, "--output", work / "out", work / "model.yaml")
     assert (done.returncode, complaints(done)) == (0, []), done.stderr
     assert summary(work / "out")["world_size"] == 3
