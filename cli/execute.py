@@ -49,6 +49,8 @@ class Execution:
     command: Command
     world_size: int
     timeout: float | None = None
+    spent: float = 0
+    """Seconds of the timeout that are over, as earlier starts of the job took them."""
     quiet: bool = False
     verbose: bool = False
     stall_timeout: float = 0
@@ -114,7 +116,7 @@ class Execution:
 
     def _follow(self) -> None:
         """Reads until the launcher and its pipes have ended, or the job is to be given up."""
-        deadline = time.monotonic() + self.timeout if self.timeout else None
+        deadline = time.monotonic() + max(1.0, self.timeout - self.spent) if self.timeout else None
         last_heard = ended = None
         while self._streams:
             heard = self._read(0.2)

@@ -77,7 +77,8 @@ class Session:
         execution = Execution(
             start.command,
             start.ranks,
-            timeout=None if self.timeout is None else max(1.0, self.timeout - (time.monotonic() - self._began)),
+            timeout=self.timeout,
+            spent=time.monotonic() - self._began,
             quiet=self.quiet,
             verbose=self.verbose,
             stall_timeout=self.stall_timeout,
