@@ -59,6 +59,8 @@ class Execution:
     client: ssh.Client = ssh.PLAIN
     events: list[dict[str, Any]] = field(default_factory=list, init=False)
     requests: StopRequests = field(default_factory=StopRequests, init=False)
+    _signals: int = field(default=0, init=False)
+    """How many have come."""
     _started: bool = field(default=False, init=False)
     _timed_out: bool = field(default=False, init=False)
     _end_by: float | None = field(default=None, init=False)
@@ -200,7 +202,8 @@ class Execution:
 
     def _give_up(self, seconds: float) -> None:
         """Have the launcher end the job within `seconds`."""
-        self._end_by = self._end_by or time.monotonic() + seconds
+        by = time.monotonic() + seconds
+        self._end_by = by if self._end_by is None else min(self._end_by, by)
         self._process.terminate()
 
     def _on_output(self, data: bytes) -> None:
@@ -293,6 +296,7 @@ class Execution:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """The first signal asks ranks to save and stop, or ends a job in which none can be asked; see `StopRequests`."""
+        self._signals += 1
         meaning = self.requests.hear(number, time.monotonic())
         if not self._started:
             return
@@ -363,8 +367,8 @@ class Execution:
             self._err.write(bytes(self._errors.tail))
         if found.text:
             self._say(found.text)
-        told = len(self.requests.first)
-        while not (self._out.drain(0.1) and self._err.drain(0.1)) and len(self.requests.first) == told:
+        told = self._signals
+        while not (self._out.drain(0.1) and self._err.drain(0.1)) and self._signals == told:
             self._warn_of_lost_output()
         self._warn_of_lost_output()
         self._err.drain(0.1)

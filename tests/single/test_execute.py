@@ -309,6 +309,30 @@ def test_a_second_ctrl_c_ends_ranks_that_do_not_stop(launcher: Launcher, capfd: 
     assert said.endswith("ddl: ended by SIGINT\n")
 
 
+def test_a_reader_that_reads_nothing_is_left_by_a_signal(launcher: Launcher, capfd: Capture) -> None:
+    """What was printed is waited for after the end, also where Ctrl-C had asked ranks to stop before."""
+    with_rank(launcher, SAVES).do("kill -INT $PPID; wait $rank").do("head -c 200000 /dev/zero; touch printed")
+    reader, writer = os.pipe()
+    left = threading.Event()
+
+    def insist() -> None:
+        while not left.wait(1):
+            if (launcher.folder / "printed").exists():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # one may come after the command has gone
+    thread = threading.Thread(target=insist)
+    thread.start()
+    with stdout_is(writer):
+        code, _ = launcher.run()
+    left.set()
+    thread.join()
+    signal.signal(signal.SIGINT, before)
+    os.close(reader)
+    os.close(writer)
+    assert code == 75, capfd.readouterr().err
+
+
 CLEANS_UP = """
 import atexit
 atexit.register(lambda: open("cleaned", "w"))
