@@ -34,6 +34,8 @@ GRACE = 4.0
 BEAT_SECONDS = 1.0
 LAST_WORDS = 1.0
 """Seconds for which output that has stopped is waited for, after the launcher has ended."""
+LOUD = 15.0
+"""Seconds after which a rank that has ended is not heard any more, though others go on talking."""
 PIECE = 65536
 
 
@@ -68,8 +70,8 @@ class Execution:
     _stall: str | None = field(default=None, init=False)
     _ticked: float = field(default=0.0, init=False)
     _all_done_since: float | None = field(default=None, init=False)
-    _caught_up: float = field(default=0.0, init=False)
-    """When stderr last had nothing to read: all that ranks had said by then has been heard."""
+    _last_words: float = field(default=0.0, init=False)
+    """When stderr last had words, which events may be behind."""
     _warned: bool = field(default=False, init=False)
     _stop_signal: int | None = field(default=None, init=False)
     """The signal by which ranks want to be asked to save and stop; without one, they get what this command got."""
@@ -152,8 +154,6 @@ class Execution:
             self._listen(stream, not sink.full)
         ready = [key for key, _ in self._selector.select(min(seconds, 0.02) if self._is_held_up() else seconds)]
         spoke = [key.fileobj for key in ready if key.fileobj in self._streams]
-        if self._process.stderr not in spoke and not self._err.full:
-            self._caught_up = time.monotonic()
         for key in ready:
             is_process = isinstance(key.fileobj, int)
             data = b"" if is_process else os.read(key.fd, PIECE)
@@ -196,9 +196,9 @@ class Execution:
         return self._all_done_since is not None and 0 < self.stall_timeout < now - self._all_done_since
 
     def _ended_without_a_word(self, now: float) -> bool:
-        """Whether a rank is gone and all that it may have said has been read: a loud job's words take their time."""
-        gone = self._watchdog.gone(now)
-        return self._watchdog.unreported(now, GRACE) and gone is not None and self._caught_up > gone.when + GRACE
+        """Whether a rank is gone and what it may have said has been read: in a loud job that takes its time."""
+        quiet = now - self._last_words > LAST_WORDS
+        return self._watchdog.unreported(now, GRACE if quiet else LOUD)
 
     def _give_up(self, seconds: float) -> None:
         """Have the launcher end the job within `seconds`."""
@@ -214,15 +214,16 @@ class Execution:
         found, text = self._errors.feed(data)
         for event in found:
             self._on_event(event)
-        if (
-            text
-            and not self._end_by
-            and self._launcher == "srun"
-            and self._lose_host(self._errors.end(len(text) + 200))
-        ):
-            self._give_up(GRACE)  # srun waits for its tasks there, until SLURM kills all of the job
+        if text:
+            self._last_words = time.monotonic()
+            self._look_for_lost_hosts(len(text) + 200)
         if self.verbose or not self._failed():
             self._err.write(text)
+
+    def _look_for_lost_hosts(self, size: int) -> None:
+        """srun waits for its tasks on a lost node, until SLURM kills all of the job."""
+        if self._launcher == "srun" and not self._end_by and self._lose_host(self._errors.end(size)):
+            self._give_up(GRACE)
 
     def _on_event(self, event: dict[str, Any]) -> None:
         now = time.monotonic()
