@@ -23,10 +23,10 @@ PATTERNS = (
     ),
 )
 LOST = {
-    "srun": re.compile(r"srun: error: Node failure on (?P<host>\S+)(?P<peer>)"),
+    "srun": re.compile(r"srun: error: Node failure on (\S+)"),
     "mpirun": re.compile(
-        r"lost communication with a remote daemon.*?Remote daemon: \[\S+\] on node (?P<host>\S+)"
-        r"|Connection to (?P<peer>\S+) closed by remote host"
+        r"lost communication with a remote daemon.*?Remote daemon: \[\S+\] on node (\S+)"
+        r"|Connection to (\S+) closed by remote host"
     ),
 }
 """What each launcher, or the ssh below it, says of a host that it has lost; horovodrun starts an mpirun."""
@@ -85,7 +85,7 @@ def _death(found: Mapping[str, str | None], ranks: Mapping[int, int], host: str)
 def lost(text: str, launcher: str) -> list[str]:
     """The hosts that `launcher` says it has lost the connection to."""
     pattern = LOST.get(launcher, LOST["mpirun"])
-    return [match["host"] or match["peer"] for match in pattern.finditer(" ".join(text.split()))]
+    return [next(filter(None, match.groups())) for match in pattern.finditer(" ".join(text.split()))]
 
 
 def _signal(text: str | None) -> int:

@@ -87,9 +87,11 @@ class Execution:
         handlers = {number: signal.signal(number, self._on_signal) for number in HEARD if _is_heard(number)}
         try:
             self._start()
-            self._follow()
-            self._hear_guards()
-            self._reap()
+            try:
+                self._follow()
+                self._hear_guards()
+            finally:
+                self._reap()
             return self._conclude()
         finally:
             self._close()
@@ -248,7 +250,7 @@ class Execution:
         if self._folder:
             started = [e for e in self.events if e["event"] == "started"]
             hosts = {sent.machine: sent.name for sent in self._guards.posted}
-            told = ({**_only(e, "rank", "pid"), "host": hosts.get(e["machine"], e["host"])} for e in started)
+            told = ({"rank": e["rank"], "pid": e["pid"], "host": hosts.get(e["machine"], e["host"])} for e in started)
             ranks.write(self._folder, told, self.client.args)
 
     def _watch(self, machine: str, *pids: int) -> None:
@@ -449,10 +451,6 @@ def _untagged(receive: Callable[[bytes], None]) -> Callable[[bytes], None]:
             receive(b"")
 
     return feed
-
-
-def _only(record: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: record[key] for key in keys}
 
 
 def _kill(pid: int, number: int) -> None:

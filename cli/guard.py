@@ -46,8 +46,8 @@ class Guard:
     process: subprocess.Popen[bytes]
     machine: str = ""
     tries: int = 1
-    orders: list[bytes] = field(default_factory=list)
-    """What it is told once it has answered: until then, its stdin may be that of a login shell."""
+    orders: Sequence[bytes] = ()
+    """What all guards are told; this one once it has answered: until then, its stdin may be that of a login shell."""
     _pending: bytes = b""
 
     def hear(self, data: bytes) -> list[int]:
@@ -60,11 +60,6 @@ class Guard:
             self.machine = answer["machine"]
             self.say(b"".join(self.orders))
         return [e["ended"] for e in found if e["event"] == "ended"]
-
-    def order(self, line: bytes) -> None:
-        self.orders.append(line)
-        if self.machine:
-            self.say(line)
 
     def say(self, line: bytes) -> None:
         assert self.process.stdin is not None
@@ -84,14 +79,12 @@ class Guards:
     client: ssh.Client = ssh.PLAIN
     posted: list[Guard] = field(default_factory=list, init=False)
     _told: list[bytes] = field(default_factory=list, init=False)
-    _left: list[str] | None = field(default=None, init=False)
 
     def post(self) -> list[Guard]:
         """Starts as many as may be started now of those that have not been; call it again when a guard has answered."""
-        self._left = list(self.hosts) if self._left is None else self._left
         calling = sum(not guard.machine and guard.process.poll() is None for guard in self.posted)
-        names = [self._left.pop(0) for _ in range(min(len(self._left), max(0, ssh.LOT - calling)))]
-        new = [Guard(name, self._call(name), orders=list(self._told)) for name in names]
+        left = self.hosts[len(self.posted) :]
+        new = [Guard(name, self._call(name), orders=self._told) for name in left[: max(0, ssh.LOT - calling)]]
         self.posted += new
         return new
 
@@ -110,7 +103,8 @@ class Guards:
         line = f"watch {machine} {' '.join(map(str, pids))}\n".encode()
         self._told.append(line)
         for guard in self.posted:
-            guard.order(line)
+            if guard.machine:
+                guard.say(line)
 
     def signal(self, machine: str, number: int, pids: Iterable[int]) -> bool:
         """Has the guard of `machine` send a signal to processes that it looks after; whether there is such a guard."""

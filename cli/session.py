@@ -1,4 +1,4 @@
-"""A job from its first start to its end: what is said before, each start, and the restarts on the hosts that are left."""
+"""A job from its first start to its end: each start, and the restarts on the hosts that are left."""
 
 from __future__ import annotations
 

@@ -54,6 +54,11 @@ class Evidence:
         asked = signal.SIGINT in self.signals
         return [e for e in self.of("failed") if not (asked and e["message"].startswith("KeyboardInterrupt"))]
 
+    @property
+    def own_failure(self) -> Mapping[str, Any] | None:
+        """The first failure of a rank that is no consequence of the loss of another one."""
+        return events.first_failure(e for e in self.failures if not is_consequence(e))
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -125,7 +130,7 @@ def _died(found: Evidence) -> Verdict | None:
         return None
     reported = {e["rank"] for e in found.of("failed", "done")}
     gone = found.gone if found.gone and found.gone.rank and found.gone.rank.number not in reported else None
-    first = events.first_failure(e for e in found.failures if not is_consequence(e))
+    first = found.own_failure
     if first and not (gone and gone.wall < first["time"]):
         return None
     death = killed(found.words, found.local, found.host, reported | found.watchdog.lost)
@@ -137,8 +142,7 @@ def _died(found: Evidence) -> Verdict | None:
 
 
 def _reported(found: Evidence) -> Verdict | None:
-    event = events.first_failure(e for e in found.failures if not is_consequence(e))
-    event = event or events.first_failure(found.failures)
+    event = found.own_failure or events.first_failure(found.failures)
     if event is None:
         return None
     rank = found.watchdog.ranks.get(event["rank"])

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import emulation, options
+from cli.argv import YAML
 from cli.streams import say
 from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
     from cli.elastic import Elastic
     from cli.hosts import Host
-
-YAML = {".yaml", ".yml"}
 
 
 def command(
@@ -169,16 +168,13 @@ def command(
             engine=chosen,
             hosts=places,
             environment={**environment, **what.environment},
-            forward=found.forward,
             bind=bind,  # type: ignore[arg-type]
             oversubscribe=oversubscribe,
-            network=found.network,
             elastic=elastic,
             outlives=what.outlives,
-            ssh=found.client.args,
             words=words("--launcher-args", launcher_args),
         )
-        return Start(launching.command(launcher, job), what, places, ranks)
+        return Start(launching.command(launcher, found.onto(job)), what, places, ranks)
 
     start = prepare(places, world_size, resume, output)
     for note in () if quiet else (*start.command.notes, *found.notes):

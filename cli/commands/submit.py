@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options, run_folder
+from cli.argv import YAML
 from cli.streams import say
 from hvd_train.errors import UserError
 
@@ -90,6 +91,7 @@ def command(
     ] = False,
 ) -> None:
     """Submit a YAML file, a Python script or a module to SLURM."""
+    from cli.engines import choose
     from cli.environment import variables
     from cli.slurm import batch, control, follow, reasons
 
@@ -121,7 +123,7 @@ def command(
     work = _work(target or "", module, arguments, words, sweep or [])
     folder = run_folder.new(work.name, output, dry=dry_run, otherwise=f"go on in it with: sbatch {output}/job.sh")
     what = _batch(work, flags, folder=folder, array=array, dependency=dependency, np=np)
-    _check(engine, what.world_size)
+    choose(engine, what.world_size, alone=False)
     script = batch.text(what, _program("ddl"), Path(sys.executable))
     if dry_run:
         print(script, end="")
@@ -161,7 +163,7 @@ def _work(target: str, module: str | None, arguments: list[str], words: list[str
         _refuse_sweep(sweep)
         return Work(module.replace(".", "-"), (*words, "-m", module, *own))
     file = Path(target)
-    if file.suffix in {".yaml", ".yml"}:
+    if file.suffix in YAML:
         return _yaml(file, arguments, words, sweep)
     if file.suffix != ".py":
         raise UserError(f"'{target}': expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
@@ -208,12 +210,6 @@ def _not_passed_on(what: Batch, forwarded: Sequence[str]) -> Iterator[str]:
     names = [name for name in (*forwarded, "PYTHONPATH") if name in os.environ and name not in str(export).split(",")]
     if names:
         yield f"export={export}: the job does not get {', '.join(names)} of this shell"
-
-
-def _check(engine: str, world_size: int) -> None:
-    from cli.engines import choose
-
-    choose(engine, world_size, alone=False)
 
 
 def _submit(what: Batch, script: str) -> str:
