@@ -1,1 +1,1 @@
-"""Measurements that are no subcommand of `ddl bench`."""
+"""Measurements beyond `ddl bench`."""

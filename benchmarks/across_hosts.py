@@ -1,4 +1,7 @@
-"""Bytes and time of a training step across hosts: `python -m benchmarks.across_hosts`, as root (see benchmarks/README.md)."""
+"""Bytes and time of a training step across hosts.
+
+Run `python -m benchmarks.across_hosts` as root; benchmarks/README.md describes it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.bench import tables
-from cli.bench.targets import Target
+from cli.bench.goals import Goal
 from tests.cluster.hosts import Hosts, missing
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +29,10 @@ SECONDS = 600
 
 @dataclass(frozen=True)
 class Layout:
-    """`rate` is what every host may send, in the words of tc; None: as much as the machine can move."""
+    """Hosts and ranks per host.
+
+    `rate` limits what a host sends, in the notation of tc; None is no limit.
+    """
 
     hosts: int
     ranks_each: int
@@ -43,9 +49,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Request:
-    """Of its ranks: `rounds` blocks of `steps` of each of `variants`.
+    """The measurement of the ranks: `rounds` blocks of `steps` steps for each of `variants`.
 
-    A variant is a member of `hvd_train.bench.step`; `ddl_mpi+NAME` and `ddp+fp16` compress. Rank 0 writes to the file `output`.
+    A variant is one of `ddl bench step`, or `ddl_mpi+NAME` or `ddp+fp16`, which compress. Rank 0
+    writes the result to the file `output`.
     """
 
     variants: list[str]
@@ -67,7 +74,7 @@ def main() -> None:
     found = [summarise(layout, measure(layout, options)) for layout in layouts]
     for case in found:
         Console().print(table(case))
-        Console().print(tables.targets(case["targets"]))
+        Console().print(tables.goals(case["targets"]))
     if options.output:
         options.output.write_text(json.dumps({"options": vars(options), "cases": found}, indent=1, default=str) + "\n")
 
@@ -76,11 +83,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.across_hosts", description=__doc__)
     wire = [Layout(2, 1), Layout(3, 1), Layout(2, 2), Layout(3, 2)]
     several: dict[str, Any] = {"nargs": "*", "type": Layout.parse, "metavar": "HOSTSxRANKS"}
-    parser.add_argument("--wire", **several, default=wire, help="whose bytes are counted")
-    parser.add_argument("--timed", **several, default=[Layout(2, 1)], help="whose links are limited to --rate")
-    parser.add_argument("--rate", default="1gbit", help="what a host may send then, in the words of tc")
+    parser.add_argument("--wire", **several, default=wire, help="layouts whose bytes are counted")
+    parser.add_argument("--timed", **several, default=[Layout(2, 1)], help="layouts whose links are limited to --rate")
+    parser.add_argument("--rate", default="1gbit", help="limit of a host's sends, in the notation of tc")
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
-    parser.add_argument("--workload", default="mlp", help="of hvd_train/bench/workloads.py")
+    parser.add_argument("--workload", default="mlp", help="a workload of hvd_train/bench/workloads.py")
     parser.add_argument("--optimizer", default="SGD")
     parser.add_argument("--rounds", type=int, default=7, help="blocks of each variant, interleaved")
     parser.add_argument("--steps", type=int, default=3, help="steps of a block")
@@ -89,7 +96,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(layout: Layout, options: argparse.Namespace) -> dict[str, Any]:
-    """What the ranks measured; `ddl run` starts them, from n1."""
+    """Run `ddl run` on n1 and return the result of the ranks."""
     with Hosts(layout.hosts) as hosts:
         hosts.shape(layout.rate)
         output = hosts.folder / "measured.json"
@@ -114,7 +121,10 @@ def measure(layout: Layout, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def summarise(layout: Layout, measured: dict[str, Any]) -> dict[str, Any]:
-    """The rounds of `measured`, and the median of each variant: milliseconds, and the busiest host's bytes over `ideal`."""
+    """Add figures and goals to `measured`.
+
+    Figures are medians over rounds: milliseconds, and the bytes of the busiest host over `ideal`.
+    """
     hosts = len(measured["hosts"])
     ideal = 2 * (hosts - 1) / hosts * measured["payload"]
     figures = {
@@ -125,25 +135,29 @@ def summarise(layout: Layout, measured: dict[str, Any]) -> dict[str, Any]:
         for name, blocks in measured["variants"].items()
     }
     case = {"layout": str(layout), "ideal": ideal, "figures": figures, **measured}
-    rows = wire_targets(case) if layout.rate is None else time_targets(case)
-    targets = [Target(figure, "<=", limit, value) for figure, limit, value in rows if value is not None]
-    return {**case, "targets": [{**asdict(target), "met": target.met} for target in targets]}
+    rows = wire_goals(case) if layout.rate is None else time_goals(case)
+    goals = [Goal(figure, "<=", limit, value) for figure, limit, value in rows if value is not None]
+    return {**case, "targets": [{**asdict(goal), "met": goal.met} for goal in goals]}
 
 
-def wire_targets(case: dict[str, Any]) -> Iterator[tuple[str, float, float | None]]:
+def wire_goals(case: dict[str, Any]) -> Iterator[tuple[str, float, float | None]]:
     for name, share in {"ddl_mpi": 1, "ddl_mpi+fp16": 0.5, "ddl_mpi+bf16": 0.5}.items():
         if name in case["figures"]:
-            yield f"bytes of {name} off {share} x ideal", 0.03, abs(case["figures"][name]["wire"] / share - 1)
+            yield (
+                f"bytes of {name}: deviation from {share} x ideal",
+                0.03,
+                abs(case["figures"][name]["wire"] / share - 1),
+            )
 
 
-def time_targets(case: dict[str, Any]) -> Iterator[tuple[str, float, float | None]]:
-    yield "fp16 over float32, ours", 0.6, over(case, "ddl_mpi+fp16", "ddl_mpi")
-    yield "ours over gloo DDP", 1, over(case, "ddl_mpi", "ddp")
-    yield "ours over gloo DDP, both fp16", 1, over(case, "ddl_mpi+fp16", "ddp+fp16")
+def time_goals(case: dict[str, Any]) -> Iterator[tuple[str, float, float | None]]:
+    yield "ddl: fp16 over float32", 0.6, over(case, "ddl_mpi+fp16", "ddl_mpi")
+    yield "ddl over gloo DDP", 1, over(case, "ddl_mpi", "ddp")
+    yield "ddl over gloo DDP, both fp16", 1, over(case, "ddl_mpi+fp16", "ddp+fp16")
 
 
 def over(case: dict[str, Any], name: str, other: str) -> float | None:
-    """The median over rounds of one variant's time over another's."""
+    """Return the median ratio of two variants' times over rounds, or None without both."""
     blocks, others = case["variants"].get(name, ()), case["variants"].get(other, ())
     return (
         median(a["seconds"] / b["seconds"] for a, b in zip(blocks, others, strict=True)) if blocks and others else None
@@ -152,7 +166,7 @@ def over(case: dict[str, Any], name: str, other: str) -> float | None:
 
 def table(case: dict[str, Any]) -> Table:
     title = f"{case['layout']}: a step that reduces {case['payload'] / 1e6:.1f} MB (load {case['machine']['load']:.1f})"
-    found = Table("variant", "ms", "bytes / ideal", "over ours", "over DDP", title=title)
+    found = Table("variant", "ms", "bytes / ideal", "over ddl", "over DDP", title=title)
     for name, figures in case["figures"].items():
         ratios = (over(case, name, other) for other in ("ddl_mpi", "ddp"))
         cells = ("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)

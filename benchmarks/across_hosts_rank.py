@@ -1,4 +1,7 @@
-"""One rank of `benchmarks/across_hosts.py`: steps of every variant in turn, their time, and what passes this host's interface."""
+"""One rank of `benchmarks/across_hosts.py`.
+
+It runs blocks of steps of each variant, and measures their time and the bytes that this host sends.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,20 @@ from typing import Any
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 
 from benchmarks.across_hosts import Request
-from hvd_train import plugins
-from hvd_train.bench.machine import machine
-from hvd_train.bench.measure import Wrong, order
-from hvd_train.bench.step._strategy import Strategy
-from hvd_train.bench.step.base import Step, Stepper, Task
-from hvd_train.bench.step.ddp import Ddp
+from hvd_train.bench import machine
+from hvd_train.bench.measure import WrongResult, order
+from hvd_train.bench.step.base import IMPLEMENTATIONS, StepCase, Stepper, Task
+from hvd_train.bench.step.implementations.ddp import Ddp
+from hvd_train.bench.step.strategy import StrategyStepper
 from hvd_train.bench.workloads import WORKLOADS
 from hvd_train.bench.world import World
-from hvd_train.comm import mpi
+from hvd_train.comm.engines import mpi
+from hvd_train.config import plugins
 from tests.cluster.hosts import Traffic
 
 
 class HalfDdp(Ddp):
-    """DDP with torch's own fp16 hook; that for bf16 wants NCCL."""
+    """DDP with torch's fp16 hook. Its bf16 hook needs NCCL."""
 
     def __init__(self, world: World, task: Task) -> None:
         super().__init__(world, task)
@@ -39,18 +42,18 @@ def create(name: str, world: World, task: Task) -> Stepper:
     if name == "ddp+fp16":
         return HalfDdp(world, task)
     if compression:
-        return Strategy(world, task, mpi.create(), compression)
-    made: Stepper = plugins.create("hvd_train.bench.step", name, world, task)
+        return StrategyStepper(world, task, mpi.create(), compression)
+    made: Stepper = plugins.create(IMPLEMENTATIONS, name, world, task)
     return made
 
 
 def measure(world: World, request: Request, task: Task) -> dict[str, list[dict[str, Any]]]:
-    """Of every variant and round the seconds of a step on the slowest rank, and the bytes that each host sent in it."""
+    """Return the blocks of each variant: seconds per step of the slowest rank, and bytes per host."""
     steppers: dict[str, Stepper] = {}
     for name in request.variants:
         steppers[name] = create(name, world, task)
         check(name, steppers[name], world, task)
-        steppers[name].pause()
+        steppers[name].backend.pause()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in steppers}
     for number in range(request.rounds):
         for name in order(list(steppers), number):
@@ -61,14 +64,14 @@ def measure(world: World, request: Request, task: Task) -> dict[str, list[dict[s
 
 
 def check(name: str, stepper: Stepper, world: World, task: Task) -> None:
-    """What does not round must give the parameters of one process."""
-    problem = Step(name, task, world).check(stepper, world)
+    """Raise WrongResult if a variant without compression differs from one process."""
+    problem = StepCase(name, task, world).check(stepper, world)
     if problem and "+" not in name:
-        raise Wrong(f"{name} on rank {world.rank}: {problem}")
+        raise WrongResult(f"{name} on rank {world.rank}: {problem}")
 
 
 def block(world: World, stepper: Stepper, steps: int) -> dict[str, Any]:
-    stepper.resume()
+    stepper.backend.resume()
     stepper.run()
     world.barrier()
     before, begin = Traffic.of(), time.perf_counter()
@@ -76,7 +79,7 @@ def block(world: World, stepper: Stepper, steps: int) -> dict[str, Any]:
         stepper.run()
     seconds = max(world.gather((time.perf_counter() - begin) / steps))
     passed = Traffic.of() - before
-    stepper.pause()
+    stepper.backend.pause()
     return {"seconds": seconds, "sent": dict(world.gather((socket.gethostname(), passed.sent / steps)))}
 
 
@@ -89,7 +92,7 @@ def main() -> None:
         "hosts": sorted(set(world.gather(socket.gethostname()))),
         "payload": sum(p.numel() * p.element_size() for p in task.model().parameters()),
         "variants": measure(world, request, task),
-        "machine": {**machine(), "load": load},
+        "machine": {**machine.facts(), "load": load},
     }
     if world.rank == 0:
         Path(request.output).write_text(json.dumps(found), encoding="utf-8")

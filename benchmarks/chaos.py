@@ -1,8 +1,10 @@
-"""Kill ranks and the command at random, resume until done, compare: `python -m benchmarks.chaos --runs 100`.
+"""Random kills of ranks and of the command: `python -m benchmarks.chaos --runs 100`.
 
-Each run trains at np=3 while processes of it get KILL, TERM, SEGV or STOP at random times: a rank, the launcher, or `ddl run`
-itself. It is resumed until it is done. Its parameters must then be those of a run that nobody disturbed, to the bit, and nothing
-may be left of it: no process, no shared memory, no file in its temporary folder. A mark in their environment tells its processes.
+Each run trains with np=3 while a rank, the launcher or `ddl run` gets KILL, TERM, SEGV or STOP at
+random times. The run is resumed until it is complete. Its parameters must then equal those of an
+undisturbed run bit for bit, and no attempt may leave a process or shared memory. At the end its
+temporary folder must be empty: a resumed run removes what a killed command left. A variable in the
+environment marks its processes.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from hvd_train.submitted import has_checkpoint
+from hvd_train.rank.submitted import has_checkpoint
 
 NP = 3
 ROOT = Path(__file__).parents[1]
-MARK = "DDL_CHAOS"
+MARK, TEMPORARY = "DDL_CHAOS", "tmp"
 COMMON = """\
 data: {name: digits, batch_size: 16}
 train: {steps: 600, eval_every: 200, log_every: 100}
@@ -63,19 +65,19 @@ schedule: {name: cosine, warmup_steps: 20}
 SIGNALS = ("KILL", "TERM", "SEGV", "STOP")
 VICTIMS = ("rank 0", "rank 1", "rank 2", "launcher", "command")
 STALL = 10
-"""Seconds after which `ddl run` ends a job in which a rank stands still."""
+"""Seconds without progress after which `ddl run` ends a job."""
 HANG = 180.0
-"""Seconds within which an attempt must have ended."""
+"""Timeout of an attempt in seconds."""
 GONE = 15.0
-"""Seconds that what is left of an attempt has to go by itself."""
-LOOK = 0.05
+"""Seconds that the processes of an ended attempt have to exit."""
+POLL = 0.05
 
 
 @dataclass(frozen=True)
 class Kill:
-    """`signal` to `victim` at `at`, a share of the time that an undisturbed run takes; it goes on `pause` seconds after STOP.
+    """Send `signal` to `victim` after the fraction `at` of the time of an undisturbed run.
 
-    Without `pause` a rank stays stopped until the command ends the job.
+    After STOP the victim continues after `pause` seconds, or never without `pause`.
     """
 
     victim: str
@@ -86,7 +88,7 @@ class Kill:
 
 @dataclass
 class Outcome:
-    """One run: what was done to it, how its attempts ended, and what was wrong with it."""
+    """One run: its kills, the exit codes of its attempts, and its faults."""
 
     configuration: str
     restarts: int
@@ -97,7 +99,7 @@ class Outcome:
 
 
 def plan(source: random.Random, most: int) -> list[Kill]:
-    """One to `most` kills, an attempt each."""
+    """Return one to `most` kills. Each occurs in an attempt of its own."""
     kills = []
     for _ in range(source.randint(1, most)):
         victim, name = source.choice(VICTIMS), source.choice(SIGNALS)
@@ -108,13 +110,13 @@ def plan(source: random.Random, most: int) -> list[Kill]:
 
 
 class Attempt:
-    """One `ddl run` in `folder`, and all that it starts."""
+    """One `ddl run` in `folder`, and all processes that it starts."""
 
     def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
-        self.mark, self._tmp = uuid.uuid4().hex, folder / "tmp"
-        self._tmp.mkdir(exist_ok=True)
+        self.mark, temporary = uuid.uuid4().hex, folder / TEMPORARY
+        temporary.mkdir(exist_ok=True)
         self.shared: set[Path] = set()
-        environment = {**os.environ, MARK: self.mark, "TMPDIR": str(self._tmp), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, MARK: self.mark, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
         with (folder / "output.txt").open("ab") as output:
             self.command = subprocess.Popen(
                 [sys.executable, "-m", "cli", "run", "--np", str(NP), "--stall-timeout", str(STALL), *arguments],
@@ -123,19 +125,19 @@ class Attempt:
         self.began = time.monotonic()
 
     def processes(self) -> Iterator[psutil.Process]:
-        """Everything alive that has the mark in its environment."""
+        """Yield all running processes with the mark in their environment."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
                     yield process
 
     def victim(self, name: str) -> psutil.Process | None:
-        """The process that `name` means, if there is one by now."""
+        """Return the process called `name`, or None if it does not exist yet."""
         if name == "command":
             return psutil.Process(self.command.pid)
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                if "hvd_train" not in process.cmdline():  # programs that `ddl run` asks for their version first
+                if "hvd_train" not in process.cmdline():  # a program that `ddl run` asks for its version
                     continue
                 rank = process.environ().get("OMPI_COMM_WORLD_RANK")
                 launcher = rank is None and process.ppid() == self.command.pid
@@ -144,10 +146,10 @@ class Attempt:
         return None
 
     def strike(self, kill: Kill, at: float) -> None:
-        """Wait `at` seconds, or until the victim is there, and send the signal; nothing where the job is over before."""
+        """Send the signal after `at` seconds, when the victim exists, unless the job has ended."""
         while self._running(at) or (self.command.poll() is None and self.victim(kill.victim) is None):
-            time.sleep(LOOK)
-        self._look()
+            time.sleep(POLL)
+        self._record_shared_memory()
         with contextlib.suppress(psutil.NoSuchProcess):
             process = self.victim(kill.victim) if self.command.poll() is None else None
             if process is not None:
@@ -157,31 +159,29 @@ class Attempt:
                     process.send_signal(signal.SIGCONT)
 
     def end(self) -> tuple[int | None, list[str]]:
-        """The exit code, None where it hung, and what the attempt left."""
+        """Return the exit code, None after a hang, and the faults of the attempt."""
         while self._running(HANG):
-            time.sleep(LOOK)
-            self._look()
+            time.sleep(POLL)
+            self._record_shared_memory()
         code, faults = self.command.poll(), []
         if code is None:
             faults.append(f"did not end within {HANG:g} s")
         deadline = time.monotonic() + GONE
         while (left := list(self.processes())) and time.monotonic() < deadline and code is not None:
-            time.sleep(LOOK)
+            time.sleep(POLL)
         for process in left:
             with contextlib.suppress(psutil.Error):
                 faults.append(f"process left: {' '.join(process.cmdline()[:6])}")
                 process.kill()
         self.command.wait()
         faults += [f"shared memory left: {path}" for path in sorted(self.shared) if path.exists()]
-        faults += [f"left in the temporary folder: {path.name}" for path in self._tmp.iterdir()]
-        shutil.rmtree(self._tmp)
         return code, faults
 
     def _running(self, seconds: float) -> bool:
         return self.command.poll() is None and time.monotonic() - self.began < seconds
 
-    def _look(self) -> None:
-        """Remember the shared memory of the job's processes: once they are gone, nobody knows whose it was."""
+    def _record_shared_memory(self) -> None:
+        """Record the shared memory of the processes, which cannot be attributed after their end."""
         for process in self.processes():
             with contextlib.suppress(psutil.Error, OSError):
                 maps = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
@@ -191,7 +191,7 @@ class Attempt:
 
 
 def run(folder: Path, outcome: Outcome, typical: float, expected: str) -> None:
-    """Disturb one run as planned, resume it until it is done, and note what was wrong."""
+    """Disturb one run as planned, resume it until it is complete, and record its faults."""
     out, began = folder / "out", time.monotonic()
     for kill in [*outcome.kills, None]:
         restarts = ["--max-restarts", str(outcome.restarts)]
@@ -205,18 +205,26 @@ def run(folder: Path, outcome: Outcome, typical: float, expected: str) -> None:
         code, faults = attempt.end()
         outcome.codes.append(-1 if code is None else code)
         outcome.faults += [f"{kill}: {fault}" for fault in faults]
+        if kill is None:
+            outcome.faults += left_behind(folder)
         if code == 2 or (kill is None and code != 0):
             outcome.faults.append(f"{kill}: exit code {code}")
     found = digest(out) if has_checkpoint(out) else "no checkpoint"
     if found != expected:
-        outcome.faults.append("other parameters than those of an undisturbed run")
+        outcome.faults.append("parameters differ from those of an undisturbed run")
     outcome.seconds = time.monotonic() - began
 
 
+def left_behind(folder: Path) -> list[str]:
+    """Return a fault for each file in the temporary folder of a run."""
+    return [f"left in the temporary folder: {path.name}" for path in (folder / TEMPORARY).iterdir()]
+
+
 def undisturbed(folder: Path) -> tuple[float, str]:
-    """The seconds that a run takes, and the digest of what it ends with."""
+    """Run without kills, and return the seconds and the digest of the result."""
     attempt = Attempt(folder, ["--output", "out", "model.yaml"])
     code, faults = attempt.end()
+    faults += left_behind(folder)
     if code or faults:
         raise SystemExit(
             f"an undisturbed run failed: exit code {code}, {faults}\n{(folder / 'output.txt').read_text()}"
@@ -225,7 +233,7 @@ def undisturbed(folder: Path) -> tuple[float, str]:
 
 
 def digest(out: Path) -> str:
-    """Of the model in the newest checkpoint, and of its step."""
+    """Return a digest of the newest checkpoint: its step and its model."""
     newest = max((out / "checkpoints").glob("step-*"))
     return f"{newest.name} {hashlib.sha256((newest / 'model.safetensors').read_bytes()).hexdigest()}"
 
@@ -236,10 +244,10 @@ def measure(root: Path, runs: int, seed: int, kills: int, console: Console) -> l
     for number in range(runs):
         name = list(CONFIGURATIONS)[number % len(CONFIGURATIONS)]
         if name not in references:
-            references[name] = undisturbed(made(root / f"undisturbed-{len(references)}", name))
+            references[name] = undisturbed(create(root / f"undisturbed-{len(references)}", name))
         source = random.Random(f"{seed}/{number}")
         outcome = Outcome(name, source.choice((0, 0, 2)), plan(source, kills))
-        folder = made(root / f"run-{number}", name)
+        folder = create(root / f"run-{number}", name)
         run(folder, outcome, *references[name])
         outcomes.append(outcome)
         struck = ", ".join(f"{kill.signal} {kill.victim}" for kill in outcome.kills)
@@ -250,7 +258,7 @@ def measure(root: Path, runs: int, seed: int, kills: int, console: Console) -> l
     return outcomes
 
 
-def made(folder: Path, name: str) -> Path:
+def create(folder: Path, name: str) -> Path:
     folder.mkdir()
     (folder / "model.yaml").write_text(CONFIGURATIONS[name])
     return folder
@@ -283,12 +291,12 @@ def main() -> None:
     outcomes = measure(root, options.runs, options.seed, options.kills, console)
     good = sum(not outcome.faults for outcome in outcomes)
     console.print(table(outcomes))
-    console.print(f"{good} of {len(outcomes)} runs equal to an undisturbed one, with nothing left")
+    console.print(f"{good} of {len(outcomes)} runs equal an undisturbed one and leave nothing behind")
     if options.output:
         record = {"seed": options.seed, "np": NP, "good": good, "runs": [asdict(outcome) for outcome in outcomes]}
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if good < len(outcomes):
-        sys.exit(f"what failed is in {root}")
+        sys.exit(f"failed runs are in {root}")
     shutil.rmtree(root)
 
 

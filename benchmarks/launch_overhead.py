@@ -1,6 +1,7 @@
-"""What `ddl run` adds to the time until the first step: `python -m benchmarks.launch_overhead`.
+"""The time that `ddl run` adds until the first step: `python -m benchmarks.launch_overhead`.
 
-Bare is the very command line that `ddl run --dry-run` prints, in a shell. Both start the same ranks and take turns.
+The baseline, "bare", is the command line that `ddl run --dry-run` prints, run in a shell. Both
+start the same ranks and alternate.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.bench import tables
-from cli.bench.targets import Target
+from cli.bench.goals import Goal
 
 MODEL = """\
 model: mlp
 data: {name: synthetic, features: [64], samples: 512}
 train: {steps: 2, log_every: 1}
 """
-LOOK = 0.001
-"""Seconds between two looks at the file that tells of the first step."""
+POLL = 0.001
+"""Seconds between two checks of the file that records the first step."""
 DDL = Path(sys.executable).with_name("ddl")
 
 Run = dict[str, float]
@@ -42,28 +43,28 @@ def main() -> None:
         rounds = measure(Path(folder), options.np, options.pairs)
     added = median(pair["ddl run"]["first"] - pair["bare"]["first"] for pair in rounds)
     ratio = median(pair["ddl run"]["first"] / pair["bare"]["first"] for pair in rounds)
-    found = [
-        Target("seconds that ddl run adds until the first step", "<=", 1.0, added),
-        Target("seconds until the first step over those of the bare line", "<=", 1.3, ratio),
+    goals = [
+        Goal("seconds that ddl run adds until the first step", "<=", 1.0, added),
+        Goal("seconds until the first step over those of the bare line", "<=", 1.3, ratio),
     ]
-    targets = [{**asdict(target), "met": target.met} for target in found]
+    judged = [{**asdict(goal), "met": goal.met} for goal in goals]
     Console().print(table(rounds, f"np={options.np}, load {load:.1f}: median seconds of {options.pairs} pairs"))
-    Console().print(tables.targets(targets))
+    Console().print(tables.goals(judged))
     if options.output:
-        record = {"np": options.np, "load": load, "rounds": rounds, "targets": targets}
+        record = {"np": options.np, "load": load, "rounds": rounds, "targets": judged}
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.launch_overhead", description=__doc__)
     parser.add_argument("--np", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=10, help="runs of each, after one that is not counted")
+    parser.add_argument("--pairs", type=int, default=10, help="runs of each, after one warm-up run")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser.parse_args()
 
 
 def measure(folder: Path, np: int, pairs: int) -> list[dict[str, Run]]:
-    """The runs of each pair, which one comes first changing from pair to pair."""
+    """Return the runs of each pair. The order within a pair alternates."""
     (folder / "model.yaml").write_text(MODEL, encoding="utf-8")
     rounds = []
     for number in range(pairs + 1):
@@ -82,14 +83,14 @@ def words(*argv: object) -> list[str]:
     return [str(word) for word in argv]
 
 
-def timed(argv: Sequence[str], told: Path) -> Run:
-    """Seconds until the file `told` has a line, and until the end."""
+def timed(argv: Sequence[str], file: Path) -> Run:
+    """Run `argv` and return the seconds until `file` has content, and until the end."""
     begin = time.perf_counter()
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while not (told.exists() and told.stat().st_size):
+    while not (file.exists() and file.stat().st_size):
         if process.poll() is not None:
             sys.exit(f"launch_overhead: ended before its first step: {process.communicate()[1].decode()}")
-        time.sleep(LOOK)
+        time.sleep(POLL)
     first = time.perf_counter() - begin
     process.communicate()
     return {"first": first, "all": time.perf_counter() - begin}

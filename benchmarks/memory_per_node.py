@@ -1,6 +1,8 @@
-"""Memory of a node in training: `ddl run --np 4 benchmarks/memory_per_node.py sharded`, or `whole`.
+"""Memory of a node during training.
 
-Proportional set size (shared pages count once, split among those who map them), over that before the model was made.
+Run `ddl run --np 4 benchmarks/memory_per_node.py sharded`, or `whole`. The result is the growth of
+the proportional set size since before the model was created. Processes that map a page divide its
+size among them.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import psutil
 import torch
 from torch import nn
 
-from hvd_train import plugins
-from hvd_train.comm.base import Communicator, gather_json
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.objects import gather_json
+from hvd_train.config import plugins
+from hvd_train.gradients.optimizer import Build
 from hvd_train.sync.base import Context
 
 WIDTH, DEPTH = 2048, 4
@@ -23,18 +27,20 @@ def resident() -> int:
     return size
 
 
-def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=1e-3, fused=True)
+BUILD = Build("AdamW", {"lr": 1e-3, "fused": True})
 
 
 def grown(comm: Communicator, shard: bool) -> int:
-    """Bytes that this rank holds after some steps; what torch imports with its first optimizer is not among them."""
-    build([nn.Parameter(torch.zeros(1))])
+    """Return the growth of this rank in bytes after three steps.
+
+    The imports of the first optimizer are excluded.
+    """
+    BUILD([nn.Parameter(torch.zeros(1))])
     before = resident()
     model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(DEPTH)))
-    context = Context(comm, plugins.create("hvd_train.compress", "none"))
-    strategy = plugins.create("hvd_train.sync", "allreduce", context, shard_optimizer=shard)
-    optimizer = strategy.optimizer(model, build)
+    context = Context(comm, plugins.create("hvd_train.gradients.compressors", "none"))
+    strategy = plugins.create("hvd_train.sync.strategies", "allreduce", context, shard_optimizer=shard)
+    optimizer = strategy.optimizer(model, BUILD)
     strategy.start(model)
     for step in range(3):
         model.zero_grad(set_to_none=True)
@@ -48,7 +54,7 @@ def grown(comm: Communicator, shard: bool) -> int:
 
 
 def main() -> None:
-    comm = plugins.create("hvd_train.comm", "mpi")
+    comm = plugins.create("hvd_train.comm.engines", "mpi")
     payload = DEPTH * (WIDTH * WIDTH + WIDTH) * 4
     kind = sys.argv[1]
     total = sum(gather_json(comm, grown(comm, kind == "sharded")))

@@ -1,4 +1,4 @@
-"""The model of strategies.yaml, of which one rank's gradients drown in noise: what robust aggregates are for."""
+"""The model of strategies.yaml with noise on the gradients of one rank, to test robust aggregation."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ RANK, WIDTH = "3", 960
 
 
 def create(noise: float = 100.0) -> nn.Module:
-    """For digits. On rank 3 normal noise is added to every gradient, `noise` times as long as that is."""
+    """Create a model for the digits.
+
+    Rank 3 adds normal noise to every gradient, whose norm is `noise` times that of the gradient.
+    """
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10)
     )
 
-    def drown(gradient: Tensor) -> Tensor:
+    def add_noise(gradient: Tensor) -> Tensor:
         added = torch.randn_like(gradient)
         return gradient + added * (noise * gradient.norm() / added.norm())
 
     if os.environ.get("OMPI_COMM_WORLD_RANK") == RANK:
         for parameter in model.parameters():
-            parameter.register_hook(drown)
+            parameter.register_hook(add_noise)
     return model

@@ -1,4 +1,7 @@
-"""Every strategy beside allreduce: `python -m benchmarks.strategies`, on an idle machine (see benchmarks/README.md)."""
+"""Comparison of every strategy with allreduce.
+
+Run `python -m benchmarks.strategies` on an idle machine; benchmarks/README.md describes it.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +19,30 @@ from PIL import Image
 from rich.console import Console
 
 from cli.bench import tables
-from cli.bench.targets import Row, Target
+from cli.bench.goals import Goal, Row
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "benchmarks" / "strategies.yaml"
 SKEWED = "data.partition={name: dirichlet, alpha: 0.5}"
 A_QUARTER = "optimizer.lr=0.0125"
-"""Servers that apply each gradient on its own take four steps where allreduce takes one of their mean."""
+"""Learning rate for servers that apply each gradient on its own: four steps per step of
+allreduce."""
 FAR = ("independent", "federated")
-"""Strategies of which less is asked: no word while training, and workers that see different classes."""
+"""Strategies with a weaker goal: no communication during training, or workers with different
+classes."""
 
 CLEAN = "allreduce model.args={noise: 0}"
-"""Where one worker sends noise otherwise."""
+"""The run without noise, in the experiment where one worker sends noise."""
 
 GOAL = "accuracy 0.95"
 
 Rows = dict[str, dict[str, Any]]
-"""Of a comparison, by strategy."""
+"""The rows of a comparison, by strategy."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A call of `ddl compare`, at np=4."""
+    """A call of `ddl compare` with np=4."""
 
     strategies: tuple[str, ...]
     options: tuple[str, ...]
@@ -104,24 +109,24 @@ EXPERIMENTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path(f"strategies-{time.strftime('%Y%m%d-%H%M%S')}"))
-    parser.add_argument("--only", default=",".join(EXPERIMENTS), help="experiments, between commas")
-    parser.add_argument("--images", type=Path, help="folder for the pictures, as docs/images")
+    parser.add_argument("--only", default=",".join(EXPERIMENTS), help="experiments, separated by commas")
+    parser.add_argument("--images", type=Path, help="folder for the pictures, such as docs/images")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True)
     found: dict[str, Rows] = {}
     for name in arguments.only.split(","):
         folder = arguments.output / name.replace(" ", "-")
         print(f"{name}:", flush=True)
-        found[name] = compared(EXPERIMENTS[name], folder)
+        found[name] = compare(EXPERIMENTS[name], folder)
         if arguments.images:
             shrink(folder / "compare.png", arguments.images / f"strategies-{folder.name}.png")
-    targets = [asdict(target) | {"met": target.met} for target in judged(found)]
-    (arguments.output / "targets.json").write_text(json.dumps(targets, indent=1) + "\n", encoding="utf-8")
-    Console(width=None if sys.stdout.isatty() else 140).print(tables.targets(targets))
+    judged = [asdict(goal) | {"met": goal.met} for goal in goals(found)]
+    (arguments.output / "targets.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+    Console(width=None if sys.stdout.isatty() else 140).print(tables.goals(judged))
 
 
-def compared(experiment: Experiment, folder: Path) -> Rows:
-    """The rows of one call, by strategy; those of strategies that failed are left out, after what they said."""
+def compare(experiment: Experiment, folder: Path) -> Rows:
+    """Run the experiment and return its rows by strategy, without the strategies that failed."""
     command = [sys.executable, "-m", "cli", "compare", str(MODEL), "--np", "4", "--output", str(folder)]
     subprocess.run(
         [*command, "--strategies", ",".join(experiment.strategies), *experiment.options], cwd=ROOT, check=False
@@ -131,30 +136,30 @@ def compared(experiment: Experiment, folder: Path) -> Rows:
 
 
 def shrink(source: Path, picture: Path) -> None:
-    """The same picture in 64 colours: a third of the bytes."""
+    """Save the picture with 64 colours, which takes a third of the bytes."""
     Image.open(source).convert("RGB").quantize(64).save(picture, optimize=True)
 
 
-def judged(found: Mapping[str, Rows]) -> list[Target]:
-    """What issue 6 asks, beside what was measured; nothing of experiments and strategies that there are no rows of."""
-    rows = (row for name, judge in JUDGES.items() for row in judge(found.get(name, {}), found))
-    return [Target(figure, sense, limit, measured) for figure, sense, limit, measured in rows if measured is not None]
+def goals(found: Mapping[str, Rows]) -> list[Goal]:
+    """Return the goals of the strategies for which there are measured rows."""
+    rows = (row for name, rows_of in GOALS.items() for row in rows_of(found.get(name, {}), found))
+    return [Goal(figure, sense, limit, measured) for figure, sense, limit, measured in rows if measured is not None]
 
 
 def accuracy(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
     for name, row in rows.items():
         points = 5 if name.startswith(FAR) else 2
         less = 100 * (rows["allreduce"]["accuracy"] - row["accuracy"]) if "allreduce" in rows else None
-        yield f"points of accuracy less than allreduce: {name}", "<=", points, less
+        yield f"points of accuracy below allreduce: {name}", "<=", points, less
     gaps = (row["largest_gap"] for name, row in rows.items() if name.startswith("ssp"))
-    yield "ssp, staleness 3: largest gap of clocks", "<=", 3, next(gaps, None)
+    yield "ssp with staleness 3: largest difference of clocks", "<=", 3, next(gaps, None)
 
 
 def sent(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
     for name, period in (("local_sgd period=8", 8), ("diloco period=50", 50)):
         if name in rows and "allreduce" in rows:
             share = rows[name]["MB sent"] / rows["allreduce"]["MB sent"]
-            yield f"bytes of {name} over allreduce's: off 1/{period} by", "<=", 0.05, abs(share * period - 1)
+            yield f"bytes of {name} over allreduce: deviation from 1/{period}", "<=", 0.05, abs(share * period - 1)
     server = over(rows, rows, "seconds", "parameter_server", "allreduce")
     yield "parameter_server's time over allreduce's, one host", "<=", 2, server
 
@@ -163,9 +168,9 @@ def straggler(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
     even = found.get("even", {})
     for name in ("async_ps", "async_gossip"):
         rate = over(rows, even, "steps/s", name, name)
-        yield f"a rank 5 times slower, steps per second of others over those without: {name}", ">=", 0.9, rate
+        yield f"one rank 5 times slower: steps per second over those without it: {name}", ">=", 0.9, rate
     rate = over(rows, even, "steps/s", "allreduce", "allreduce")
-    yield "the same of allreduce, which waits", "<=", 0.25, rate
+    yield "the same for allreduce, which waits", "<=", 0.25, rate
 
 
 def slow_network(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
@@ -181,7 +186,7 @@ def nonsense(rows: Rows, found: Mapping[str, Rows]) -> Iterator[Row]:
         if clean is not None and name != CLEAN:
             sense, points = (">=", 30) if name == "allreduce" else ("<=", 2)
             yield (
-                f"one of 4 workers sends noise, points less than without: {name}",
+                f"one of 4 workers sends noise: points of accuracy below a run without: {name}",
                 sense,
                 points,
                 100 * (clean - row["accuracy"]),
@@ -194,7 +199,7 @@ def over(rows: Rows, base: Rows, column: str, name: str, other: str) -> float | 
     return float(rows[name][column] / base[other][column])
 
 
-JUDGES: dict[str, Callable[[Rows, Mapping[str, Rows]], Iterator[Row]]] = {
+GOALS: dict[str, Callable[[Rows, Mapping[str, Rows]], Iterator[Row]]] = {
     "accuracy": accuracy,
     "bytes": sent,
     "straggler": straggler,

@@ -1,4 +1,4 @@
-"""The `ddl` command: one subcommand a file in `cli.commands`."""
+"""The command `ddl`; each file in `cli.commands` is one subcommand, and each folder a group of them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import streams
-from cli.parser import Command, Commands, option_names
-from hvd_train import plugins
+from cli.arguments.parser import Commands, PlainCommand, option_names
+from cli.output import streams
+from hvd_train.config import plugins
 from hvd_train.errors import ExitCode, UserError, nearest
 
 app = typer.Typer(
@@ -23,8 +23,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-for _name in plugins.names("cli.commands"):
-    app.command(_name, cls=Command)(importlib.import_module(f"cli.commands.{_name}").command)
+
+def _add_commands(group: typer.Typer, package: str) -> None:
+    for name in plugins.names(package):
+        module = importlib.import_module(f"{package}.{name}")
+        if hasattr(module, "command"):
+            group.command(name, cls=PlainCommand)(module.command)
+        else:
+            inner = typer.Typer(cls=Commands, rich_markup_mode=None, help=module.__doc__)
+            _add_commands(inner, module.__name__)
+            group.add_typer(inner, name=name)
+
+
+_add_commands(app, "cli.commands")
 
 
 @app.callback(invoke_without_command=True)
@@ -32,7 +43,10 @@ def _ddl(
     context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Distributed deep learning on Horovod and MPI, from one YAML file."""
+    """Distributed deep learning on Horovod and MPI, from one YAML file.
+
+    Start with: ddl init, then ddl run --np 2 model.yaml
+    """
     if show_version:
         print(f"ddl {_version()}")
         raise typer.Exit
@@ -50,7 +64,10 @@ def _version() -> str:
 
 
 def main() -> None:
-    """Run the command line; what the user got wrong is one message on stderr and exit code 2."""
+    """Run the command line and exit with its code.
+
+    A user's mistake is one message on stderr and exit code 2.
+    """
     streams.prepare()
     try:
         code = run(sys.argv[1:])
@@ -61,7 +78,7 @@ def main() -> None:
 
 
 def run(words: list[str]) -> Any:
-    """The exit code of a command line, whose complaint, if it has one, is on stderr."""
+    """Run a command line and return its exit code; messages of errors are on stderr."""
     try:
         return app(words, prog_name="ddl", standalone_mode=False) or 0
     except SystemExit as end:
@@ -78,14 +95,15 @@ def run(words: list[str]) -> Any:
     except streams.Unwritable:
         raise
     except Exception as error:
-        # A usage error of click, which newer versions of typer carry inside: there is no class to name.
+        # A usage error of click. Newer versions of typer bundle click, so its class cannot be named
+        # here.
         if not hasattr(error, "format_message"):
             raise
         return _complain(_usage(error), ExitCode.BAD_INPUT)
 
 
 def _usage(error: Any) -> str:
-    """What is wrong with the command line, in one line."""
+    """Return a usage error in one line."""
     known = getattr(getattr(error, "ctx", None), "command", None)
     if hasattr(error, "option_name") and hasattr(error, "possibilities"):
         return f"no option '{error.option_name}'{nearest(error.option_name, option_names(known))}"
@@ -93,7 +111,7 @@ def _usage(error: Any) -> str:
 
 
 def _complain(text: str, code: int) -> int:
-    """`code`, once `text` is on stderr."""
+    """Print `text` on stderr and return `code`."""
     streams.say(text)
     return code
 

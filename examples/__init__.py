@@ -1,1 +1,4 @@
-"""Models and scripts that run as they are (some libraries install a package of this name, which would hide this one)."""
+"""Models and scripts that run unchanged.
+
+This file protects the name from packages called `examples`.
+"""

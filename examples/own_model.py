@@ -1,4 +1,4 @@
-"""A model and a data set of one's own, for `own_model.yaml`."""
+"""A custom model and a custom data set, for `own_model.yaml`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 
 class Residual(nn.Module):
-    """Predicts a number from two."""
+    """A model that predicts one number from two."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Residual(nn.Module):
 
 
 def waves(samples: int) -> tuple[TensorDataset, TensorDataset]:
-    """Training and test samples of a smooth function of two variables."""
+    """Return training and test samples of a smooth function of two variables."""
     x = torch.rand(samples, 2, generator=torch.Generator().manual_seed(0)) * 4 - 2
     y = (torch.sin(2 * x[:, :1]) * torch.cos(x[:, 1:])).float()
     cut = samples * 4 // 5

@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 import sys
 
-from hvd_train import words
-from hvd_train.affinity import set_threads
+from hvd_train.config import words
+from hvd_train.rank.affinity import set_threads
 
 
 def main() -> None:
     set_threads()
     if sys.argv[1:2] == ["--script"]:
-        from hvd_train.script import run_script
+        from hvd_train.rank.script import run_script
 
         run_script(sys.argv[2:])
     else:
-        from hvd_train.worker import run_document
+        from hvd_train.rank.worker import run_document
 
         sys.path.insert(0, os.getcwd())  # for targets of the user's own
         sys.exit(run_document(words.join(sys.argv[1], os.environ)))

@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code that says so."""
+"""Errors and their exit codes, and the endings of error messages."""
 
 from __future__ import annotations
 
@@ -20,25 +20,34 @@ class ExitCode(IntEnum):
 
 
 class UserError(Exception):
-    """Input that cannot be used; its text is the whole message: what, where, expected, nearest choice."""
+    """Bad input.
+
+    The text is the whole message: what happened, where, what was expected, the nearest choice.
+    """
 
     exit_code = ExitCode.BAD_INPUT
 
 
 class Diverged(Exception):
-    """A loss that is no longer a number."""
+    """The loss is not a finite number."""
 
     exit_code = ExitCode.DIVERGED
 
 
 class Stopped(Exception):
-    """A signal asked the job to stop; a checkpoint of the last finished step is on disk."""
+    """A signal stopped the job. A checkpoint of the last completed step is on disk."""
 
     exit_code = ExitCode.STOPPED
 
 
+def install_remedy(extra: str = "") -> str:
+    """Return the remedy for a missing package: how to install ddl with `extra` from a checkout."""
+    what = f"'.[{extra}]'" if extra else "."
+    return f"in a checkout of ddl, run pip install -e {what}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The end of an error message: the choice most like `word`, and the first choices where that helps."""
+    """Return the end of an error message: the choice nearest to `word`, and the first choices."""
     known = sorted(choices)
     close = difflib.get_close_matches(word.lower(), [c.lower() for c in known], n=1, cutoff=0.6)
     hint = next((f"; did you mean '{c}'?" for c in known if close and c.lower() == close[0]), "")

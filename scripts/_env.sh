@@ -1,4 +1,4 @@
-# Sourced by the other scripts: the project's virtual environment.
+# The project's virtual environment, sourced by the other scripts.
 # shellcheck shell=bash
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -22,7 +22,7 @@ make_venv() {
     die "$python cannot make a virtual environment: install its venv module (Debian, Ubuntu: apt-get install python3-venv)"
 }
 
-# One stamp per extra, so that what `scripts/test` installed is not installed again by `scripts/quickstart`.
+# One stamp per extra, so that scripts/quickstart skips what scripts/test has installed.
 install_project() {
   make_venv
   local stamp extra missing=
@@ -31,7 +31,7 @@ install_project() {
     [[ $(cat "$venv/ddl-$extra.stamp" 2>/dev/null) == "$stamp" ]] || missing+=${missing:+,}$extra
   done
   [[ $missing ]] || return 0
-  echo "installing ddl[$missing] into $venv"
+  echo "installing ddl with the extras $missing into $venv"
   "$venv/bin/python" -m pip install --quiet --upgrade --constraint "$root/constraints.txt" pip
   PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --constraint "$root/constraints.txt" --editable "$root[$missing]"
   for extra in ${missing//,/ }; do echo "$stamp" >"$venv/ddl-$extra.stamp"; done

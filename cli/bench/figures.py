@@ -1,4 +1,4 @@
-"""From what the ranks measured to the figures that are reported."""
+"""Reported figures, computed from the measured rounds."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ from collections.abc import Sequence
 from typing import Any
 
 Result = dict[str, Any]
-"""All of `bench.json`: `what`, `pairs`, `baselines`, `runs`, `targets`, and `scaling` where that was asked for."""
+"""The content of `bench.json`: `what`, `pairs`, `baselines`, `runs`, `targets`, and for scaling
+`scaling`."""
 
 Run = dict[str, Any]
-"""What one launch measured: `world_size`, `cases`."""
+"""The result of one launch: `world_size` and `cases`."""
 
 Case = dict[str, Any]
-"""`case`, its name; `unavailable`, reason by variant; `variants`, by name: `rounds` of seconds, and what never changes."""
+"""`case` is its name, `unavailable` the reason by variant, and `variants` the facts by variant;
+`rounds` are seconds per iteration."""
 
 
 def quartiles(values: Sequence[float]) -> dict[str, float]:
+    """Return the lower quartile, the median and the upper quartile; a single value is all three."""
     found = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
     return dict(zip(("lower", "median", "upper"), found, strict=True))
 
 
 def ratios(rounds: Sequence[float], to: Sequence[float]) -> list[float]:
-    """One of each round: what slowed a whole round down cancels out."""
+    """Return the ratio in each round. A slowdown of the whole round cancels out."""
     return [a / b for a, b in zip(rounds, to, strict=True)]
 
 
 def summarise(case: Case, baselines: dict[str, str]) -> Case:
-    """`case` with quartiles of each variant's seconds, and of its ratio `over_KEY` to each baseline that was measured."""
+    """Return `case` with quartiles of seconds and of ratios.
+
+    The ratio to each measured baseline is `over_KEY`.
+    """
     variants = case["variants"]
     known = {f"over_{key}": variants[name] for key, name in baselines.items() if name in variants}
     summarised = {
@@ -42,32 +48,32 @@ def summarise(case: Case, baselines: dict[str, str]) -> Case:
 
 
 def median_ratio(case: Case, variant: str, to: str) -> float | None:
-    """The median over rounds of one variant's time over another's; None where one of them is not there."""
+    """Return the median ratio of two variants' times over rounds, or None without both."""
     if not {variant, to} <= case["variants"].keys():
         return None
     return statistics.median(ratios(case["variants"][variant]["rounds"], case["variants"][to]["rounds"]))
 
 
 def mean_ratio(cases: Sequence[Case], variant: str, to: str) -> float | None:
-    """The geometric mean over cases of `median_ratio`; None where one of them is None."""
+    """Return the geometric mean of `median_ratio` over cases, or None if one of them is None."""
     found = [median_ratio(case, variant, to) for case in cases]
     known = [value for value in found if value is not None]
     return statistics.geometric_mean(known) if known and len(known) == len(found) else None
 
 
 def variants(run: Run) -> list[str]:
-    """Names of those that were measured in any case."""
+    """Return the names of the variants that were measured in any case."""
     return sorted({name for case in run["cases"] for name in case["variants"]})
 
 
 def unavailable(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each variant that could not be measured somewhere."""
+    """Return a sentence for each variant that was unavailable in some case."""
     reasons = {(name, why) for run in runs for case in run["cases"] for name, why in case["unavailable"].items()}
     return [f"{name} was not measured: {why}" for name, why in sorted(reasons)]
 
 
 def scaling(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One line of points a workload and variant: samples per second on more and more ranks, beside its own first run."""
+    """Return the points of each workload and variant: samples per second by number of ranks."""
     lines = []
     for number, case in enumerate(runs[0]["cases"]):
         for name in case["variants"]:
@@ -78,7 +84,10 @@ def scaling(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def points(rates: dict[int, float]) -> list[dict[str, float]]:
-    """Speed-up and efficiency of samples per second, by number of ranks, over the first of them."""
+    """Return speed-up and efficiency relative to the first entry of `rates`.
+
+    `rates` maps the number of ranks to samples per second.
+    """
     first, base = next(iter(rates.items()))
     return [
         {
@@ -92,11 +101,11 @@ def points(rates: dict[int, float]) -> list[dict[str, float]]:
 
 
 def size(nbytes: int) -> str:
-    """`4 KiB`."""
+    """Return a size as text, such as `4 KiB`."""
     return f"{nbytes / 2**10:.4g} KiB" if nbytes < 2**20 else f"{nbytes / 2**20:.4g} MiB"
 
 
 def duration(seconds: float) -> str:
-    """Three digits, in the unit that fits."""
+    """Return a duration with three digits in s, ms or us."""
     scale, unit = next(((s, u) for s, u in ((1, "s"), (1e-3, "ms")) if seconds >= s), (1e-6, "us"))
     return f"{seconds / scale:.3g} {unit}"

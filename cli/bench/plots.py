@@ -1,4 +1,4 @@
-"""What was measured, as a picture."""
+"""Pictures of measured figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATIOS = (0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 7, 10, 15, 20)
 
 
 def allreduce(found: Result) -> Figure:
-    """Bandwidth against size, both logarithmic, with the quartiles as a band."""
+    """Plot bandwidth over size on logarithmic axes, with the quartiles as a band."""
     (run,) = found["runs"]
     figure, axes = _figure(f"All-reduce of float32 in place, np={run['world_size']}: medians and quartiles")
     names = variants(run)
@@ -36,7 +36,7 @@ def allreduce(found: Result) -> Figure:
 
 
 def step(found: Result) -> Figure:
-    """Bars of the time over the floor, on a logarithmic axis that they leave at 1."""
+    """Plot the ratio to the floor as bars that start at 1 on a logarithmic axis."""
     (run,) = found["runs"]
     figure, axes = _figure(f"Training step, np={run['world_size']}: medians and quartiles")
     names = [name for name in variants(run) if name != "local"]
@@ -59,7 +59,7 @@ def step(found: Result) -> Figure:
 
 
 def calls(found: Result) -> Figure:
-    """Bars of the time, with the quartiles."""
+    """Plot times as bars with the quartiles as error bars."""
     (run,) = found["runs"]
     figure, axes = _figure(
         f"Named all-reduces of 1 KiB in flight together, np={run['world_size']}: medians and quartiles"
@@ -80,8 +80,9 @@ def calls(found: Result) -> Figure:
 
 
 def scaling(found: Result) -> Figure:
+    """Plot the speed-up of each workload and variant over the number of ranks."""
     lines = found["scaling"]
-    figure, axes = _figure("Training on more ranks, the same batch on each: speed-up over its own first run")
+    figure, axes = _figure("Training on more ranks, the same batch per rank: speed-up over the first run")
     ranks = sorted({point["world_size"] for line in lines for point in line["points"]})
     several = len({line["case"] for line in lines}) > 1
     axes.plot(ranks, [n / ranks[0] for n in ranks], "--", color="grey", label="ideal")

@@ -1,4 +1,4 @@
-"""The three forms of a result: JSON with everything, a picture, and tables."""
+"""The three forms of a result: JSON with every round, a picture, and tables."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.console import Console
 
 from cli.bench import figures, plots, tables
 from cli.bench.figures import Result, Run
-from cli.bench.targets import targets
-from hvd_train import strict_json
+from cli.bench.goals import goals
+from hvd_train.text import strict_json
 
 BASELINES = {
     "allreduce": {"floor": "memcpy", "ours": "ddl_mpi_arena"},
@@ -25,24 +25,24 @@ PLOTS = {"allreduce": plots.allreduce, "step": plots.step, "scaling": plots.scal
 
 
 def result(what: str, pairs: int, measured: Sequence[Run]) -> Result:
-    """Everything that was measured and follows from it."""
+    """Return the content of `bench.json`: runs, summaries, goals and scaling."""
     runs = [{**run, "cases": [figures.summarise(case, BASELINES[what]) for case in run["cases"]]} for run in measured]
-    found = [{**asdict(target), "met": target.met} for run in runs for target in targets(what, run)]
+    judged = [{**asdict(goal), "met": goal.met} for run in runs for goal in goals(what, run)]
     scaling = {"scaling": figures.scaling(runs)} if what == "scaling" else {}
-    return {"what": what, "pairs": pairs, "baselines": BASELINES[what], "runs": runs, "targets": found, **scaling}
+    return {"what": what, "pairs": pairs, "baselines": BASELINES[what], "runs": runs, "targets": judged, **scaling}
 
 
-def save(found: Result, folder: Path) -> None:
-    """`bench.json` and `bench.png` in `folder`."""
+def save(result: Result, folder: Path) -> None:
+    """Write `bench.json` and `bench.png` to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(strict_json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    PLOTS[found["what"]](found).savefig(folder / "bench.png")
+    (folder / "bench.json").write_text(strict_json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    PLOTS[result["what"]](result).savefig(folder / "bench.png")
 
 
-def show(found: Result, console: Console) -> None:
-    """The table of `what`, the targets, and what was not measured and why."""
-    console.print(TABLES[found["what"]](found))
-    if found["targets"]:
-        console.print(tables.targets(found["targets"]))
-    for reason in figures.unavailable(found["runs"]):
+def show(result: Result, console: Console) -> None:
+    """Print the table, the goals, and why each unavailable variant was not measured."""
+    console.print(TABLES[result["what"]](result))
+    if result["targets"]:
+        console.print(tables.goals(result["targets"]))
+    for reason in figures.unavailable(result["runs"]):
         console.print(reason)

@@ -1,4 +1,4 @@
-"""What was measured, for the terminal."""
+"""Tables of measured figures for the terminal."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def allreduce(found: Result) -> Table:
 
 
 def step(found: Result) -> Table:
-    """Times of the floor, and of the others over it."""
+    """Return the times of the floor and the ratios of the other variants to it."""
     (run,) = found["runs"]
     names = sorted(variants(run), key=lambda name: name != "local")
-    title = f"Training step, np={run['world_size']}: medians of the floor's time, and of the others' over it"
+    title = f"Training step, np={run['world_size']}: median time of the floor, and median ratio to it"
     table = _table(title, ["workload", *names, "ddl sends"])
     for case in run["cases"]:
         cells = [_cell(case, name, _time if name == "local" else _over_floor) for name in names]
@@ -39,7 +39,9 @@ def step(found: Result) -> Table:
 
 
 def calls(found: Result) -> Table:
-    """Times of all implementations of Horovod's API, and of ours over Horovod's."""
+    """Return the times of each implementation of Horovod's API, and the ratio of ddl's to
+    Horovod's.
+    """
     (run,) = found["runs"]
     names = variants(run)
     title = f"Named all-reduces of 1 KiB in flight together, np={run['world_size']}: median times"
@@ -61,11 +63,11 @@ def scaling(found: Result) -> Table:
     return table
 
 
-def targets(found: Iterable[dict[str, Any]]) -> Table:
-    table = _table("Targets", ["figure", "target", "measured", "met"])
-    for target in found:
-        limit, measured = f"{target['sense']} {target['limit']:.4g}", f"{target['measured']:.4g}"
-        table.add_row(target["figure"], limit, measured, _met(target["met"]))
+def goals(found: Iterable[dict[str, Any]]) -> Table:
+    table = _table("Goals", ["figure", "goal", "measured", "met"])
+    for goal in found:
+        limit, measured = f"{goal['sense']} {goal['limit']:.4g}", f"{goal['measured']:.4g}"
+        table.add_row(goal["figure"], limit, measured, _met(goal["met"]))
     return table
 
 
@@ -93,6 +95,6 @@ def _over_floor(variant: Variant) -> str:
 
 
 def _sent(case: Case) -> str:
-    """What a rank sends in an iteration: one size, or the several of different engines."""
+    """Return the bytes that a rank sends per iteration, one size for each different engine."""
     counted = sorted({v["bytes_sent"] for v in case["variants"].values() if v["bytes_sent"] is not None})
     return ", ".join(dict.fromkeys(map(size, counted)))

@@ -1,4 +1,4 @@
-"""`ddl cancel`: end submitted jobs."""
+"""`ddl cancel`: cancel submitted jobs."""
 
 from __future__ import annotations
 
@@ -8,35 +8,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.arguments import options
 from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
-    from cli.slurm.runs import Submitted
+    from cli.runs.records import Submitted
 
 
 def command(
     run: Annotated[
-        Path, typer.Argument(help="Run folder of ddl submit, folder of a sweep, or folder of runs.", show_default=False)
+        Path, typer.Argument(help="Run folder of ddl submit, or a folder of run folders.", show_default=False)
     ],
-    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask, where several jobs are meant.")] = False,
+    yes: Annotated[
+        bool, typer.Option("-y", "--yes", rich_help_panel=options.START, help="Cancel several jobs without asking.")
+    ] = False,
 ) -> None:
-    """End the jobs of a run folder; ranks that get the time save a checkpoint."""
-    from cli.slurm import control, jobs, runs
+    """Cancel the jobs of a run folder; ranks save a checkpoint if SLURM gives them time."""
+    from cli.runs import records
+    from cli.slurm import control, jobs
 
-    going = [found for found, state in jobs.look(runs.required(run)) if state.going]
-    if not going:
+    active = [submitted for submitted, state in jobs.states(records.required(run)) if state.active]
+    if not active:
         print("nothing to cancel: every job has ended")
         return
-    if len({found.job for found in going}) > 1 and not yes:
-        _ask(run, going)
-    control.cancel(found.id for found in going)
-    print("\n".join(f"{found.id}: cancelled" for found in going))
-    jobs.look(going)  # the folders keep what became of jobs that had not begun
+    if len({submitted.job for submitted in active}) > 1 and not yes:
+        _ask(run, active)
+    control.cancel(submitted.id for submitted in active)
+    print("\n".join(f"{submitted.id}: cancelled" for submitted in active))
+    jobs.states(active)  # writes the end of jobs that had not begun to their run folders
 
 
-def _ask(run: Path, going: list[Submitted]) -> None:
-    listed = "\n".join(f"  {found.id}: {found.folder}" for found in going)
-    what = f"{run} has {len({found.job for found in going})} jobs that go on:\n{listed}"
+def _ask(run: Path, active: list[Submitted]) -> None:
+    listed = "\n".join(f"  {submitted.id}: {submitted.folder}" for submitted in active)
+    what = f"{run} has {len({submitted.job for submitted in active})} jobs that have not ended:\n{listed}"
     if not sys.stdin.isatty():
-        raise UserError(f"{what}\nto end all of them, give --yes; to end one, give its run folder")
-    typer.confirm(f"{what}\nEnd all of them?", abort=True)
+        raise UserError(f"{what}\nto cancel all of them, give --yes; to cancel one, give its run folder")
+    typer.confirm(f"{what}\nCancel all of them?", abort=True)

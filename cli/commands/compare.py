@@ -1,4 +1,4 @@
-"""`ddl compare`: strategies one after another, on the same data, seed and budget."""
+"""`ddl compare`: run strategies one after another, on the same data, seed and budget."""
 
 from __future__ import annotations
 
@@ -9,25 +9,44 @@ from typing import Annotated
 
 import typer
 
-from cli import emulation, options, pictures, run_folder
-from hvd_train.names import printable
+from cli.arguments import options
+from cli.launch.emulation import Emulation
+from cli.output import pictures
+from cli.output.streams import say
+from cli.runs.folder import make_new_folder
+from hvd_train.text.names import printable
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="YAML file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="YAML file of the runs.", show_default=False)],
     overrides: options.Overrides = None,
     strategies: Annotated[
-        str, typer.Option(metavar="NAME[:OPTION=VALUE]...,...", help="As allreduce,local_sgd:period=8.")
+        str,
+        typer.Option(
+            metavar="NAME[:OPTION=VALUE]...,...",
+            rich_help_panel=options.START,
+            help="Strategies and their options, such as allreduce,local_sgd:period=8.",
+        ),
     ] = "allreduce,local_sgd",
     np: options.NpOrTwo = None,
     hosts: options.Hosts = None,
     hostfile: options.Hostfile = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="When each run ends: 10epochs, 500steps, 60s or 2GB.", show_default="as the file says"),
+        typer.Option(
+            metavar="LENGTH",
+            help="Length of each run: 10epochs, 500steps, 60s or 2GB.",
+            show_default="that of the file",
+            rich_help_panel=options.START,
+        ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="METRIC=VALUE", help="Report when it is reached, as accuracy=0.95.")
+        str | None,
+        typer.Option(
+            metavar="METRIC=VALUE",
+            rich_help_panel=options.START,
+            help="Report when each run reaches it, such as accuracy=0.95.",
+        ),
     ] = None,
     engine: options.Engine = "auto",
     iface: options.Iface = None,
@@ -38,26 +57,25 @@ def command(
     output: options.CompareFolder = None,
     as_json: options.Json = False,
 ) -> None:
-    """Run strategies one after another: a table, compare.json, compare.png, and the folder of each run."""
-    from cli.compare.entries import entries
-    from cli.compare.entries import target as read_target
+    """Run strategies one after another: a table, compare.json, compare.png, and run folders."""
+    from cli.compare.entries import entries, goal
     from cli.compare.report import Report
     from cli.compare.series import Series
-    from cli.engines import choose
-    from cli.hosts import given
-    from cli.machine import Machine
-    from cli.reach import reach
+    from cli.hosts.hostfile import given_hosts
+    from cli.hosts.machine import Machine
+    from cli.launch.engines import choose_engine
+    from cli.remote.reach import reach
 
-    places = given(hosts, hostfile)
-    np = (sum(host.slots for host in places) or 2) if np is None else np
-    goal = read_target(target) if target is not None else None
-    emulated = emulation.section(latency_ms, gbps, straggler, np)
+    listed = given_hosts(hosts, hostfile)
+    np = (sum(host.slots for host in listed) or 2) if np is None else np
+    wanted = goal(target) if target is not None else None
+    emulated = Emulation(latency_ms, gbps, straggler).section(np)
     folder = output or Path(f"compare-{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     pictures.check("compare")
-    launch = {"world_size": np, "engine": choose(engine, np, alone=not places), "emulate": emulated}
-    found = reach(places, Machine.here(), iface=iface, ssh_args=ssh_args)
-    for note in found.notes:
-        print(f"ddl: {note}", file=sys.stderr)
+    launch = {"world_size": np, "engine": choose_engine(engine, np, alone=not listed), "emulate": emulated}
+    reached = reach(listed, Machine.here(), iface=iface, ssh_args=ssh_args)
+    for note in reached.notes:
+        say(note)
     series = Series(
         file,
         tuple(overrides or ()),
@@ -65,13 +83,13 @@ def command(
         budget,
         folder.absolute(),
         launch,
-        places,
-        found,
+        listed,
+        reached,
     )
     series.check()
-    run_folder.make_new(folder)
+    make_new_folder(folder)
     outcomes, code = series.run()
-    report = Report(f"{file}", budget, goal, launch, outcomes)
+    report = Report(f"{file}", budget, wanted, launch, outcomes)
     report.save(folder)
     print(report.json() if as_json else report.text(), end="")
     print(printable(f"{folder / 'compare.json'} and {folder / 'compare.png'} written"), file=sys.stderr)

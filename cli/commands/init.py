@@ -1,4 +1,4 @@
-"""`ddl init`: a starter YAML file."""
+"""`ddl init`: write a starter YAML file."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Annotated
 import typer
 
 from hvd_train.errors import UserError
-from hvd_train.names import printable
+from hvd_train.text.names import printable
 
 STARTER = """\
-# A run of ddl. Start it with: ddl run --np 2 {name}
-# Any field can be overridden there: ddl run --np 2 {name} train.epochs=3 optimizer.lr=0.01
+# Start this run with: ddl run --np 2 {name}
+# Override any field with: ddl run --np 2 {name} train.epochs=3 optimizer.lr=0.01
 
 seed: 0
 
 model:
-  name: mlp                  # ddl list models; your own: target: package.module:callable, args: {{...}}
+  name: mlp                  # see ddl list models; for your own, target: package.module:callable, args: {{...}}
   hidden: [128, 64]
 
 data:
-  name: digits               # ddl list data; your own: target: package.module:callable, args: {{...}}
+  name: digits               # see ddl list data; for your own, target: package.module:callable, args: {{...}}
   batch_size: 32             # samples per rank; the global batch is np times that
-  partition: random          # ddl list partitions
+  partition: random          # see ddl list partitions
 
 optimizer:
-  name: AdamW                # any class of torch.optim, with its own options
+  name: AdamW                # any class of torch.optim, with its options
   lr: 0.004
 
 schedule:
@@ -42,12 +42,12 @@ train:
   # early_stop: {{metric: loss, patience: 3}}
 
 sync:
-  strategy: allreduce        # ddl list strategies
-  compression: none          # ddl list compressors
+  strategy: allreduce        # see ddl list strategies
+  compression: none          # see ddl list compressors
   fusion_mb: auto
 
 checkpoint:
-  every: epoch               # or a number of steps; ddl run --resume latest goes on from the newest
+  every: epoch               # or a number of steps; resume with: ddl run --resume latest {name}
   keep: 3
 """
 

@@ -1,4 +1,4 @@
-"""`ddl run`: one YAML file or script, many ranks."""
+"""`ddl run`: start one YAML file, script or module on many ranks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import emulation, options
-from cli.argv import YAML
-from cli.streams import say
+from cli.arguments import options
+from cli.launch.emulation import Emulation
+from cli.output.streams import say
 from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
-    from cli.elastic import Elastic
-    from cli.hosts import Host
+    from cli.launch.elastic import Elastic
+    from cli.launch.entrypoint import Entrypoint
+    from cli.launch.start import Start
+    from cli.launch.target import Targets
 
 
 def command(
-    target: Annotated[str | None, typer.Argument(help="YAML file or Python script.", show_default=False)] = None,
+    target: options.Target = None,
     arguments: options.Arguments = None,
     np: options.Np = None,
     hosts: options.Hosts = None,
@@ -37,39 +39,46 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Horovod elastic: program that prints the hosts there are, as h1:4.",
+            help="Horovod elastic: program that prints the available hosts, one h1:4 a line.",
             rich_help_panel=options.WHERE,
         ),
     ] = None,
     max_np: Annotated[
         int | None,
-        typer.Option(min=1, help="Horovod elastic: largest number of ranks.", rich_help_panel=options.WHERE),
+        typer.Option(
+            min=1, metavar="N", help="Horovod elastic: largest number of ranks.", rich_help_panel=options.WHERE
+        ),
     ] = None,
     module: options.Module = None,
     env: options.Env = None,
     dry_run: options.DryRun = False,
     no_preflight: Annotated[
         bool,
-        typer.Option("--no-preflight", help="Do not ask the hosts first.", rich_help_panel=options.START),
+        typer.Option("--no-preflight", help="Skip the check of the other hosts.", rich_help_panel=options.START),
     ] = False,
     check_collectives: Annotated[
         bool,
         typer.Option(
             "--check-collectives",
-            help="Name the ranks that ask for different collectives; slow.",
+            help="Name the ranks whose collectives differ; slow, for debugging.",
             rich_help_panel=options.START,
         ),
     ] = False,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="latest|DIR", help="Go on from a run folder.", rich_help_panel=options.START),
+        typer.Option(
+            metavar="latest|DIR",
+            help="Resume from the newest run, a run folder or a checkpoint.",
+            rich_help_panel=options.START,
+        ),
     ] = None,
     timeout: options.Timeout = None,
     stall_timeout: Annotated[
         float,
         typer.Option(
             min=0,
-            help="Seconds without any progress after which the job is ended; 0 is never.",
+            metavar="SECONDS",
+            help="End the job after this many seconds without progress; 0 disables.",
             rich_help_panel=options.FAILURES,
         ),
     ] = 300,
@@ -77,7 +86,8 @@ def command(
         int,
         typer.Option(
             min=0,
-            help="Times that a job which lost a rank or a host goes on from its newest checkpoint.",
+            metavar="N",
+            help="Restarts from the newest checkpoint after the loss of a rank or a host.",
             rich_help_panel=options.FAILURES,
         ),
     ] = 0,
@@ -85,7 +95,8 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help="Ranks that are enough after a host is lost.",
+            metavar="N",
+            help="Smallest number of ranks after the loss of a host.",
             show_default="all",
             rich_help_panel=options.FAILURES,
         ),
@@ -103,174 +114,124 @@ def command(
     env_file: options.EnvFile = None,
 ) -> None:
     """Run a YAML file, a Python script or a module on many ranks."""
-    from cli import env_file as variables_of
-    from cli import launching
-    from cli.engines import choose, for_script
-    from cli.environment import variables
-    from cli.launchers.base import Job
-    from cli.machine import Machine
-    from cli.reach import reach, words
-    from cli.session import Session, Start
-    from cli.target import of_module, of_script, of_scripts_run, of_yaml
-    from hvd_train.script_options import Options
+    from cli.arguments.configuration import load
+    from cli.follow.restarts import Restarts
+    from cli.follow.session import Session
+    from cli.follow.supervisor import Limits
+    from cli.hosts.machine import Machine
+    from cli.launch.elastic import elastic_hosts, requested
+    from cli.launch.engines import choose_engine
+    from cli.launch.entrypoint import Module, YamlFile, entrypoint
+    from cli.launch.env_file import load_env_file
+    from cli.launch.environment import variables
+    from cli.launch.job import Job
+    from cli.launch.start import Starter, world_size
+    from cli.launch.target import YamlTargets, check_module, script_targets
+    from cli.remote.preflight.start import require_ready
+    from cli.remote.reach import reach, words
 
-    arguments = arguments or []
-    file = Path(target or "")
-    is_script = module is not None or file.suffix == ".py"
-    if not is_script and file.suffix not in YAML:
-        nothing = "run: nothing to run;" if not target else f"'{target}':"
-        raise UserError(f"{nothing} expected a YAML file (.yaml), a Python script (.py) or -m MODULE")
-    if module is not None and target is not None:
-        arguments = [target, *arguments]
-    elastic = _elastic(host_discovery_script, min_np, max_np, launcher, max_restarts)
-    if elastic is not None and engine == "auto":
-        engine = "horovod"
-    places = _hosts(hosts, hostfile, elastic)
-    world_size = _world_size(np, places, oversubscribe) if elastic is None else elastic.first(np, places)
-    chosen = choose(engine, world_size, alone=not places and launcher in {"auto", "local"})
-    shown = _ranks(tee, world_size)
-    _check_positive("--timeout", timeout)
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
-    exported = variables_of.load(env_file) if env_file is not None else {}
+    entry = entrypoint("run", target, module, arguments or [])
+    elastic = requested(host_discovery_script, min_np, max_np, launcher, max_restarts)
+    emulation = Emulation(latency_ms, gbps, straggler)
+    _check_options(entry, resume, check_collectives, emulation, elastic)
+    listed = elastic_hosts(hosts, hostfile, elastic)
+    ranks = elastic.first(np, listed) if elastic else world_size(np, listed, oversubscribe=oversubscribe)
+    wanted = "horovod" if elastic and engine == "auto" else engine
+    chosen = choose_engine(wanted, ranks, alone=not listed and launcher in {"auto", "local"})
+    shown = _shown_ranks(tee, ranks)
+    exported = load_env_file(env_file) if env_file is not None else {}
     os.environ.update(exported)
     forward, environment = variables(env or [])
-    found = reach(
-        places,
-        Machine.here(),
+    machine = Machine.here()
+    reached = reach(
+        listed,
+        machine,
         iface=iface,
         ssh_args=ssh_args,
         forward=(*exported, *forward),
         by_interface=launcher == "horovodrun",
     )
-    _check_kind(is_script, resume, check_collectives, bool(latency_ms or gbps or straggler), elastic)
-    told = Options()
-    if is_script:
-        told = Options(
-            for_script(engine),
-            of_scripts_run(module, file, output, claim=not dry_run),
-            None if elastic else tuple(shown),
-            tag=len(shown) > 1 and not elastic,
+    if isinstance(entry, Module) and not (reached.others or elastic or machine.allocation):
+        check_module(entry.module, {**os.environ, **environment})
+    template = Job(
+        program=(),
+        world_size=ranks,
+        engine=chosen,
+        environment=environment,
+        bind=bind,  # type: ignore[arg-type]
+        oversubscribe=oversubscribe,
+        elastic=elastic,
+        words=words("--launcher-args", launcher_args),
+    )
+    targets: Targets
+    if isinstance(entry, YamlFile):
+        config = load(entry.path, entry.overrides)
+        targets = YamlTargets(
+            entry.path, config, chosen, shown, _columns(launcher), check_collectives, emulation, claim=not dry_run
         )
-
-    def prepare(places: tuple[Host, ...], ranks: int, resume: str | None, output: Path | None = None) -> Start:
-        if module is not None:
-            what = of_module(module, arguments, told)
-        elif is_script:
-            what = of_script(file, arguments, told)
-        else:
-            launch = {"world_size": ranks, "engine": chosen, "tee": [r for r in shown if r < ranks], "columns": columns}
-            launch["check_collectives"] = check_collectives
-            launch["emulate"] = emulation.section(latency_ms, gbps, straggler, ranks)
-            what = of_yaml(file, arguments, output=output, resume=resume, claim=not dry_run, **launch)
-        job = Job(
-            program=what.program,
-            world_size=ranks,
-            engine=chosen,
-            hosts=places,
-            environment={**environment, **what.environment},
-            bind=bind,  # type: ignore[arg-type]
-            oversubscribe=oversubscribe,
-            elastic=elastic,
-            outlives=what.outlives,
-            words=words("--launcher-args", launcher_args),
-        )
-        return Start(launching.command(launcher, found.onto(job)), what, places, ranks)
-
-    start = prepare(places, world_size, resume, output)
-    for note in () if quiet else (*start.command.notes, *found.notes):
+    else:
+        targets = script_targets(entry, wanted, output, shown, elastic is not None, claim=not dry_run)
+    starter = Starter(launcher, reached.onto(template), targets)
+    start = starter.start(listed, ranks, resume, output)
+    for note in () if quiet else (*start.command.notes, *reached.notes):
         say(note)
     if dry_run:
         print(start.command)
         return
-    if told.output is not None and told.shown is not None and len(told.shown) < world_size and not quiet:
-        say(f"{told.output}/logs has what each rank prints; --tee chooses what is shown here")
+    if not quiet:
+        _say_logs(start, shown)
     if not no_preflight:
-        from cli.preflight.start import look
-
-        look(found, start.target)
+        require_ready(reached, start.target)
     session = Session(
-        lambda places, ranks, resume: prepare(places, ranks, resume, start.target.folder),
-        found,
-        oversubscribe=oversubscribe,
-        timeout=timeout,
-        stall_timeout=stall_timeout,
-        max_restarts=max_restarts,
-        min_np=min_np,
-        fewest=None if elastic is None else elastic.fewest,
+        lambda hosts, ranks, resume: starter.start(hosts, ranks, resume, start.target.folder),
+        reached,
+        Limits(timeout, stall_timeout, elastic.fewest if elastic else None),
+        Restarts(max_restarts, min_np, oversubscribe),
         quiet=quiet,
         verbose=verbose,
     )
     sys.exit(session.run(start, resume))
 
 
-def _check_kind(
-    is_script: bool, resume: str | None, check_collectives: bool, emulated: bool, elastic: Elastic | None
+def _check_options(
+    entry: Entrypoint, resume: str | None, check_collectives: bool, emulation: Emulation, elastic: Elastic | None
 ) -> None:
-    """UserError for options that are not for this kind of target."""
-    if is_script and resume is not None:
-        raise UserError("--resume is for YAML files; a script reads its own checkpoints, so start it again without it")
-    if is_script and check_collectives:
+    """Raise UserError for an option that the kind of `entry` does not have."""
+    from cli.launch.entrypoint import YamlFile
+
+    is_yaml = isinstance(entry, YamlFile)
+    if not is_yaml and resume is not None:
+        raise UserError("--resume is for YAML files; a script reads its own checkpoints: start it without --resume")
+    if not is_yaml and check_collectives:
         raise UserError(
-            "--check-collectives is for YAML files; in a script, Horovod's API compares by itself what ranks ask for"
+            "--check-collectives is for YAML files; in a script, Horovod's API compares the requests of the ranks itself"
         )
-    if is_script and emulated:
+    if not is_yaml and emulation.is_on:
+        raise UserError("--latency-ms, --gbps and --straggler are for YAML files; ddl cannot slow down a script")
+    if is_yaml and elastic is not None:
         raise UserError(
-            "--latency-ms, --gbps and --straggler are for YAML files; a script's ranks are not ours to slow"
-        )
-    if not is_script and elastic is not None:
-        raise UserError(
-            "--host-discovery-script is for scripts that use hvd.elastic; a YAML file goes on from its checkpoints "
+            "--host-discovery-script is for scripts that use hvd.elastic; a YAML file resumes from its checkpoints "
             "without the lost host: --max-restarts 1 --min-np N"
         )
 
 
-def _check_positive(option: str, value: float | None) -> None:
-    if value is not None and value <= 0:
-        raise UserError(f"{option}: expected seconds above 0, got {value:g}")
-
-
-def _hosts(text: str | None, file: Path | None, elastic: Elastic | None) -> tuple[Host, ...]:
-    from cli.hosts import given
-
-    options = {"--hosts": text, "--hostfile": file, "--host-discovery-script": elastic}
-    first, *others = [option for option, value in options.items() if value is not None] or [""]
-    if others:
-        raise UserError(f"{first} and {others[0]} both say where to run; give one of them")
-    return elastic.hosts() if elastic is not None else given(text, file)
-
-
-def _elastic(script: Path | None, fewest: int | None, most: int | None, launcher: str, restarts: int) -> Elastic | None:
-    from cli.elastic import Elastic
-
-    if script is None:
-        if most is not None:
-            raise UserError("--max-np is for Horovod elastic; give --host-discovery-script too")
-        return None
-    if launcher != "horovodrun":
-        raise UserError(
-            "--host-discovery-script needs --launcher horovodrun: Horovod elastic alone lets ranks come and go"
-        )
-    if restarts:
-        raise UserError("--max-restarts starts a job again; with --host-discovery-script Horovod does what is needed")
-    return Elastic(script, fewest or 1, most)
-
-
-def _world_size(np: int | None, hosts: tuple[Host, ...], oversubscribe: bool) -> int:
-    from cli import nesting
-    from cli.slurm import allocation
-
-    nesting.refuse_ranks()
-    job = None if hosts else allocation.here()
-    if job is not None:
-        return job.world_size(np, oversubscribe=oversubscribe)
-    return np or sum(host.slots for host in hosts) or 1
-
-
-def _ranks(text: str, world_size: int) -> list[int]:
+def _shown_ranks(text: str, world_size: int) -> tuple[int, ...]:
+    """Return the ranks of `--tee`."""
     if text == "all":
-        return list(range(world_size))
-    words = [w for w in text.split(",") if w]
-    wrong = next((w for w in words if not w.isdigit() or int(w) >= world_size), None)
+        return tuple(range(world_size))
+    numbers = [number for number in text.split(",") if number]
+    wrong = next((n for n in numbers if not n.isdigit() or int(n) >= world_size), None)
     if wrong is not None:
         raise UserError(f"--tee: no rank '{wrong}'; expected ranks below {world_size} such as 0,1, or 'all'")
-    return [int(w) for w in words]
+    return tuple(map(int, numbers))
+
+
+def _columns(launcher: str) -> int | None:
+    """Return the width of the terminal; None if rank 0 cannot draw on it, as under horovodrun."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() and launcher != "horovodrun" else None
+
+
+def _say_logs(start: Start, shown: tuple[int, ...]) -> None:
+    """Name the folder with the output of all ranks if the terminal shows only some of them."""
+    if start.target.logs is not None and len(shown) < start.ranks:
+        say(f"{start.target.logs} has the output of each rank; --tee selects the ranks that are shown here")

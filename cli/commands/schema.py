@@ -1,12 +1,13 @@
-"""`ddl schema`: the JSON Schema of the YAML file."""
+"""`ddl schema`: print the JSON Schema of the YAML file."""
 
 from __future__ import annotations
 
-from hvd_train import strict_json
+from hvd_train.text import strict_json
 
 
 def command() -> None:
-    """Print the JSON Schema of the YAML file, so that editors complete and check it."""
-    from hvd_train.config import json_schema
+    """Print the JSON Schema of the YAML file, for completion and checks in editors."""
+    from cli.arguments.configuration import RunFile
+    from hvd_train.config.json_schema import json_schema
 
-    print(strict_json.dumps(json_schema(), indent=2))
+    print(strict_json.dumps(json_schema(RunFile), indent=2))

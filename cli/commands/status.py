@@ -1,4 +1,4 @@
-"""`ddl status`: submitted jobs, and how far they are."""
+"""`ddl status`: show the state and progress of submitted jobs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from cli import options
-from hvd_train import strict_json
+from cli.arguments import options
+from hvd_train.text import strict_json
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Run folder, folder of a sweep, or folder of runs.")] = Path("runs"),
+    run: Annotated[Path, typer.Argument(help="Run folder of ddl submit, or a folder of run folders.")] = Path("runs"),
     as_json: options.Json = False,
 ) -> None:
-    """Show the jobs that were submitted: their state, and how far they are."""
-    from cli.slurm import jobs, runs, tables
+    """Show the state and progress of submitted jobs."""
+    from cli.runs import records, tables
+    from cli.slurm import jobs, status
 
-    rows = [tables.status(found, state) for found, state in jobs.look(runs.required(run))]
+    rows = [status.row(submitted, state) for submitted, state in jobs.states(records.required(run))]
     print(strict_json.dumps(rows, indent=1) if as_json else tables.text(rows), end="\n" if as_json else "")

@@ -1,4 +1,4 @@
-"""What `ddl compare` is asked for, as the overrides of each run."""
+"""The options of `ddl compare`, as the overrides of each run."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.slurm.sweep import items
-from hvd_train import document, plugins
-from hvd_train.config import Config, expand
+from cli.runs.sweep import items
+from hvd_train.config import document, plugins
+from hvd_train.config.resolve import expand
+from hvd_train.config.schema import Config
 from hvd_train.errors import UserError
-from hvd_train.names import match
+from hvd_train.text.names import match
 
 UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?) ?(epochs?|steps?|s|kB|MB|GB)")
 _UNLIMITED = 10**9
 _KEPT = ("compression", "fusion_mb")
-"""Fields of `sync` that all strategies have: those of the file are every strategy's, unless it has its own."""
+"""Fields of `sync` that all strategies share. Every strategy keeps the file's value unless it
+overrides it."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One of the strategies, as it was written: its name and options, `local_sgd:period=8`."""
+class StrategyEntry:
+    """One strategy of `--strategies` with its options, such as `local_sgd:period=8`.
+
+    `text` is the original text.
+    """
 
     text: str
     name: str
@@ -39,29 +44,32 @@ class Entry:
         return re.sub(r"[^\w.=-]+", "-", self.text).strip("-")
 
     def overrides(self, sync: dict[str, object]) -> list[str]:
-        """For `ddl run`, where the file's section `sync` is this; an option with a section in front is of that one."""
+        """Return the overrides of `ddl run`, given the file's section `sync`.
+
+        An option without a section name, such as `period=8`, belongs to `sync`.
+        """
         kept = {word: sync[word] for word in _KEPT if word in sync}
         whole = f"sync={json.dumps({**kept, 'strategy': self.name})}"
         return [whole, *(o if _has_section(o) else f"sync.{o}" for o in self.options)]
 
 
-def entries(text: str) -> list[Entry]:
-    """The strategies of `allreduce,local_sgd:period=8,diloco:period=50:outer_lr=0.7`."""
-    found = [_entry(part, text) for part in items(text, ",")]
-    titles = [e.title for e in found]
-    twice = next((e.text for e in found if titles.count(e.title) > 1), None)
-    if twice is not None:
-        raise UserError(f"--strategies: '{twice}' stands there twice")
-    return found
+def entries(text: str) -> list[StrategyEntry]:
+    """Parse a list such as `allreduce,local_sgd:period=8,diloco:period=50:outer_lr=0.7`."""
+    parsed = [_entry(part, text) for part in items(text, ",")]
+    titles = [entry.title for entry in parsed]
+    repeated = next((entry.text for entry in parsed if titles.count(entry.title) > 1), None)
+    if repeated is not None:
+        raise UserError(f"--strategies: '{repeated}' is listed twice; remove one or give it other options")
+    return parsed
 
 
 def budget(text: str) -> list[str]:
-    """Overrides that end a run after `10epochs`, `500steps`, `60s` or `2GB`."""
+    """Return the overrides that end a run after `10epochs`, `500steps`, `60s` or `2GB`."""
     match = _BUDGET.fullmatch(text)
     number = float(match[1]) if match else 0.0
     if match is None or number <= 0:
         raise UserError(
-            f"--budget: '{text}' is none; expected epochs, steps, seconds or bytes: 10epochs, 500steps, 60s, 2GB"
+            f"--budget: '{text}' is no budget; expected epochs, steps, seconds or bytes, such as 10epochs, 500steps, 60s, 2GB"
         )
     unit = match[2]
     if unit == "s":
@@ -69,25 +77,25 @@ def budget(text: str) -> list[str]:
     if unit in UNITS:
         return ["train.steps=null", f"train.epochs={_UNLIMITED}", f"train.max_bytes={round(number * UNITS[unit])}"]
     if number != int(number):
-        raise UserError(f"--budget: '{text}' has a fraction; expected whole epochs or steps")
+        raise UserError(f"--budget: '{text}' is not whole; expected a whole number of epochs or steps")
     word, other = ("epochs", "steps") if unit.startswith("epoch") else ("steps", "epochs")
     return [f"train.{other}=null", f"train.{word}={int(number)}"]
 
 
-def target(text: str) -> tuple[str, float]:
-    """The metric and the value of `accuracy=0.95`."""
-    name, _, value = text.partition("=")
+def goal(text: str) -> tuple[str, float]:
+    """Parse `--target`: return the metric and the value of a text such as `accuracy=0.95`."""
+    name, _, number = text.partition("=")
     try:
-        goal = float(value)
+        value = float(number)
     except ValueError:
-        goal = math.nan
-    if not name or not math.isfinite(goal):
-        raise UserError(f"--target: '{text}' is none; expected METRIC=VALUE, as accuracy=0.95")
-    return name, goal
+        value = math.nan
+    if not name or not math.isfinite(value):
+        raise UserError(f"--target: '{text}' is no goal; expected METRIC=VALUE, such as accuracy=0.95")
+    return name, value
 
 
 def file_sync(file: Path, overrides: Sequence[str]) -> dict[str, object]:
-    """The section `sync` that the file and `overrides` have."""
+    """Return the section `sync` of the file with `overrides` applied."""
     source = document.read(file)
     source.values = expand(Config, source.values)
     for assignment in overrides:
@@ -96,15 +104,15 @@ def file_sync(file: Path, overrides: Sequence[str]) -> dict[str, object]:
     return dict(section)
 
 
-def _entry(part: str, text: str) -> Entry:
+def _entry(part: str, text: str) -> StrategyEntry:
     name, *options = items(part, ":")
     wrong = next((o for o in options if not o.partition("=")[2] or o.startswith("=")), None)
     if not name or wrong is not None:
         raise UserError(
-            f"--strategies: '{part if name else text}': expected NAME or NAME:OPTION=VALUE:OPTION=VALUE between commas, "
-            "as allreduce,local_sgd:period=8"
+            f"--strategies: '{part if name else text}' is no strategy; expected NAME or NAME:OPTION=VALUE:OPTION=VALUE, "
+            "separated by commas, such as allreduce,local_sgd:period=8"
         )
-    return Entry(part, match(name, plugins.names(plugins.FAMILIES["strategies"])) or name, tuple(options))
+    return StrategyEntry(part, match(name, plugins.names(plugins.FAMILIES["strategies"])) or name, tuple(options))
 
 
 def _has_section(option: str) -> bool:

@@ -1,4 +1,4 @@
-"""Metric against wall clock, bytes and steps: one picture, a line for each strategy."""
+"""One picture of a metric over seconds, bytes and steps, with a line for each strategy."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from cli.compare.outcome import FALLS, Outcome
+from cli.compare.outcome import LOSS, Outcome
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, told apart by people who see colours differently; without yellow, which is faint on white."""
+"""The colours of Okabe and Ito, which colour-blind readers can distinguish, without yellow,
+which is faint on white."""
 DASHES = ("-", "--", ":")
 MARKERS = "osD^vPX"
 LEGEND, LINE = 190, 9
-"""Letters that fit beside one another below the panels, and how many a line before a label takes."""
+"""Width of the legend, and of the line sample before a label, in characters."""
 
 
 def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | None) -> Figure:
-    """Three panels with one scale of the metric; `goal` is a line across them."""
+    """Draw three panels that share the axis of the metric.
+
+    `goal` is a horizontal line in each panel.
+    """
     drawn = [o for o in outcomes if any(metric in e for e in o.evaluations)]
     labels = [o.strategy + " (failed)" * bool(o.failure) for o in drawn]
     columns = max((n for n in range(1, 5) if _width(labels, n) <= LEGEND), default=1)
@@ -51,7 +55,7 @@ def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | 
 
 
 def _width(labels: Sequence[str], columns: int) -> int:
-    """Letters beside one another where `labels` fill so many columns, one after another, as a legend does."""
+    """Return the width in characters of a legend that fills `columns` columns in order."""
     ends = [i * (len(labels) // columns) + min(i, len(labels) % columns) for i in range(columns + 1)]
     return sum(LINE + max(map(len, labels[a:b]), default=0) for a, b in pairwise(ends))
 
@@ -67,7 +71,7 @@ def _panel(axes: Axes, outcomes: Sequence[Outcome], labels: Sequence[str], key: 
 
 
 def _style(number: int, points: int) -> dict[str, Any]:
-    """Lines that colour, dash and marker tell apart."""
+    """Return a style that differs from all others in colour, dash or marker."""
     turn = number // len(COLOURS)
     return {
         "color": COLOURS[number % len(COLOURS)],
@@ -80,14 +84,17 @@ def _style(number: int, points: int) -> dict[str, Any]:
 
 
 def _limits(outcomes: Sequence[Outcome], metric: str, goal: float | None) -> tuple[float, float]:
-    """From where most lines are after a fifth of their way, so that their ends can be told apart."""
+    """Return the limits of the metric's axis.
+
+    The first fifth of each line is left out, so that the ends are distinct.
+    """
     shown = [e[metric] for o in outcomes for e in o.evaluations[len(o.evaluations) // 5 :] if metric in e]
     shown += [] if goal is None else [goal]
     if not shown:
         return 0.0, 1.0
     low, high = min(shown), max(shown)
     margin = 0.06 * (high - low or abs(high) or 1.0)
-    return (max(0.0, low - margin) if metric == FALLS else low - margin), high + margin
+    return (max(0.0, low - margin) if metric == LOSS else low - margin), high + margin
 
 
 def _megabytes(evaluation: dict[str, Any]) -> float:

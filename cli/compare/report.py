@@ -1,4 +1,4 @@
-"""The three forms of a comparison: a table for people, JSON with every evaluation, and a picture."""
+"""The three forms of a comparison: a table, JSON with every evaluation, and a picture."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ from typing import Any
 
 from cli.compare import outcome
 from cli.compare.outcome import Outcome
-from cli.slurm import tables
-from hvd_train import strict_json
-from hvd_train.names import printable
+from cli.runs import tables
+from hvd_train.text import strict_json
+from hvd_train.text.names import printable
 
 
 @dataclass(frozen=True)
 class Report:
+    """The outcomes of a comparison. `goal` is the metric and value of `--target`."""
+
     file: str
     budget: str | None
-    target: tuple[str, float] | None
+    goal: tuple[str, float] | None
     launch: dict[str, Any]
     outcomes: Sequence[Outcome]
 
     @property
     def metric(self) -> str:
-        return self.target[0] if self.target else outcome.metric(self.outcomes)
+        return self.goal[0] if self.goal else outcome.metric(self.outcomes)
 
     def save(self, folder: Path) -> None:
-        """`compare.json` and `compare.png` in `folder`."""
+        """Write `compare.json` and `compare.png` to `folder`."""
         from cli.compare.plot import picture
 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "compare.json").write_text(self.json(), encoding="utf-8")
-        goal = self.target[1] if self.target else None
-        picture(self.outcomes, self.metric, self.title, goal).savefig(folder / "compare.png")
+        value = self.goal[1] if self.goal else None
+        picture(self.outcomes, self.metric, self.title, value).savefig(folder / "compare.png")
 
     def json(self) -> str:
         values = {
             "file": self.file,
             "budget": self.budget,
-            "target": self.target,
+            "target": self.goal,
             "launch": self.launch,
-            "rows": outcome.rows(self.outcomes, self.target),
+            "rows": outcome.rows(self.outcomes, self.goal),
             "runs": [asdict(o) for o in self.outcomes],
         }
         return strict_json.dumps(values, indent=1) + "\n"
 
     def text(self) -> str:
-        return tables.text(outcome.rows(self.outcomes, self.target)) if self.outcomes else ""
+        return tables.text(outcome.rows(self.outcomes, self.goal)) if self.outcomes else ""
 
     @property
     def title(self) -> str:

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cli import launching
+from cli.arguments.configuration import load
 from cli.compare import outcome
-from cli.compare.entries import Entry, budget, file_sync
+from cli.compare.entries import StrategyEntry, budget, file_sync
 from cli.compare.outcome import Outcome
-from cli.configuration import load
-from cli.execute import Execution
-from cli.hosts import Host
-from cli.launchers.base import Job
-from cli.preflight.start import look
-from cli.reach import Reach
-from cli.slurm import runs
-from cli.target import of_yaml
+from cli.follow.follower import follow
+from cli.follow.supervisor import Limits
+from cli.hosts.hostfile import Host
+from cli.launch.choose import launch_command
+from cli.launch.job import Job
+from cli.launch.target import of_yaml
+from cli.remote.preflight.start import require_ready
+from cli.remote.reach import Reach
+from cli.runs import records
 from hvd_train.errors import ExitCode, UserError
 
 STALL_SECONDS = 300.0
 _NEVER = "checkpoint.every=1000000000"
-"""Before what the user says: a run that nobody goes on with spends no time on checkpoints, but for its last."""
+"""Override that comes before the user's overrides. No run of a comparison is resumed, so only
+the last checkpoint is written."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Runs of `file` under each of `entries`, on `hosts`; `launch` has the fields of `hvd_train.config.Launch` that all share."""
+    """The runs of `file` with each of `entries`, on `hosts`.
+
+    `launch` has the fields of `config.launch.Launch` that all runs share.
+    """
 
     file: Path
     overrides: tuple[str, ...]
-    entries: list[Entry]
+    entries: list[StrategyEntry]
     budget: str | None
     folder: Path
     launch: dict[str, Any]
@@ -41,25 +47,28 @@ class Series:
     reach: Reach = field(default_factory=Reach)
 
     def check(self) -> None:
-        """UserError for what is wrong with any of the runs, before the first begins."""
+        """Raise UserError if the configuration of any run is wrong. No run has started yet."""
         for entry in self.entries:
             schedule = load(self.file, self._overrides(entry)).schedule.name
             if schedule in {"cosine", "linear"} and self.budget is not None and not self._has_length:
                 raise UserError(
-                    f"--budget: the schedule '{schedule}' falls over the length of a run, which '{self.budget}' does not tell; "
+                    f"--budget: the schedule '{schedule}' needs the length of a run, which '{self.budget}' does not give; "
                     "give epochs or steps, or the override schedule.name=constant"
                 )
 
     def run(self) -> tuple[list[Outcome], int]:
-        """What came of the runs that took place, and the exit code: a signal ends the series, a failure does not."""
+        """Run the series and return the outcomes and the exit code.
+
+        A signal ends the series, a failure does not.
+        """
         outcomes: list[Outcome] = []
         for number, entry in enumerate(self.entries, 1):
             _say(f"{number}/{len(self.entries)} {entry.title}")
-            code, found = self._run(number, entry)
+            code, result = self._run(number, entry)
             if code >= 128 or code == ExitCode.STOPPED:
                 return outcomes, code
-            outcomes.append(found)
-            _say(f"    {_told(found)}")
+            outcomes.append(result)
+            _say(f"    {_result_line(result)}")
         failed = any(o.failure for o in outcomes)
         return outcomes, int(ExitCode.FAILURE if failed else ExitCode.OK)
 
@@ -67,9 +76,10 @@ class Series:
     def _has_length(self) -> bool:
         return any(word in (self.budget or "") for word in ("epoch", "step"))
 
-    def _run(self, number: int, entry: Entry) -> tuple[int, Outcome]:
+    def _run(self, number: int, entry: StrategyEntry) -> tuple[int, Outcome]:
         folder = self.folder / f"{number:02}-{entry.folder}"
-        what = of_yaml(self.file, self._overrides(entry), output=folder, resume=None, **self.launch)
+        config = load(self.file, self._overrides(entry))
+        what = of_yaml(self.file, config, output=folder, resume=None, **self.launch)
         job = Job(
             program=what.program,
             world_size=self.launch["world_size"],
@@ -78,48 +88,44 @@ class Series:
             environment=what.environment,
             outlives=what.outlives,
         )
-        look(self.reach, what)
-        others = [host.name for host in self.reach.others]
-        started = launching.command("auto", self.reach.onto(job))
-        client = self.reach.client
-        execution = _Shown(
-            started, job.world_size, quiet=True, stall_timeout=STALL_SECONDS, hosts=others, client=client
+        require_ready(self.reach, what)
+        result = follow(
+            launch_command("auto", self.reach.onto(job)),
+            job.world_size,
+            reach=self.reach,
+            limits=Limits(stall_timeout=STALL_SECONDS),
+            quiet=True,
+            progress=partial(_show_step, folder),
         )
-        execution.run_folder = folder
-        code = execution.run()
-        return code, outcome.read(entry.title, folder, _failure(execution.events, code) if code else None)
+        failure = _failure(result.events, result.code) if result.code else None
+        return result.code, outcome.read(entry.title, folder, failure)
 
-    def _overrides(self, entry: Entry) -> list[str]:
+    def _overrides(self, entry: StrategyEntry) -> list[str]:
         length = budget(self.budget) if self.budget is not None else []
         return [_NEVER, *self.overrides, *length, *entry.overrides(file_sync(self.file, self.overrides))]
 
 
-class _Shown(Execution):
-    """Says on a terminal which step the run is at."""
-
-    run_folder: Path
-
-    def _tick(self, now: float) -> None:
-        super()._tick(now)
-        if sys.stderr.isatty() and (step := runs.last_step(self.run_folder)):
-            _say(f"    step {step}", end="")
+def _show_step(folder: Path) -> None:
+    """Show the last step of the run in `folder` on a terminal."""
+    if sys.stderr.isatty() and (step := records.last_step(folder)):
+        _say(f"    step {step}", end="")
 
 
 def _say(text: str, end: str = "\n") -> None:
-    """On a terminal, in place of what the last line says that has not ended."""
+    """Print a line on stderr. On a terminal it replaces the last line if that has no newline."""
     print(f"\r{text}" if sys.stderr.isatty() else text, end=end, file=sys.stderr, flush=True)
 
 
-def _failure(events: list[dict[str, Any]], code: int) -> str:
-    """Why in one line; the whole of it has been printed."""
-    told = (str(e["message"]) for e in events if e["event"] in {"refused", "failed"} and e.get("message"))
-    lines: Iterator[str] = (line for text in told for line in text.splitlines() if line)
+def _failure(events: Sequence[Mapping[str, Any]], code: int) -> str:
+    """Return the reason in one line. The whole message has been printed before."""
+    messages = (str(e["message"]) for e in events if e["event"] in {"refused", "failed"} and e.get("message"))
+    lines: Iterator[str] = (line for text in messages for line in text.splitlines() if line)
     return next(lines, f"exit code {code}")
 
 
-def _told(found: Outcome) -> str:
-    if found.failure:
-        return f"failed: {found.failure}"
-    last = found.evaluations[-1] if found.evaluations else {}
-    metrics = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+def _result_line(result: Outcome) -> str:
+    if result.failure:
+        return f"failed: {result.failure}"
+    last = result.evaluations[-1] if result.evaluations else {}
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
     return f"{metrics} after {last.get('step', 0)} steps, {last.get('seconds', 0.0):.1f} s"

@@ -1,4 +1,4 @@
-"""What is asked of SLURM's own commands, and what they answer."""
+"""Run the commands of SLURM and parse their output."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.slurm import notation
+from cli.hosts import notation
 from hvd_train.errors import UserError
 
 SECONDS = 30
+"""Time limit of each command."""
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
-GOING = (*WAITING, "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+ACTIVE = (*WAITING, "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 
-# The user's text, the name of the job, stands before the first of these.
+# The name of the job, which the user chooses, comes before UserId and cannot match what follows it.
 _SHOWN = re.compile(r"^JobId=(?P<id>\d+).*? UserId=.*? JobState=(?P<state>\w+) Reason=(?P<reason>.*?) Dependency=")
 _FIELDS = re.compile(r" (ArrayJobId|ArrayTaskId|Restarts|ExitCode|RunTime|TimeLimit|NodeList|NumNodes)=(\S+)")
 
@@ -29,22 +30,25 @@ _ACCOUNT = re.compile(
 
 _SETTINGS = re.compile(r"SLURM_(CONF\w*|CLUSTERS|TIME_FORMAT|DEBUG_FLAGS|JWT|SACK_\w+|BITSTR_LEN|EXIT_\w+)")
 _OF_A_JOB = re.compile(r"SLURM\w*_\w+|PMIX_(?!MCA_)\w+|PMI_\w+|OMPI_COMM_WORLD_\w+")
-_OTHERWISE = {
+_INPUT_VARIABLES = {
     "array": ("SBATCH_ARRAY_INX",),
     "time": ("SBATCH_TIMELIMIT",),
     "mem": ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU"),
     "requeue": ("SBATCH_REQUEUE", "SBATCH_NO_REQUEUE"),
 }
-_WHOLE_ARRAYS = {"SLURM_BITSTR_LEN": "0"}  # else a long list of tasks ends in dots
+_WHOLE_ARRAYS = {"SLURM_BITSTR_LEN": "0"}  # otherwise scontrol shortens a long list of tasks
 
 
-class NoAnswer(UserError):
-    """A command of SLURM that did not end in time; what it was asked for may have happened."""
+class SlurmTimeout(UserError):
+    """A command of SLURM ran into the time limit. Its request may have been carried out."""
 
 
 @dataclass(frozen=True)
-class State:
-    """A job, or a task of an array, as SLURM knows it; `task` has several numbers where those wait together."""
+class JobStatus:
+    """The state of a job or of an array task in SLURM.
+
+    `task` is a list such as 0-3,7 for tasks that wait.
+    """
 
     id: str
     state: str
@@ -57,101 +61,114 @@ class State:
     restarts: int = 0
 
     @property
-    def going(self) -> bool:
-        """Whether it runs, or waits to."""
-        return self.state in GOING
+    def active(self) -> bool:
+        """Return True if the job runs or waits."""
+        return self.state in ACTIVE
 
     @property
     def seconds_left(self) -> int | None:
-        """Until the time limit, where there is one."""
+        """The seconds until the time limit; None without one."""
         if ":" not in self.limit or ":" not in self.elapsed:
             return None
         return notation.seconds(self.limit) - notation.seconds(self.elapsed)
 
     @property
     def waiting(self) -> bool:
+        """Return True if the job has not started, or waits after a requeue."""
         return self.state in WAITING
 
 
 def submit(script: Path) -> str:
-    """The number of the job that `script` became; other lines, as of a wrapper that greets, are passed over."""
-    answer = _ask("sbatch", "--parsable", str(script), env=_for(script))
+    """Submit `script` and return the number of the job.
+
+    Other lines, such as those of a wrapper, are skipped.
+    """
+    answer = _output("sbatch", "--parsable", str(script), env=_for(script))
     numbers = re.findall(r"^(\d+)(?:;\S+)?$", answer, re.MULTILINE)
     if not numbers:
-        raise UserError(f"sbatch gave no job's number; it said: {answer.strip() or 'nothing'}")
+        raise UserError(f"sbatch printed no job number; it printed: {answer.strip() or 'nothing'}")
     return str(numbers[-1])
 
 
 def refusal(script: Path) -> str | None:
-    """Why SLURM will never run `script`; None where it will. Submitted, an impossible job waits for ever."""
-    asked = _run("sbatch", "--test-only", str(script), env=_for(script))
-    if asked.returncode and re.search(r"fatal:|Unable to contact|timed out", asked.stderr):
-        raise UserError(f"sbatch: {_words(asked)}")
-    return _words(asked) if asked.returncode else None
+    """Return why SLURM can never run `script`, or None; such a job would wait forever."""
+    done = _run("sbatch", "--test-only", str(script), env=_for(script))
+    if done.returncode and re.search(r"fatal:|Unable to contact|timed out", done.stderr):
+        raise UserError(f"sbatch: {_error(done)}")
+    return _error(done) if done.returncode else None
 
 
-def states(job: str) -> tuple[State, ...]:
-    """The job, or its array's tasks; see `known`."""
+def states(job: str) -> tuple[JobStatus, ...]:
+    """Return the states of one job; see `known`."""
     return known([job])[job]
 
 
-def known(jobs: Iterable[str]) -> dict[str, tuple[State, ...]]:
-    """Each job, or its array's tasks, while SLURM remembers them; else what accounting has, where there is any."""
-    found = {job: _shown(job) for job in jobs}
-    gone = [job for job, shown in found.items() if shown is None]
-    kept = _from_accounts(gone) if gone else ()
-    return {job: tuple(s for s in kept if s.id == job) if shown is None else shown for job, shown in found.items()}
+def known(jobs: Iterable[str]) -> dict[str, tuple[JobStatus, ...]]:
+    """Return the states of each job: one for a job, one or several for an array.
+
+    The controller answers first. Jobs that it has forgotten come from accounting, and have no state
+    if there is none.
+    """
+    shown = {job: _shown(job) for job in jobs}
+    forgotten = [job for job, states in shown.items() if states is None]
+    accounted = _accounted(forgotten) if forgotten else ()
+    return {
+        job: tuple(s for s in accounted if s.id == job) if states is None else states for job, states in shown.items()
+    }
 
 
-def _shown(job: str) -> tuple[State, ...] | None:
-    """What scontrol shows; None where it has forgotten the job."""
-    asked = _run("scontrol", "--oneliner", "show", "job", job)
-    if asked.returncode and "Invalid job id" not in asked.stderr:
-        raise UserError(f"scontrol: {_words(asked)}")
-    return None if asked.returncode else tuple(parse(asked.stdout))
+def _shown(job: str) -> tuple[JobStatus, ...] | None:
+    """Return what scontrol shows; None if the controller has forgotten the job."""
+    done = _run("scontrol", "--oneliner", "show", "job", job)
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise UserError(f"scontrol: {_error(done)}")
+    return None if done.returncode else tuple(parse(done.stdout))
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    _ask("scancel", *jobs)
+    _output("scancel", *jobs)
 
 
 def requeue(job: str) -> None:
-    _ask("scontrol", "requeue", job)
+    _output("scontrol", "requeue", job)
 
 
 def environment(here: Mapping[str, str], script: str = "") -> dict[str, str]:
-    """`here` for SLURM's commands: of a job that this process is in, only the settings of those commands.
+    """Return `here` as the environment for a command of SLURM.
 
-    sbatch lets SBATCH_ variables win over the options in a script; those of options that `script` has are left out.
+    Variables of a surrounding job are dropped, except the settings of the commands. SBATCH_
+    variables would override the options in a script, so those of options in the text `script` are
+    dropped too.
     """
-    told = {name for option in re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE) for name in _variables(option)}
+    options = re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE)
+    overriding = {name for option in options for name in _variables(option)}
     inside = "SLURM_JOB_ID" in here
     return {
         name: value
         for name, value in here.items()
-        if name not in told and not (inside and _OF_A_JOB.fullmatch(name) and not _SETTINGS.fullmatch(name))
+        if name not in overriding and not (inside and _OF_A_JOB.fullmatch(name) and not _SETTINGS.fullmatch(name))
     }
 
 
 def _variables(option: str) -> tuple[str, ...]:
-    """The variables by which sbatch is told an option, too."""
-    return _OTHERWISE.get(option, (f"SBATCH_{option.upper().replace('-', '_')}",))
+    """Return the environment variables that sbatch reads for `option`."""
+    return _INPUT_VARIABLES.get(option, (f"SBATCH_{option.upper().replace('-', '_')}",))
 
 
 def _for(script: Path) -> dict[str, str]:
     return environment(os.environ, script.read_text(encoding="utf-8"))
 
 
-def parse(text: str) -> Iterator[State]:
-    """The states in what `scontrol --oneliner show job` prints."""
+def parse(text: str) -> Iterator[JobStatus]:
+    """Yield the states in the output of `scontrol --oneliner show job`."""
     for line in text.splitlines():
-        found = _SHOWN.match(line)
-        if found:
-            fields = dict(_FIELDS.findall(line[found.end() :])) | dict(_FIELDS.findall(line[: found.end()]))
-            yield State(
-                id=found["id"],
-                state=found["state"],
-                reason="" if found["reason"] == "None" else found["reason"],
+        match = _SHOWN.match(line)
+        if match:
+            fields = dict(_FIELDS.findall(line[match.end() :])) | dict(_FIELDS.findall(line[: match.end()]))
+            yield JobStatus(
+                id=match["id"],
+                state=match["state"],
+                reason="" if match["reason"] == "None" else match["reason"],
                 task=fields.get("ArrayTaskId"),
                 exit_code=_code(fields.get("ExitCode", "0:0")),
                 elapsed=fields.get("RunTime", ""),
@@ -161,45 +178,55 @@ def parse(text: str) -> Iterator[State]:
             )
 
 
-def _from_accounts(jobs: Sequence[str]) -> tuple[State, ...]:
+def _accounted(jobs: Sequence[str]) -> tuple[JobStatus, ...]:
+    """Return the states of `jobs` in accounting.
+
+    The result is empty if there is no accounting or it does not answer.
+    """
     columns = "JobID,State,ExitCode,Elapsed,Timelimit,NodeList"
     options = ("--allocations", "--noheader", "--parsable2", f"--jobs={','.join(jobs)}", f"--format={columns}")
     if not shutil.which("sacct"):
         return ()
-    with contextlib.suppress(UserError):  # accounting that does not answer knows nothing
-        asked = _run("sacct", *options)
-        if not asked.returncode:
-            return tuple(accounts(asked.stdout))
+    with contextlib.suppress(UserError):
+        done = _run("sacct", *options)
+        if not done.returncode:
+            return tuple(accounts(done.stdout))
     return ()
 
 
-def accounts(text: str) -> Iterator[State]:
-    """The states in what sacct prints; steps (`12.batch`) and lines of another form are passed over."""
+def accounts(text: str) -> Iterator[JobStatus]:
+    """Yield the states in the output of sacct.
+
+    Steps (`12.batch`) and lines of another form are skipped.
+    """
     for line in text.splitlines():
-        found = _ACCOUNT.fullmatch(line)
-        if found:
-            state = found["state"].split()[0].rstrip("+")
-            nodes = "" if found["nodes"] == "None assigned" else found["nodes"]
-            code = _code(found["code"])
-            yield State(found["id"], state, "", found["task"], code, found["elapsed"], found["limit"], nodes)
+        match = _ACCOUNT.fullmatch(line)
+        if match:
+            state = match["state"].split()[0].rstrip("+")
+            nodes = "" if match["nodes"] == "None assigned" else match["nodes"]
+            code = _code(match["code"])
+            yield JobStatus(match["id"], state, "", match["task"], code, match["elapsed"], match["limit"], nodes)
 
 
 def _code(text: str) -> int:
-    """A shell's code for SLURM's `CODE:SIGNAL`."""
+    """Return the exit code of a shell for SLURM's `CODE:SIGNAL`."""
     code, _, number = text.partition(":")
     return int(code) or (128 + int(number) if number.isdigit() and int(number) else 0)
 
 
-def _ask(*argv: str, env: Mapping[str, str] | None = None) -> str:
-    asked = _run(*argv, env=env)
-    if asked.returncode:
-        raise UserError(f"{argv[0]}: {_words(asked)}")
-    return asked.stdout
+def _output(*argv: str, env: Mapping[str, str] | None = None) -> str:
+    """Run a command of SLURM and return its stdout; UserError if it fails."""
+    done = _run(*argv, env=env)
+    if done.returncode:
+        raise UserError(f"{argv[0]}: {_error(done)}")
+    return done.stdout
 
 
 def _run(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     if not shutil.which(argv[0]):
-        raise UserError(f"no {argv[0]} on PATH: this machine has no SLURM; log in to one that has, or use ddl run")
+        raise UserError(
+            f"no {argv[0]} on PATH: this machine has no SLURM; log in to a machine with SLURM, or use ddl run"
+        )
     try:
         return subprocess.run(
             argv,
@@ -212,16 +239,13 @@ def _run(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Complet
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise NoAnswer(
-            f"{argv[0]} does not answer within {SECONDS} s; is SLURM's controller up (scontrol ping)?"
+        raise SlurmTimeout(
+            f"{argv[0]} did not answer within {SECONDS} s; check that SLURM's controller is up (scontrol ping)"
         ) from None
 
 
-def _words(asked: subprocess.CompletedProcess[str]) -> str:
-    """What a command said of its failure, without its own name in front of each line, and without a wrapper's greeting."""
-    lines = [line for line in asked.stderr.strip().splitlines() if line.strip()]
+def _error(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the error message of a failed command, without its name before each line."""
+    lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
     own = [line for line in lines if re.match(r"(\w+: |\w+ failure: |slurm_)", line)]
-    return (
-        "; ".join(re.sub(r"^\w+: (error: )?", "", line) for line in own or lines)
-        or f"ended with code {asked.returncode}"
-    )
+    return "; ".join(re.sub(r"^\w+: (error: )?", "", line) for line in own or lines) or f"exit code {done.returncode}"

@@ -1,7 +1,8 @@
-"""The end of a batch script: `cli.slurm.end FOLDER CODE` (`hvd_train.internal`), CODE being that of `ddl run`.
+"""The end of a batch script: `cli.slurm.end FOLDER CODE`, where CODE is the exit code of `ddl run`.
 
-It finds out why the run ended, notes that in summary.json and attempts.jsonl, puts a job whose ranks were stopped, or that
-lost a node, in the queue again, and exits with the code of the job.
+The program (started through `hvd_train.rank.internal`) determines why the run ended and writes the
+cause to summary.json and attempts.jsonl. It requeues a job whose ranks were stopped or that lost a
+node, and exits with the code of the job.
 """
 
 from __future__ import annotations
@@ -20,22 +21,23 @@ from typing import Any, Literal
 
 import psutil
 
-from cli.slurm import control, nodes, runs
-from hvd_train import strict_json
+from cli.runs import records
+from cli.slurm import control, nodes
 from hvd_train.errors import ExitCode, UserError
+from hvd_train.text import strict_json
 
 Cause = Literal[
     "finished", "failure", "preparation", "time limit", "preemption", "node failure", "requeued", "cancelled"
 ]
 
 SLACK = 60
-"""Seconds by which SLURM may be early with its notice of the end."""
+"""Seconds by which SLURM may send the signal before the end too early."""
 
 TAIL = 2**20
-"""Bytes at the end of a log in which SLURM's last words are looked for."""
+"""Bytes at the end of a log that are searched for messages of SLURM."""
 
 STOPPED = {int(ExitCode.STOPPED), 128 + signal.SIGUSR1, 128 + signal.SIGTERM}
-"""Codes of a run that was told to stop; the latter two where it was told before there was anything to save."""
+"""Exit codes of a run that was asked to stop; the last two mean that it had nothing to save yet."""
 
 _CAUSES: dict[str, Cause] = {
     "TIME LIMIT": "time limit",
@@ -47,9 +49,10 @@ _CAUSES: dict[str, Cause] = {
 
 @dataclass(frozen=True)
 class End:
-    """How one attempt of a job ended, and whether it asks for another.
+    """How one attempt of a job ended. `again` is True if the job requeues itself.
 
-    `requeues` counts all that it asked for, `restarts` all that SLURM made, those after the loss of a node included.
+    `requeues` counts the requeues by the job itself, `restarts` all restarts by SLURM, those after
+    the loss of a node included.
     """
 
     job: str
@@ -67,35 +70,48 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--began", action="store_true", help="ddl run was started")
     parser.add_argument("--notice", type=int, required=True)
     parser.add_argument("--max-requeues", type=int, required=True)
-    told = parser.parse_args(arguments)
-    job = os.environ["SLURM_JOB_ID"]
-    lost = nodes.lost() if told.code == ExitCode.FAILURE else ()
-    ended_by_slurm = words_of_slurm(_log(told.folder), _began())
-    cause = cause_of(told.code, ended_by_slurm, _seconds_left(job), told.notice, told.began)
-    cause = "node failure" if lost else cause
-    before = sum(attempt["again"] for attempt in runs.attempts(told.folder))
-    again = (bool(lost) or told.code in STOPPED) and ended_by_slurm is None and before < told.max_requeues
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    end = End(job, cause, exit_code(told.code, cause), again, before + again, restarts)
-    note(told.folder, end)
-    _say(end, told.max_requeues, lost)
+    options = parser.parse_args(arguments)
+    lost = nodes.lost() if options.code == ExitCode.FAILURE else ()
+    end = _end(os.environ["SLURM_JOB_ID"], options, lost)
+    note(options.folder, end)
+    _say(end, options.max_requeues, lost)
     try:
-        if again:
-            control.requeue(job)
+        if end.again:
+            control.requeue(end.job)
     except UserError as error:
-        print(f"ddl: not queued again: {error}", file=sys.stderr)
+        print(f"ddl: the job could not be requeued: {error}", file=sys.stderr)
     return end.exit_code
 
 
-def words_of_slurm(log: str, began: float) -> str | None:
-    """Why SLURM itself ended the attempt that began then, as its daemon writes it in the log; empty where by hand."""
-    said = re.findall(r"\*\*\* JOB \d+ ON \S+ CANCELLED AT (\S+)(?: DUE TO ([A-Z ]+))?[ ,*]", log)
-    return next((why.strip() for at, why in said if _time(at) >= int(began)), None)
+def _end(job: str, options: argparse.Namespace, lost: Sequence[str]) -> End:
+    """Return how this attempt of `job` ended; `lost` are the nodes that SLURM cannot reach."""
+    by_slurm = reason_in_log(_log(options.folder), _began())
+    cause = cause_of(options.code, by_slurm, _seconds_left(job), options.notice, options.began)
+    cause = "node failure" if lost else cause
+    requeues = sum(attempt["again"] for attempt in records.attempts(options.folder))
+    again = (bool(lost) or options.code in STOPPED) and by_slurm is None and requeues < options.max_requeues
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return End(job, cause, exit_code(options.code, cause), again, requeues + again, restarts)
 
 
-def cause_of(code: int, ended_by_slurm: str | None, seconds_left: int | None, notice: int, began: bool = True) -> Cause:
-    if ended_by_slurm is not None:
-        return _CAUSES.get(ended_by_slurm, "cancelled")
+def reason_in_log(log: str, began: float) -> str | None:
+    """Return why SLURM ended the attempt that began at `began` (Unix time), from the log.
+
+    The reason is empty for a job that a person cancelled, and None if SLURM did not end the
+    attempt.
+    """
+    messages = re.findall(r"\*\*\* JOB \d+ ON \S+ CANCELLED AT (\S+)(?: DUE TO ([A-Z ]+))?[ ,*]", log)
+    return next((why.strip() for at, why in messages if _time(at) >= int(began)), None)
+
+
+def cause_of(code: int, by_slurm: str | None, seconds_left: int | None, notice: int, began: bool = True) -> Cause:
+    """Return why an attempt ended.
+
+    `by_slurm` is the result of `reason_in_log`. A stopped run with more than `notice` seconds and
+    `SLACK` left was preempted. `began` is False if the script ended before `ddl run`.
+    """
+    if by_slurm is not None:
+        return _CAUSES.get(by_slurm, "cancelled")
     if code == 0:
         return "finished"
     if code not in STOPPED:
@@ -105,7 +121,7 @@ def cause_of(code: int, ended_by_slurm: str | None, seconds_left: int | None, no
 
 
 def exit_code(code: int, cause: Cause) -> int:
-    """The job's: what SLURM did is no failure of the program that it ended."""
+    """Return the exit code of the job; a program that SLURM ends has not failed."""
     if code in {0, ExitCode.STOPPED} or cause in {"finished", "failure", "preparation"}:
         return code
     return {"time limit": int(ExitCode.TIMEOUT), "node failure": int(ExitCode.NODE_LOST)}.get(
@@ -114,8 +130,8 @@ def exit_code(code: int, cause: Cause) -> int:
 
 
 def note(folder: Path, end: End) -> None:
-    """Put `end` into summary.json, which a script and a run that failed have not written, or of an earlier attempt."""
-    summary: dict[str, Any] = runs.summary(folder)
+    """Add `end` to attempts.jsonl and summary.json, which may be of an earlier attempt."""
+    summary: dict[str, Any] = records.summary(folder)
     if end.exit_code not in {ExitCode.OK, ExitCode.STOPPED}:
         summary["ended"] = f"{end.cause} (exit code {end.exit_code})"
     elif "slurm" in summary or "ended" not in summary:
@@ -123,24 +139,24 @@ def note(folder: Path, end: End) -> None:
     draft = folder / ".summary.json"
     draft.write_text(strict_json.dumps({**summary, "slurm": asdict(end)}, indent=1) + "\n", encoding="utf-8")
     draft.rename(folder / "summary.json")
-    with (folder / runs.ATTEMPTS).open("a", encoding="utf-8") as file:
+    with (folder / records.ATTEMPTS).open("a", encoding="utf-8") as file:
         file.write(strict_json.dumps({"time": time.time(), **asdict(end)}) + "\n")
 
 
 def _say(end: End, most: int, lost: Sequence[str]) -> None:
     text = f"job {end.job}: {end.cause}, exit code {end.exit_code}"
     if lost:
-        text += f"; SLURM does not reach {', '.join(lost)}"
+        text += f"; SLURM cannot reach {', '.join(lost)}"
     if end.again:
-        text += f"; it goes on from its last checkpoint when SLURM starts it again ({end.requeues} of {most} requeues)"
+        text += f"; requeued, to resume from its last checkpoint ({end.requeues} of {most} requeues)"
     elif end.exit_code in STOPPED and end.cause in {"time limit", "preemption"}:
-        text += f"; not queued again after {most} times: sbatch job.sh goes on from its last checkpoint"
+        text += f"; not requeued again after {most} requeues; resume from its last checkpoint with: sbatch job.sh"
     print(f"ddl: {text}", file=sys.stderr, flush=True)
 
 
 def _log(folder: Path) -> str:
-    """The end of the job's log; empty where it was sent elsewhere."""
-    path = runs.log(folder)
+    """Return the end of the log in the run folder; empty if the log is elsewhere."""
+    path = records.log(folder)
     with contextlib.suppress(OSError), (path or folder).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         return file.read().decode(errors="replace")
@@ -148,7 +164,7 @@ def _log(folder: Path) -> str:
 
 
 def _began() -> float:
-    """When the batch script began, as whose process, by exec, this one goes on."""
+    """Return when the batch script began: it replaced its own process by this program (exec)."""
     return float(psutil.Process().create_time())
 
 
@@ -156,7 +172,7 @@ def _time(text: str) -> float:
     try:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
-        return 0.0  # a site may have a format of its own: without a time, the words are of no attempt
+        return 0.0  # a site may configure another format; such a message belongs to no attempt
 
 
 def _seconds_left(job: str) -> int | None:
@@ -166,5 +182,5 @@ def _seconds_left(job: str) -> int | None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM may end the job now, and leaves time to note that
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM may end the job now; there is time to note the end
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Which nodes of the job around this process are lost, before SLURM itself has noticed."""
+"""Detect lost nodes of the surrounding job before SLURM marks them as down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 
 SECONDS = 120
-"""How long SLURM may try to reach a node that does not answer."""
+"""Time limit of the test step: SLURM takes this long to give up on a node that does not answer."""
 
 _LOST = re.compile(
     r"srun: error: (?:Node failure on (\S+)|"
@@ -17,7 +17,10 @@ _LOST = re.compile(
 
 
 def lost(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Nodes of this job on which SLURM can start nothing any more; it is asked to, on all of them, if there are several."""
+    """Return the nodes of this job on which SLURM cannot start a step any more.
+
+    A job of several nodes starts a test step on all of them. A job of one node tests nothing.
+    """
     count = environment.get("SLURM_JOB_NUM_NODES", "1")
     if count == "1":
         return ()
@@ -32,5 +35,5 @@ def lost(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
 
 
 def named(text: str) -> tuple[str, ...]:
-    """The nodes that srun says it cannot reach, each once."""
+    """Return the nodes that srun reports as unreachable in `text`, each once."""
     return tuple(dict.fromkeys(match[1] or match[2] for match in _LOST.finditer(text)))

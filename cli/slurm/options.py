@@ -1,4 +1,4 @@
-"""Options of sbatch that a job of `ddl submit` sets by itself, and what to use instead."""
+"""Options of sbatch that `ddl submit` sets itself, each with the option of ddl that replaces it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ INSTEAD = {
     **{name: f"use --{name}" for name in _FLAGS},
     "ntasks": "use --np",
     "output": "the log is slurm-JOB.log in the run folder; use --output for another run folder",
-    "error": "the log in the run folder has both streams, and the end of a job is read from it",
-    "signal": "use --notice for the time between the signal and the limit",
+    "error": "the log in the run folder has both streams, and ddl reads the end of the job from it",
+    "signal": "use --notice to set the time between the signal and the limit",
     "requeue": "use --max-requeues",
     "no-requeue": "use --max-requeues 0",
-    "open-mode": "a job that was queued again adds to its log",
+    "open-mode": "a requeued job appends to its log",
     "job-name": "the job has the name of its file or module",
-    "chdir": "the job runs in the folder that ddl submit was started in",
-    "wrap": "the job runs the script of the run folder",
+    "chdir": "the job runs in the folder in which ddl submit was started",
+    "wrap": "the job runs the script in the run folder",
     "parsable": "ddl submit prints the number of the job",
     "test-only": "use --dry-run",
 }
 _WHOLE = {"gpus"}
-"""Options that are not short forms, though others begin alike."""
+"""Options of sbatch that are also the beginning of a name in `INSTEAD`."""
 
 
 def refusal(word: str) -> str | None:
-    """What to use instead of `--sbatch WORD`; None where it may be used. sbatch takes short forms such as `outp`, too."""
+    """Return what replaces `--sbatch WORD`, or None if WORD is allowed.
+
+    sbatch accepts abbreviations such as `outp`, so they count as the whole name.
+    """
     if word in INSTEAD:
         return INSTEAD[word]
     whole = next((name for name in INSTEAD if name.startswith(word) and word not in _WHOLE), None)
-    return None if whole is None else f"sbatch takes it for --{whole}: {INSTEAD[whole]}"
+    return None if whole is None else f"sbatch reads it as --{whole}: {INSTEAD[whole]}"

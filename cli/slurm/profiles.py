@@ -1,6 +1,7 @@
-"""What a job asks of SLURM: flags, then the YAML file's `slurm:`, then a profile, each filling in what those before left out.
+"""Merge the request to SLURM: command line over `slurm:` of the YAML file over a profile.
 
-A profile is a YAML file with the fields of `slurm:`, in ~/.config/ddl/profiles of a user or /etc/ddl/profiles of a site.
+A profile is a YAML file with the fields of `slurm:`. Users have them in ~/.config/ddl/profiles,
+sites in /etc/ddl/profiles.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hvd_train import document
-from hvd_train.config import SlurmProfile, SlurmSection, read_section
-from hvd_train.document import Document, Path_
+from cli.slurm.schema import SlurmProfile, SlurmSection
+from hvd_train.config import document
+from hvd_train.config.document import Document, Path_
+from hvd_train.config.resolve import read_section
 from hvd_train.errors import UserError, nearest
 
 SITE = Path("/etc/ddl/profiles")
@@ -21,14 +23,15 @@ SITE = Path("/etc/ddl/profiles")
 def settings(
     flags: Mapping[str, Any], written: SlurmSection, folders: tuple[Path, ...], place: str = "slurm.profile"
 ) -> SlurmProfile:
-    """The three layers in one; `flags` have the names of the fields. UserError has a line for each mistake in them.
+    """Return the three layers merged; UserError has one line for each mistake in them.
 
-    `place` is where the file names its profile.
+    The keys of `flags` are field names. `place` is where the YAML file names its profile, for
+    messages.
     """
     places: dict[Path_, str] = {(name,): f"--{name.replace('_', '-')}" for name in flags}
-    told = read_section(SlurmSection, Document(dict(flags), "command line", places))
-    name = told.profile or written.profile
-    layers = [told, written, *([load(name, folders, "--profile" if told.profile else place)] if name else [])]
+    given = read_section(SlurmSection, Document(dict(flags), "command line", places))
+    name = given.profile or written.profile
+    layers = [given, written, *([load(name, folders, "--profile" if given.profile else place)] if name else [])]
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
         merged = _over(merged, layer.model_dump(exclude_unset=True, exclude={"profile"}))
@@ -36,7 +39,10 @@ def settings(
 
 
 def load(name: str, folders: tuple[Path, ...], place: str) -> SlurmProfile:
-    """The profile NAME.yaml in the first of `folders` that has one; `place` is where it was asked for."""
+    """Read the profile NAME.yaml from the first of `folders` that has it.
+
+    `place` names it in messages.
+    """
     for folder in folders:
         path = folder / f"{name}.yaml"
         if path.is_file():
@@ -47,12 +53,12 @@ def load(name: str, folders: tuple[Path, ...], place: str) -> SlurmProfile:
 
 
 def folders(environment: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
-    """Where profiles are: the user's before the site's."""
+    """Return the folders of profiles: that of the user, then that of the site."""
     home = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config"
     return Path(home) / "ddl" / "profiles", SITE
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`; fields that are tables themselves are merged word by word."""
+    """Merge `above` over `below`, and values that are dictionaries key by key."""
     both = {k: {**below[k], **v} for k, v in above.items() if isinstance(v, dict) and k in below}
     return {**below, **above, **both}

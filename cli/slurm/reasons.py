@@ -1,4 +1,7 @@
-"""Why SLURM lets a job wait, where that is for ever or needs a person. Other reasons pass by themselves."""
+"""SLURM's reasons for a waiting job that need a person or never end.
+
+Other reasons pass by themselves.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from hvd_train.errors import ExitCode
 
 @dataclass(frozen=True)
 class Reason:
-    """What a reason means; `exit_code` is that of a wait which ends there, None where waiting may help."""
+    """The meaning of a reason.
+
+    `exit_code` is what `--wait` exits with, or None if the job may still start.
+    """
 
     text: str
     exit_code: int | None = None
@@ -20,25 +26,27 @@ def _never(text: str) -> Reason:
     return Reason(text, int(ExitCode.BAD_INPUT))
 
 
-_NODES = "a node that the job asks for is down, drained or reserved; the job waits until it is back"
+_NODES = "a requested node is down, drained or reserved; the job waits until the node is back"
 _REASONS = {
-    "DependencyNeverSatisfied": Reason("the job that it depends on did not end as asked", int(ExitCode.FAILURE)),
-    "PartitionTimeLimit": _never("its time limit is longer than the partition allows; ask for less --time"),
-    "PartitionNodeLimit": _never("the partition gives a job another number of nodes; change --nodes or --partition"),
+    "DependencyNeverSatisfied": Reason("the job it depends on did not end in the required way", int(ExitCode.FAILURE)),
+    "PartitionTimeLimit": _never("its time limit is longer than the partition allows; request a shorter --time"),
+    "PartitionNodeLimit": _never("the partition does not allow this number of nodes; change --nodes or --partition"),
     "PartitionConfig": _never(
-        "the partition allows no such job; ask for less --time, other --nodes or another --partition"
+        "the partition does not allow this job; request a shorter --time, other --nodes or another --partition"
     ),
-    "BadConstraints": _never("no node has what the job asks for; change --sbatch constraint or the other requests"),
-    "ReservationDeleted": _never("its reservation is gone; leave out --sbatch reservation or name another"),
-    "InvalidAccount": _never("its account is none; give another --account"),
-    "InvalidQOS": _never("its quality of service is none; give another --qos"),
-    "AccountNotAllowed": _never("its account may not use the partition; give another --account or --partition"),
-    "QOSNotAllowed": _never("its quality of service may not use the partition; give another --qos or --partition"),
-    "QOSTimeLimit": _never("its time limit is longer than the quality of service allows; ask for less --time"),
-    "JobHeldUser": Reason("it is held by its user: scontrol release lets it go"),
-    "JobHeldAdmin": Reason("an administrator holds it, and has to release it"),
-    "JobHoldMaxRequeue": Reason("SLURM holds it after too many requeues: scontrol release lets it go"),
-    "launch_failed_requeued_held": Reason("SLURM holds it after its launch failed: scontrol release lets it go"),
+    "BadConstraints": _never("no node meets the request; change --sbatch constraint or the other requests"),
+    "ReservationDeleted": _never(
+        "its reservation does not exist any more; leave out --sbatch reservation or name another"
+    ),
+    "InvalidAccount": _never("its account does not exist; give another --account"),
+    "InvalidQOS": _never("its quality of service does not exist; give another --qos"),
+    "AccountNotAllowed": _never("its account has no access to the partition; give another --account or --partition"),
+    "QOSNotAllowed": _never("its quality of service has no access to the partition; give another --qos or --partition"),
+    "QOSTimeLimit": _never("its time limit is longer than the quality of service allows; request a shorter --time"),
+    "JobHeldUser": Reason("its user holds it: scontrol release ends the hold"),
+    "JobHeldAdmin": Reason("an administrator holds it and must release it"),
+    "JobHoldMaxRequeue": Reason("SLURM holds it after too many requeues: scontrol release ends the hold"),
+    "launch_failed_requeued_held": Reason("SLURM holds it because its launch failed: scontrol release ends the hold"),
     "PartitionDown": Reason("the partition is down; the job waits until an administrator opens it"),
     "PartitionInactive": Reason("the partition is inactive; the job waits until an administrator opens it"),
     "ReqNodeNotAvail": Reason(_NODES),
@@ -48,8 +56,13 @@ _LIMIT_OF_A_JOB = re.compile(r"(Assoc|QOS)(Max\w*Per(Job|Node)\w*|Min\w+)")
 
 
 def meaning(reason: str) -> Reason | None:
-    """What SLURM's `reason` means, details behind a comma left out; None where the job just waits for its turn."""
+    """Return the meaning of SLURM's `reason`, or None if the job waits for its turn.
+
+    Details after a comma in `reason` do not count.
+    """
     word = reason.partition(",")[0].strip().replace(" ", "_")
     if _LIMIT_OF_A_JOB.fullmatch(word):
-        return _never("the account or the quality of service allows no job of this size; ask for less or change --qos")
+        return _never(
+            "the account or the quality of service does not allow a job of this size; request less or change --qos"
+        )
     return _REASONS.get(word)

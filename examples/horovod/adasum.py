@@ -1,4 +1,7 @@
-"""Updates combined by Adasum, at the rate of one rank: ddl run --np 2 examples/horovod/adasum.py"""
+"""Updates combined by Adasum: ddl run --np 2 examples/horovod/adasum.py
+
+The learning rate is that of one rank.
+"""
 
 import horovod.torch as hvd
 import torch

@@ -1,6 +1,6 @@
 """Handwritten digits with Horovod's API: ddl run --np 2 examples/horovod/digits.py
 
-The script is an ordinary Horovod script. `--engine mpi` runs it on ddl's own engine, with no Horovod installed;
+This is an ordinary Horovod script. `--engine mpi` runs it on ddl's own engine, without Horovod.
 `--engine horovod` runs it on Horovod.
 """
 
@@ -15,7 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 def datasets():
-    """Four fifths to train on, the rest to test on."""
+    """Return the training set, four fifths of the digits, and the test set."""
     digits = load_digits()
     images, labels = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
     test = torch.arange(len(images)) % 5 == 0
@@ -27,7 +27,7 @@ def network():
 
 
 def evaluate(model, dataset):
-    """Loss and accuracy over the whole data set, of which each rank looks at its part."""
+    """Return the loss and accuracy over the whole data set. Each rank evaluates its part."""
     sampler = DistributedSampler(dataset, num_replicas=hvd.size(), rank=hvd.rank(), shuffle=False)
     images, labels = next(iter(DataLoader(dataset, batch_size=len(sampler), sampler=sampler)))
     with torch.no_grad():
@@ -57,7 +57,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=32, help="samples of one rank in a step")
-    parser.add_argument("--lr", type=float, default=0.05, help="rate for one rank")
+    parser.add_argument("--lr", type=float, default=0.05, help="learning rate of one rank")
     args = parser.parse_args()
 
     hvd.init()

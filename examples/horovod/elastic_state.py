@@ -1,6 +1,7 @@
-"""Training that goes back to its last commit when a collective operation fails: ddl run --np 2 examples/horovod/elastic_state.py
+"""Training that returns to its last commit after a failed operation.
 
-`--fail-at EPOCH` makes it fail once.
+Run it with: ddl run --np 2 examples/horovod/elastic_state.py
+`--fail-at EPOCH` causes one failure.
 """
 
 import argparse
@@ -8,7 +9,7 @@ import argparse
 import horovod.torch as hvd
 import torch
 from digits import datasets, evaluate, network
-from mpi4py import MPI  # noqa: F401  Horovod under mpirun can start again only where it did not start MPI itself
+from mpi4py import MPI  # noqa: F401  Horovod can restart under mpirun only if it did not start MPI itself
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--fail-at", type=int, help="the epoch in which a failure is made")
+    parser.add_argument("--fail-at", type=int, help="the epoch that fails once")
     args = parser.parse_args()
 
     hvd.init()
@@ -35,7 +36,7 @@ def main():
         while state.epoch < args.epochs:
             for number, (images, labels) in enumerate(DataLoader(train_set, batch_size=32, sampler=sampler)):
                 if state.epoch == args.fail_at and number == 5 and not restarts:
-                    raise hvd.HorovodInternalError("a failure, as was asked for")
+                    raise hvd.HorovodInternalError("a failure, as --fail-at requests")
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(model(images), labels).backward()
                 optimizer.step()

@@ -1,4 +1,4 @@
-"""Gradients sent as 16-bit numbers: ddl run --np 2 examples/horovod/fp16_compression.py"""
+"""Gradients sent as float16: ddl run --np 2 examples/horovod/fp16_compression.py"""
 
 import horovod.torch as hvd
 import torch

@@ -1,4 +1,4 @@
-"""A large batch in small pieces, its gradient clipped: ddl run --np 2 examples/horovod/gradient_accumulation.py"""
+"""Gradient accumulation and clipping: ddl run --np 2 examples/horovod/gradient_accumulation.py"""
 
 import argparse
 

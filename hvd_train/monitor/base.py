@@ -1,26 +1,49 @@
-"""The contract of a metric sink: where figures go while a run is under way. Sinks live on rank 0 only."""
+"""The contract of a metric sink, which receives the metrics of a run on rank 0 as they are made.
+
+The sinks in `hvd_train/monitor/sinks` are always there. `monitor.sinks` of the configuration adds
+sinks of the user: `create(folder, **options)` of a target returns a `Sink`. `folder` is the run
+folder, which exists once `open` is called.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 Record = dict[str, Any]
+"""Values by name. A metric of several values is a list, or a list of lists."""
+
+
+def numbers(record: Record) -> Record:
+    """Return the values of `record` that are not lists."""
+    return {name: value for name, value in record.items() if value is not None and not isinstance(value, list)}
 
 
 class Sink:
-    """Hooks with no-op defaults; a sink is a file in this package with a `create(run)` that returns one."""
+    """Hooks that do nothing by default."""
 
     def open(self, run: Record) -> None:
-        """Before the first step: `total_steps`, `first_step`, `title`."""
+        """Prepare for `run`, which has `total_steps`, `first_step` and `title`.
+
+        Called before the first step.
+        """
 
     def step(self, step: int) -> None:
-        """After every step: must cost nothing to speak of."""
+        """Record that `step` has ended. Called after every step, so it has to be fast."""
 
     def train(self, record: Record) -> None:
-        """Every `train.log_every` steps: step, epoch, loss, lr, samples_per_second."""
+        """Record step, epoch, loss, lr and samples_per_second.
+
+        Called every `train.log_every` steps.
+        """
 
     def evaluation(self, record: Record) -> None:
-        """After an evaluation: step, epoch, and the held-out metrics."""
+        """Record step, epoch and the metrics of the held-out samples.
+
+        Called after an evaluation.
+        """
 
     def close(self, summary: Record) -> None:
-        """At the end of a run that was not cut short by an error."""
+        """Record `summary`, the content of summary.json and `folder`.
+
+        Called at the end of a run without an error.
+        """

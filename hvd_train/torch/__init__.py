@@ -1,4 +1,7 @@
-"""Horovod's PyTorch API on the MPI engine: `import hvd_train.torch as hvd`, or `import horovod.torch as hvd` under `ddl run`."""
+"""Horovod's PyTorch API on ddl's MPI engine.
+
+Use `import hvd_train.torch as hvd`, or under `ddl run` `import horovod.torch as hvd`.
+"""
 
 from hvd_train.torch import elastic as elastic
 from hvd_train.torch.compression import Compression

@@ -1,4 +1,4 @@
-"""What a gradient is turned into before it is reduced, and back."""
+"""Compression of gradients before they are reduced."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 
 class Compressor:
-    """The interface of a compressor: a class, or any object with these two functions."""
+    """The interface of a compressor: a class or an object with these two functions."""
 
     @staticmethod
     def compress(tensor: Tensor) -> tuple[Tensor, Any]:
-        """What is sent in place of `tensor`, and what `decompress` needs besides."""
+        """Return the tensor to send and the context that `decompress` needs."""
         raise NotImplementedError
 
     @staticmethod
     def decompress(tensor: Tensor, ctx: Any) -> Tensor:
-        """The reverse of `compress`."""
+        """Undo `compress`."""
         raise NotImplementedError
 
 
 class NoneCompressor(Compressor):
-    """The tensor itself."""
+    """No compression."""
 
     @staticmethod
     def compress(tensor: Tensor) -> tuple[Tensor, Any]:
@@ -35,7 +35,7 @@ class NoneCompressor(Compressor):
 
 
 class FP16Compressor(Compressor):
-    """Floating point numbers in 16 bits."""
+    """Send floating point tensors as float16."""
 
     @staticmethod
     def compress(tensor: Tensor) -> tuple[Tensor, Any]:
@@ -47,7 +47,7 @@ class FP16Compressor(Compressor):
 
 
 class Compression:
-    """The compressors there are."""
+    """The available compressors."""
 
     none = NoneCompressor
     fp16 = FP16Compressor

@@ -1,4 +1,4 @@
-"""What scripts take from `horovod.data`: loaders that read ahead in a thread."""
+"""The API of `horovod.data`: data loaders that read ahead in a thread."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from queue import Empty, Full, Queue
 from typing import Any
 
 _POLL = 0.1
-"""Seconds after which a reader that has no room looks whether anybody still wants its batches."""
+"""Interval in seconds at which a blocked reader checks if it has been closed."""
 
 
 class BaseDataLoader:
-    """The contract of a loader: `_iterate` yields the batches of an epoch, and `_process_batch` adapts each."""
+    """The contract of a loader.
+
+    `_iterate` yields the batches of an epoch, and `_process_batch` adapts each of them.
+    """
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -29,9 +32,10 @@ class BaseDataLoader:
 
 
 class AsyncDataLoaderMixin:
-    """Put before a loader's class: a thread reads up to `async_loader_queue_size` batches ahead; 0 reads none ahead.
+    """A mixin that precedes a loader's class and reads batches ahead in a thread.
 
-    What `_iterate` raises in the thread is raised by the iteration. `close_async_loader` ends the thread.
+    The thread reads up to `async_loader_queue_size` batches; 0 turns it off. The iteration raises
+    the exceptions of `_iterate`. `close_async_loader` ends the thread.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class AsyncDataLoaderMixin:
 
 
 class _Reader:
-    """Items of an iterator, read ahead by a thread."""
+    """Reads the items of an iterator ahead in a thread."""
 
     def __init__(self, items: Iterator[Any], ahead: int) -> None:
         self._queue: Queue[tuple[Any, BaseException | None]] = Queue(ahead)
@@ -90,11 +94,11 @@ class _Reader:
                 if not self._put(item, None):
                     return
             self._put(None, StopIteration())
-        except BaseException as error:  # raised where the items are wanted
+        except BaseException as error:  # the consumer raises it
             self._put(None, error)
 
     def _put(self, item: Any, end: BaseException | None) -> bool:
-        """Whether anybody still wants items."""
+        """Queue an item, and return False if the reader has been closed."""
         while not self._closed.is_set():
             try:
                 self._queue.put((item, end), timeout=_POLL)

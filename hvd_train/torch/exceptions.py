@@ -1,14 +1,17 @@
-"""The exceptions of Horovod's API, by the names that scripts catch."""
+"""The exceptions of Horovod's API, with Horovod's names."""
 
 from __future__ import annotations
 
 
 class HorovodInternalError(RuntimeError):
-    """A collective operation failed on every rank alike; elastic training goes back to the last commit."""
+    """A collective operation failed on every rank. Elastic training returns to the last commit."""
 
 
 class HostsUpdatedInterrupt(RuntimeError):
-    """The hosts of the job have changed; `skip_sync` says that the state need not be synchronised."""
+    """The hosts of the job have changed.
+
+    `skip_sync` is True if the state need not be synchronized.
+    """
 
     def __init__(self, skip_sync: bool) -> None:
         super().__init__(skip_sync)
@@ -16,7 +19,7 @@ class HostsUpdatedInterrupt(RuntimeError):
 
 
 class HorovodVersionMismatchError(ImportError):
-    """A framework has another version than the one this API stands on."""
+    """The installed version of a framework differs from the expected one."""
 
     def __init__(self, name: str, version: str, installed_version: str | None) -> None:
         super().__init__(get_version_mismatch_message(name, version, installed_version))
@@ -24,7 +27,7 @@ class HorovodVersionMismatchError(ImportError):
 
 
 def get_version_mismatch_message(name: str, version: str, installed_version: str | None) -> str:
-    return f"{name}: found version {version}, and {installed_version} is installed; install one version only"
+    return f"{name}: found version {version}, but {installed_version} is installed; install one version only"
 
 
 NOT_INITIALIZED = "Horovod's API has not been initialized: call hvd.init() first"

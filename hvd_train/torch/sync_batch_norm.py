@@ -1,4 +1,4 @@
-"""Batch normalisation over the batches of all ranks."""
+"""Batch normalization over the batches of all ranks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from hvd_train.torch.mpi_ops import Sum, allgather, allreduce, size
 
 
 class SyncBatchNorm(_BatchNorm):
-    """`torch.nn.BatchNorm*` of the concatenation of all ranks' inputs, on any device; batches may differ in size.
+    """`torch.nn.BatchNorm*` over the concatenated inputs of all ranks, on any device.
 
-    Input is (N, C, ...), and output has its dtype. Evaluation, and a world of one rank, are those of torch. As in it, gradients
-    of weight and bias are this rank's part: their sum over ranks is that of the whole batch. ValueError, on every rank, where
-    all ranks together have a single value per channel.
+    Batches may differ in size. The input is (N, C, ...), and the output has its dtype. Evaluation
+    mode and a world of one rank use torch's own implementation. Gradients of weight and bias are
+    this rank's part; their sum over ranks is the gradient of the whole batch. Raise ValueError on
+    every rank if all ranks together have a single value per channel.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class _Normalize(torch.autograd.Function):
-    """(x - mean) / sqrt(var + eps) * weight + bias, in the dtype of x, with mean and variance over all ranks.
+    """Computes (x - mean) / sqrt(var + eps) * weight + bias, with mean and variance over all ranks.
 
-    Halves are computed with in float32. Mean, variance and their count come along. Gradients of weight and bias are this rank's.
+    The output has the dtype of x; float16 and bfloat16 are computed in float32. Mean, variance and
+    count are further outputs. Gradients of weight and bias are this rank's part.
     """
 
     @staticmethod
@@ -104,14 +106,14 @@ def _normalized(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Mean and biased variance of each channel over all ranks, and over how many values."""
+    """Return the mean and biased variance of each channel over all ranks, and the number of values."""
     wide = x if x.dtype == torch.float64 else x.float()
     dims = [d for d in range(x.dim()) if d != 1]
     n = x.numel() // x.shape[1]
     var, mean = torch.var_mean(wide, dims, correction=0) if n else (wide.sum(dims), wide.sum(dims))
-    mine = torch.stack([torch.full_like(mean, n), mean, var]).double()
-    # Each rank's deviations are from its own mean, so that no digits cancel (Chan et al. 1979).
-    counts, means, variances = allgather(mine[None]).unbind(1)
+    own = torch.stack([torch.full_like(mean, n), mean, var]).double()
+    # Each rank uses deviations from its own mean, which avoids cancellation (Chan et al. 1979).
+    counts, means, variances = allgather(own[None]).unbind(1)
     total = counts.sum(0)
     some = total.clamp_min(1)
     center = (counts * means).sum(0) / some
@@ -120,5 +122,5 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def _along(channels: Tensor, x: Tensor) -> Tensor:
-    """A value for each channel, shaped to go with `x`."""
+    """Return one value per channel, in a shape that broadcasts to `x`."""
     return channels.view(1, -1, *[1] * (x.dim() - 2))

@@ -1,4 +1,4 @@
-"""What scripts take from `horovod.common.util`."""
+"""The API of `horovod.common.util`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EXTENSIONS = ["torch"]
 
 
 def _cache(f: Callable[..., T]) -> Callable[..., T]:
-    """`f`, called once for each list of arguments."""
+    """Return `f` with cached results."""
     return functools.cache(f)
 
 
 @contextmanager
 def env(**kwargs: str | None) -> Iterator[None]:
-    """Set these environment variables for a while; one of None stays as it is."""
+    """Set environment variables within the context. A value of None leaves a variable unchanged."""
     wanted = {name: value for name, value in kwargs.items() if value is not None}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
@@ -37,15 +37,15 @@ def env(**kwargs: str | None) -> Iterator[None]:
 
 
 def check_extension(ext_name: str, ext_env_var: str, pkg_path: str, *args: Any) -> None:
-    """Do nothing: this engine needs no extension to be built. ImportError for another framework than PyTorch."""
+    """Raise ImportError for any framework but PyTorch. ddl needs no compiled extension."""
     if not extension_available(ext_name.rpartition(".")[2]):
         raise ImportError(
-            f"{ext_name}: ddl's own engine has horovod.torch only; --engine horovod runs the real Horovod"
+            f"{ext_name}: ddl's own engine supports horovod.torch only; --engine horovod runs the real Horovod"
         )
 
 
 def extension_available(ext_base_name: str, verbose: bool = False) -> bool:
-    """Whether `horovod.<ext_base_name>` can be imported as a framework."""
+    """Return True if `horovod.<ext_base_name>` is a supported framework."""
     return ext_base_name in EXTENSIONS
 
 
@@ -68,7 +68,7 @@ def nccl_built(verbose: bool = False) -> bool:
 
 
 def ddl_built(verbose: bool = False) -> bool:
-    """False: IBM's library of this name is no part of this project."""
+    """Return False. The name refers to IBM's DDL library, which is not part of this project."""
     return False
 
 
@@ -77,7 +77,10 @@ def ccl_built(verbose: bool = False) -> bool:
 
 
 def check_installed_version(name: str, version: str, exception: Exception | None = None) -> None:
-    """Warn, or raise HorovodVersionMismatchError from `exception`, where `version` is not the installed one of PyTorch."""
+    """Warn if `version` is not the installed version of PyTorch.
+
+    With `exception`, raise HorovodVersionMismatchError from it instead.
+    """
     import torch
 
     installed = torch.__version__ if name in {"torch", "pytorch"} else None
@@ -89,11 +92,11 @@ def check_installed_version(name: str, version: str, exception: Exception | None
 
 
 def get_average_backwards_compatibility_fun(reduce_ops: Any) -> Callable[[Any, bool | None], Any]:
-    """A function of `op` and the deprecated `average` to the one of `reduce_ops` that is meant."""
+    """Return a function of `op` and the deprecated `average` that selects one of `reduce_ops`."""
 
     def chosen(op: Any, average: bool | None) -> Any:
         if op is not None and average is not None:
-            raise ValueError("op and the deprecated average are both given; give op only")
+            raise ValueError("op and the deprecated average exclude each other; give op only")
         if average is not None:
             warnings.warn("average is deprecated: use op=hvd.Average or op=hvd.Sum", DeprecationWarning, stacklevel=2)
             return reduce_ops.Average if average else reduce_ops.Sum
@@ -111,11 +114,11 @@ def is_iterable(x: object) -> bool:
 
 
 def is_version_greater_equal_than(ver: str, target: str) -> bool:
-    """Whether the version `ver` is `target`, as major.minor.patch, or a later one."""
+    """Return True if version `ver` is at least `target`, which has the form major.minor.patch."""
     from torch.torch_version import TorchVersion
 
     if not isinstance(ver, str) or not isinstance(target, str):
-        raise ValueError(f"expected two versions as text, got {ver!r} and {target!r}")
+        raise ValueError(f"expected two version strings, got {ver!r} and {target!r}")
     if len(target.split(".")) != 3:
         raise ValueError(f"expected a version as major.minor.patch, got '{target}'")
     return bool(TorchVersion(ver) >= target)
@@ -126,8 +129,11 @@ def num_rank_is_power_2(num_rank: int) -> bool:
 
 
 def split_list(items: Sequence[T], n: int) -> list[Sequence[T]]:
-    """`items` dealt into `n` consecutive parts whose lengths differ by one at most, the longer first."""
-    from hvd_train.comm.base import shares
+    """Split `items` into `n` consecutive parts.
+
+    Lengths differ by at most one, longer parts come first.
+    """
+    from hvd_train.comm.ops import shares
 
     ends = [sum(shares(len(items), n)[: i + 1]) for i in range(n)]
     return [items[end - count : end] for count, end in zip(shares(len(items), n), ends, strict=True)]

@@ -1,4 +1,4 @@
-"""Strategies in which no rank waits for another one's step: plain functions of a communicator."""
+"""Strategies whose ranks do not wait for one another: plain functions of a communicator."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvd_train import checkpoint
-from hvd_train.comm._mailbox import Mailbox
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.comm.messages import Mailbox
 from hvd_train.errors import Stopped, UserError
 from hvd_train.monitor.base import Sink
-from hvd_train.trainer import Trainer
+from hvd_train.state import checkpoint_folder
+from hvd_train.training import checkpoint
+from hvd_train.training.loop import Trainer
 from tests.bodies import training as body
 
 ENDLESS = 1_000_000
@@ -51,7 +52,7 @@ def configuration(steps: int, sync: dict[str, Any], **sections: Any) -> Any:
 
 
 def fits(comm: Communicator, sync: dict[str, Any]) -> bool:
-    """Whether there are ranks enough for these servers and backups."""
+    """Return True if there are enough ranks for these servers and backup workers."""
     dedicated = sync.get("placement") == "dedicated"
     return comm.size >= max(sync.get("servers", 1) + dedicated, 1 + sync.get("backup_workers", 0))
 
@@ -61,7 +62,7 @@ def vector(job: Trainer) -> Tensor:
 
 
 def fixed_gradients(job: Trainer, value: float) -> None:
-    """From now on all gradients of `job` are `value`."""
+    """Let all gradients of `job` be `value`."""
 
     def set_them(step: int) -> None:
         for p in job.model.parameters():
@@ -71,7 +72,7 @@ def fixed_gradients(job: Trainer, value: float) -> None:
 
 
 def no_update_is_lost(comm: Communicator) -> None:
-    """Whole numbers, of which every worker pushes others and another number of: what is applied is the sum of all, exactly."""
+    """Workers push whole numbers, different ones for each worker: their sum is applied exactly."""
     for sync in SERVED:
         if not fits(comm, sync):
             continue
@@ -88,13 +89,13 @@ def no_update_is_lost(comm: Communicator) -> None:
         if comm.rank < workers:
             torch.testing.assert_close(vector(job), before - pushed, rtol=0, atol=1e-9)
         if comm.rank == 0:
-            report = job.strategy.summary()
+            report = job.strategy.view.summary()
             assert report["updates"] == sum(4 + rank for rank in range(workers)), sync
             assert sum(report["staleness"]["histogram"].values()) == report["updates"] * sync.get("servers", 1)
 
 
 def one_worker_equals_one_process(comm: Communicator) -> None:
-    """All other ranks serve it a part each; a parameter without gradient, tied weights and a frozen layer included."""
+    """All other ranks serve a part of the parameters each, of a model with unusual parameters."""
     sync: dict[str, Any] = {"strategy": "async_ps"}
     if comm.size > 1:
         sync |= {"servers": comm.size - 1, "placement": "dedicated"}
@@ -117,7 +118,7 @@ def one_worker_equals_one_process(comm: Communicator) -> None:
 
 
 def ssp_without_staleness_is_synchronous(comm: Communicator) -> None:
-    """w - lr * the sum of the workers' mean gradients, as allreduce with N times the rate."""
+    """The sum of the workers' mean gradients is applied, as by allreduce with N times the rate."""
     found = {}
     for strategy, rate in (("ssp", 0.05), ("allreduce", 0.05 * comm.size)):
         sync = {"strategy": strategy, **({"staleness": 0} if strategy == "ssp" else {})}
@@ -127,18 +128,18 @@ def ssp_without_staleness_is_synchronous(comm: Communicator) -> None:
 
 
 def gaps_stay_bounded(comm: Communicator) -> None:
-    """The last worker is slow: the others run ahead of it as far as they may, and no further."""
+    """The last worker is slow: the others are ahead of it by the allowed staleness, and no more."""
     for staleness in (0, 2):
         job = body.trainer(comm, configuration(6, {"strategy": "ssp", "staleness": staleness}))
         if comm.rank == comm.size - 1:
             job.sinks = [Each(lambda step: time.sleep(0.03))]
         job.run()
         if comm.rank == 0:
-            assert job.strategy.summary()["largest_gap"] == (staleness if comm.size > 1 else 0)
+            assert job.strategy.view.summary()["largest_gap"] == (staleness if comm.size > 1 else 0)
 
 
-def a_slow_worker_slows_nobody(comm: Communicator) -> None:
-    """The last worker does not end its first step before all others have ended their last one."""
+def a_slow_worker_delays_no_other(comm: Communicator) -> None:
+    """The last worker ends its first step after all others have ended their last step."""
     last = comm.size - 1
     for sync in EVERY:
         if comm.size < 2 or sync["strategy"] == "ssp":
@@ -146,19 +147,19 @@ def a_slow_worker_slows_nobody(comm: Communicator) -> None:
         signs = comm.mailbox()
         job = body.trainer(comm, configuration(5, sync))
         if comm.rank == last:
-            job.strategy.on_gradients = _hears_first(signs, last)  # type: ignore[method-assign]
+            job.strategy.on_gradients = _waits_for_others(signs, last)  # type: ignore[method-assign]
         else:
-            job.sinks = [Each(partial(_says_at_the_end, signs, last))]
+            job.sinks = [Each(partial(_announces_the_end, signs, last))]
         job.run()
         if sync["strategy"] != "parameter_server":
             assert job.progress.step == 5, sync
         elif comm.rank == last:
-            # Not at once: servers may hear of its first step before they hear of the others' end.
+            # Some more steps are possible: its push may reach servers before the others' end.
             assert job.progress.step < 5, "the run was over when the others had ended"
         signs.close()
 
 
-def _hears_first(signs: Mailbox, others: int) -> Callable[[int], None]:
+def _waits_for_others(signs: Mailbox, others: int) -> Callable[[int], None]:
     def on_gradients(step: int) -> None:
         if step == 0:
             assert all(signs.receive(20) for _ in range(others)), "others waited for the slow one"
@@ -166,29 +167,29 @@ def _hears_first(signs: Mailbox, others: int) -> Callable[[int], None]:
     return on_gradients
 
 
-def _says_at_the_end(signs: Mailbox, last: int, step: int) -> None:
+def _announces_the_end(signs: Mailbox, last: int, step: int) -> None:
     if step == 5:
         signs.send(last, "through")
 
 
-def who_finishes_early_waits_for_the_rest(comm: Communicator) -> None:
-    """Ranks have different numbers of steps and end with the same parameters; in gossip, with the mean of all."""
+def a_rank_that_finishes_early_waits_for_the_others(comm: Communicator) -> None:
+    """Ranks take different numbers of steps and end with the same parameters."""
     for sync in EVERY[:3]:
         job = body.trainer(comm, configuration(2 + 3 * comm.rank, sync))
         assert job.run() == "length"
         assert job.progress.step == 2 + 3 * comm.rank
         assert all(torch.equal(vector(job), other) for other in comm.all_gather(vector(job))), sync
         if comm.rank == 0:
-            assert len([n for n in job.bytes_of_ranks if n or comm.size == 1]) == comm.size
+            assert len([n for n in job.of_ranks if n and (n["bytes"] or comm.size == 1)]) == comm.size
 
 
 def averages_keep_the_mean(comm: Communicator) -> None:
-    """Without gradients, replicas that begin apart end at their mean: halves of whole numbers, so exactly."""
+    """Without gradients, different replicas end exactly at their mean."""
     job = body.trainer(comm, configuration(10, {"strategy": "async_gossip"}, optimizer={**PLAIN, "lr": 0.0}))
     start = job.strategy.start
 
     def apart(model: Any) -> None:
-        # Others may average with what a replica has at the start: whole numbers too.
+        # Others may average with the replica as it is at the start: whole numbers too.
         for p in model.parameters():
             p.data.zero_()
         start(model)
@@ -198,7 +199,7 @@ def averages_keep_the_mean(comm: Communicator) -> None:
     job.sinks = [Each(lambda step: time.sleep(0.002))]
     job.run()
     assert torch.equal(vector(job), torch.full_like(vector(job), (2**comm.size - 1) / comm.size))
-    assert comm.size == 1 or job.strategy.summary()["averages"] > 0
+    assert comm.size == 1 or job.strategy.view.summary()["averages"] > 0
 
 
 def rank_0_ends_the_run_for_all(comm: Communicator) -> None:
@@ -210,22 +211,22 @@ def rank_0_ends_the_run_for_all(comm: Communicator) -> None:
 
 
 def a_signal_to_one_rank_stops_all(comm: Communicator, folder: Path) -> None:
-    """Rank 0 saves; whoever was waiting is let go."""
+    """Rank 0 saves, and waiting ranks are released."""
     for sync in EVERY:
         if not fits(comm, sync):
             continue
         place = folder / str(sync["strategy"])
         job = body.trainer(comm, configuration(ENDLESS, sync, checkpoint={"every": ENDLESS}), checkpoints=place)
         if comm.rank == comm.size - 1:
-            job.sinks = [Each(lambda step: setattr(job.stop, "signal", 15 * (step >= 3)))]  # noqa: B023
+            job.sinks = [Each(lambda step: setattr(job, "stop", lambda: step >= 3))]  # noqa: B023
         with pytest.raises(Stopped):
             job.run()
         if comm.rank == 0:
-            assert [p.name for p in checkpoint.folders(place)] == [f"step-{job.progress.step:08d}"]
+            assert [p.name for p in checkpoint_folder.folders(place)] == [f"step-{job.progress.step:08d}"]
 
 
 def state_moves_between_strategies(comm: Communicator, folder: Path) -> None:
-    """Seven steps in one and four in the other are eleven in one: allreduce alone, and servers with one worker."""
+    """Seven steps with one strategy and four with the other equal eleven steps with one of them."""
     served: dict[str, Any] = {"strategy": "async_ps"}
     if comm.size > 1:
         served |= {"servers": comm.size - 1, "placement": "dedicated"}
@@ -276,8 +277,8 @@ BODIES = [
     one_worker_equals_one_process,
     ssp_without_staleness_is_synchronous,
     gaps_stay_bounded,
-    a_slow_worker_slows_nobody,
-    who_finishes_early_waits_for_the_rest,
+    a_slow_worker_delays_no_other,
+    a_rank_that_finishes_early_waits_for_the_others,
     averages_keep_the_mean,
     rank_0_ends_the_run_for_all,
     what_cannot_work_is_refused,

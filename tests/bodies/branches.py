@@ -1,4 +1,4 @@
-"""Models with branches that some ranks use and others do not, as hypothesis draws them, and what one process makes of them."""
+"""Random models whose branches only some ranks use, and the result of one process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hvd_train.optimizer import Build, ModelOptimizer
+from hvd_train.gradients.optimizer import Build, ModelOptimizer
 from hvd_train.sync.base import SyncStrategy
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> dict[str, Any]:
-    """A random model: sizes, dtypes, which earlier tensor each layer shares, which branches a rank uses in a step."""
+    """A random model: sizes, dtypes, tied layers, and the branches of each rank and step."""
     layers = draw(st.integers(1, 5))
     return {
         "sizes": draw(st.lists(st.integers(1, 40), min_size=layers, max_size=layers)),
@@ -31,7 +31,7 @@ def plans(draw: st.DrawFn) -> dict[str, Any]:
 
 
 class Branches(nn.Module):
-    """Layers of which a forward pass uses some; the first also serves as the last (shared weights)."""
+    """Layers of which a forward pass uses some; first and last share weights."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Branches(nn.Module):
         )
 
     def thaw(self) -> list[nn.Parameter]:
-        """Train everything from now on; what was not trained before."""
+        """Train all parameters from now on; return those that were frozen."""
         frozen = [p for p in self.layers if not p.requires_grad]
         for p in frozen:
             p.requires_grad_(True)
@@ -58,7 +58,7 @@ class Branches(nn.Module):
 
 
 def one_process(plan: dict[str, Any], build: Build, workers: int) -> Branches:
-    """The model after three steps of one process along the summed gradients of all workers."""
+    """Return the model after three steps of one process on the summed gradients of workers."""
     reference = Branches(plan)
     optimizer = build([p for p in reference.parameters() if p.requires_grad])
     for step in range(3):
@@ -76,7 +76,7 @@ def one_process(plan: dict[str, Any], build: Build, workers: int) -> Branches:
 def three_steps(
     rank: int, model: Branches, strategy: SyncStrategy, made: ModelOptimizer, plan: dict[str, Any]
 ) -> list[Tensor]:
-    """The layers of `model` after this rank's share of them; one that is no worker has no loss."""
+    """Return the layers of `model` after this rank's three steps; only workers have a loss."""
     for step in range(3):
         model.zero_grad()
         if step == plan["thaw"]:

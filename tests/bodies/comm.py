@@ -1,6 +1,7 @@
-"""What every engine must do: each body takes a communicator of any size and runs on all of its ranks.
+"""What every engine must do. All ranks of a communicator of any size call each body.
 
-Contributions are small integers, so that the expected result is exact in every dtype and order of summation.
+Contributions are small integers, so that the expected result is exact in every dtype and order of
+summation.
 """
 
 from __future__ import annotations
@@ -14,15 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvd_train.comm.base import (
-    OPS,
-    REDUCIBLE,
-    Communicator,
-    Op,
-    broadcast_json,
-    gather_json,
-    shares,
-)
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.objects import broadcast_json, gather_json
+from hvd_train.comm.ops import OPS, REDUCIBLE, Op, shares
 
 SHAPES = [(), (0,), (1,), (7,), (0, 3), (3, 0), (2, 3), (5, 2, 3)]
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -47,7 +42,7 @@ def contribution(rank: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tenso
 
 
 def reduced(comm: Communicator, op: Op, make: Callable[[int], Tensor]) -> Tensor:
-    """The oracle: the reduction of every rank's `make(rank)`, computed here in a wide dtype."""
+    """The oracle: reduce every rank's `make(rank)` on this rank, in a wide dtype."""
     parts = torch.stack([make(rank) for rank in range(comm.size)])
     if parts.is_complex():
         return torch.view_as_complex(reduced(comm, op, lambda r: torch.view_as_real(parts[r])))
@@ -67,7 +62,7 @@ def defined(dtype: torch.dtype) -> tuple[Op, ...]:
 
 
 def sums_halves_in_float32(comm: Communicator) -> bool:
-    return type(comm).__module__ != "hvd_train.comm.horovod"
+    return type(comm).__module__ != "hvd_train.comm.engines.horovod"
 
 
 def all_reduce_of_every_dtype(comm: Communicator) -> None:
@@ -96,7 +91,7 @@ def all_reduce_of_every_layout(comm: Communicator) -> None:
             comm.all_reduce_(view(whole), "max" if dtype == torch.bool else "mean")
             op: Op = "max" if dtype == torch.bool else "mean"
             view(before).copy_(reduced(comm, op, lambda r, d=dtype, v=view: v(contribution(r, (4, 6), d))))
-            assert torch.equal(whole, before), f"{name} {dtype}: wrong, or wrote beside the view"
+            assert torch.equal(whole, before), f"{name} {dtype}: wrong result, or a write outside of the view"
 
 
 def all_reduce_of_a_conjugate_view(comm: Communicator) -> None:
@@ -153,8 +148,8 @@ def ranks_may_wait_in_different_orders_and_around_other_operations(comm: Communi
         assert torch.equal(x, reduced(comm, "mean", lambda r, d=dtype: contribution(r, (70_000,), d)))
 
 
-def sums_of_halves_lose_nothing_on_the_way(comm: Communicator) -> None:
-    """Horovod sums halves in halves; the other engines in float32."""
+def sums_of_halves_are_exact(comm: Communicator) -> None:
+    """Horovod sums halves in halves, the other engines in float32."""
     exact = sums_halves_in_float32(comm) or comm.size == 1
     for numel in (5, 70_000):
         largest = torch.full((numel,), 65504.0, dtype=torch.float16)
@@ -309,12 +304,12 @@ def split_off_one_rank_and_into_ranks_alone(comm: Communicator) -> None:
     _use(comm, list(range(comm.size)))
 
 
-def places_are_consistent(comm: Communicator) -> None:
-    places = [tuple(p) for p in gather_json(comm, _place(comm))]
-    assert all(0 <= lr < ls and 0 <= cr < cs for lr, ls, cr, cs in places)
-    assert len({(lr, cr) for lr, _, cr, _ in places}) == comm.size
+def node_ranks_are_consistent(comm: Communicator) -> None:
+    numbers = [tuple(n) for n in gather_json(comm, _numbers(comm))]
+    assert all(0 <= lr < ls and 0 <= cr < cs for lr, ls, cr, cs in numbers)
+    assert len({(lr, cr) for lr, _, cr, _ in numbers}) == comm.size
     group = comm.split(comm.rank % 2)
-    assert gather_json(group, _place(group)).count(_place(group)) == 1
+    assert gather_json(group, _numbers(group)).count(_numbers(group)) == 1
     assert group.local_size * group.cross_size >= group.size
     group.close()
 
@@ -340,7 +335,7 @@ def allocated_memory_is_flat_zeroed_and_reducible(comm: Communicator) -> None:
 
 
 def sizes_on_both_sides_of_every_threshold(comm: Communicator) -> None:
-    """Ordinary tensors and allocated ones, again and again in the same memory, from one element to several MB."""
+    """Ordinary and allocated tensors from one element to several MB, reduced repeatedly."""
     for dtype in (torch.float32, torch.bfloat16):
         for numel in (1, comm.size, 8_191, 8_193, 70_001, 1_200_003):
             allocated = comm.allocate(numel, dtype)
@@ -406,7 +401,7 @@ def _assert_same(actual: list[Tensor], expected: list[Tensor]) -> None:
 
 
 def _use(comm: Communicator, members: list[int]) -> None:
-    """Every primitive once, over a group whose ranks are `members` of the world."""
+    """Call every primitive once, over a group whose ranks are `members` of the world."""
     me = members[comm.rank]
     assert [int(g) for g in comm.all_gather(torch.tensor(me))] == members
     total = torch.tensor([float(me)])
@@ -425,7 +420,7 @@ def _scaled(ramp: Tensor, rank: int) -> Tensor:
     return ramp * (rank + 1)
 
 
-def _place(comm: Communicator) -> list[int]:
+def _numbers(comm: Communicator) -> list[int]:
     return [comm.local_rank, comm.local_size, comm.cross_rank, comm.cross_size]
 
 

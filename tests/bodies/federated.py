@@ -14,26 +14,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hvd_train import checkpoint
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.communicator import Communicator
 from hvd_train.errors import UserError
 from hvd_train.monitor.base import Record, Sink
-from hvd_train.privacy import ledger, secure
-from hvd_train.privacy.accountant import Accountant
-from hvd_train.sync._aggregate import AGGREGATORS, LEAST, Aggregator
-from hvd_train.sync._clients import PlainSum, PrivateMean, Sample, WeightedMean
-from hvd_train.sync._secure import FEWEST, SecureSum
-from hvd_train.trainer import Trainer
+from hvd_train.sync.clients import ledger, masks
+from hvd_train.sync.clients.accountant import Accountant
+from hvd_train.sync.clients.merges import PlainSum, PrivateMean, WeightedMean
+from hvd_train.sync.clients.sample import Sample
+from hvd_train.sync.clients.secure import FEWEST, SecureSum
+from hvd_train.sync.servers.aggregate import AGGREGATORS, LEAST, Aggregator
+from hvd_train.training import checkpoint
+from hvd_train.training.loop import Trainer
 from tests.bodies import training as body
 
 Combine = Callable[[Tensor, Tensor], Tensor]
-"""(updates [n, d], samples [n]) -> what is added to the model."""
+"""(updates [n, d], samples [n]) -> the change of the model."""
 
 BATCH, RATE, MOMENTUM = 16, 0.1, 0.9
 
 
 def configuration(epochs: int, **sync: Any) -> Any:
-    """Clients of very unequal data, in float64, whose optimizer has momentum to forget."""
+    """Clients with very unequal data, in float64; rounds reset their momentum."""
     return body.configuration(
         model={"name": "mlp", "hidden": [8], "target": None},
         data={"partition": {"name": "dirichlet", "alpha": 0.3}, "batch_size": BATCH},
@@ -50,7 +51,7 @@ def flat(job: Any) -> Tensor:
 def expected(
     comm: Communicator, config: Any, clients: Sequence[Sequence[int]], epochs: int, combine: Combine
 ) -> Tensor:
-    """The model after a round of `epochs` epochs with each of `clients`, written out with nothing but torch."""
+    """Return the model after a round of `epochs` epochs with each of `clients`, in plain torch."""
     job = body.trainer(comm, config)
     for tensor in job.model.state_dict().values():
         comm.broadcast_(tensor)
@@ -63,7 +64,7 @@ def expected(
 
 
 def local(job: Any, start: Tensor, client: int, clients: int, epochs: Sequence[int]) -> tuple[Tensor, int]:
-    """What `client` alone makes of `start`: its update, and its samples."""
+    """Return the update of `client` from `start`, and the number of its samples."""
     torch.nn.utils.vector_to_parameters(start.clone(), job.model.parameters())
     optimizer = torch.optim.SGD(job.model.parameters(), lr=RATE, momentum=MOMENTUM)
     deal = job.sampler.partitioner.indices
@@ -81,7 +82,7 @@ def weighted(updates: Tensor, samples: Tensor) -> Tensor:
 
 
 def a_round_is_the_mean_weighted_by_samples(comm: Communicator) -> None:
-    """Two rounds of two epochs with half of the clients; neither the plain mean nor a kept optimizer gives the same."""
+    """Two rounds of two epochs with half of the clients differ from the plain mean."""
     config = configuration(4, fraction=0.5, local_epochs=2)
     sample = Sample(comm.size, 0.5, config.seed)
     clients = [sample.of(0), sample.of(1)]
@@ -125,7 +126,7 @@ def updates_are_clipped(comm: Communicator) -> None:
 
 
 def masked_rounds_are_plain_rounds(comm: Communicator) -> None:
-    """But for fixed point; and of what every rank hands to the engine, nothing has to do with an update."""
+    """Results equal up to fixed point, and what ranks send is independent of their updates."""
     config = configuration(2)
     if comm.size < FEWEST:
         return
@@ -140,7 +141,7 @@ def masked_rounds_are_plain_rounds(comm: Communicator) -> None:
     torch.testing.assert_close(flat(masked), flat(plain), rtol=1e-6, atol=1e-7)
     bulky = [x for x in spy.sent if x.numel() >= len(updates[0])]
     assert sum(x.dtype == torch.int64 for x in bulky) == len(updates) == 2
-    for secret in map(secure.encode, updates):
+    for secret in map(masks.encode, updates):
         for sent in (x for x in bulky if x.dtype == torch.int64):
             assert not torch.equal(sent, secret)
             assert uniform(sent), "what left the client is not uniform"
@@ -148,7 +149,7 @@ def masked_rounds_are_plain_rounds(comm: Communicator) -> None:
 
 
 def floats_travel_only_before_training(comm: Communicator) -> None:
-    """The first model is broadcast; later, nothing of its size goes out but masked integers."""
+    """After the first broadcast, masked integers are the only tensors of the model's size."""
     if comm.size < FEWEST:
         return
     spy = Spy(comm)
@@ -162,7 +163,7 @@ def floats_travel_only_before_training(comm: Communicator) -> None:
 
 
 def uniform(x: Tensor, least: float = 1e-7) -> bool:
-    """Whether the bytes of `x` pass for uniform: chi-square over 256 values, p > `least`."""
+    """Return True if the bytes of `x` look uniform: chi-square over 256 values, p > `least`."""
     from scipy.stats import chisquare
 
     counts = torch.bincount(x.contiguous().view(torch.uint8).long(), minlength=256)
@@ -170,7 +171,7 @@ def uniform(x: Tensor, least: float = 1e-7) -> bool:
 
 
 class Spy:
-    """A communicator that remembers what this rank hands to it (a broadcast: where it is the root)."""
+    """A communicator that records what this rank sends; a broadcast counts on its root."""
 
     def __init__(self, comm: Communicator) -> None:
         self._comm, self.sent = comm, list[Tensor]()
@@ -209,37 +210,37 @@ class Spy:
 
 
 def curious_ranks_learn_sums_of_two_at_least(comm: Communicator) -> None:
-    """For every set of clients that count, also those that are too few: rank 0 and a rank that colludes keep all they see.
+    """Two colluding ranks learn no sum of fewer than two vectors, for every set of clients.
 
-    They are shown all that any rank hands to the engine, which is more than collectives return. What they then know of the
-    others is tried exhaustively: every sum of single contributions, with their own masks and vectors taken out.
+    They see all that any rank sends, which is more than collectives return. The test tries every
+    sum of single contributions, without the masks and vectors of the colluding ranks.
     """
     if comm.size < FEWEST:
         return
     numel = 2000
-    vectors = [secure.encode(torch.full((numel,), float(r + 1), dtype=torch.float64)) for r in range(comm.size)]
+    vectors = [masks.encode(torch.full((numel,), float(r + 1), dtype=torch.float64)) for r in range(comm.size)]
     for counting in (set(c) for n in range(comm.size + 1) for c in combinations(range(comm.size), n)):
         colluding = {0, comm.size - 1} if len(counting) > FEWEST else {0}
-        spy, drawn = Spy(comm), secure.draw()
+        spy, drawn = Spy(comm), masks.draw()
         add = SecureSum(spy, FEWEST)  # type: ignore[arg-type]
         add._draw = lambda: drawn  # noqa: B023
-        mine = secure.decode(vectors[comm.rank]), comm.rank in counting, range(comm.size)
+        mine = masks.decode(vectors[comm.rank]), comm.rank in counting, range(comm.size)
         if len(counting) < FEWEST:
             with pytest.raises(UserError, match=f"{len(counting)} of {comm.size} clients have an update that counts"):
                 add(*mine)
-            assert all(x.numel() <= secure.SECRET + 1 for x in spy.sent), "something of a vector has left the rank"
+            assert all(x.numel() <= masks.SECRET + 1 for x in spy.sent), "something of a vector has left the rank"
             continue
-        total = secure.encode(add(*mine))
+        total = masks.encode(add(*mine))
         assert torch.equal(total, sum((vectors[r] for r in counting), torch.zeros(numel, dtype=torch.int64)))
         keys, masked = spy.sent
-        assert keys.tolist() == [comm.rank in counting, *secure.advertise(drawn)]
+        assert keys.tolist() == [comm.rank in counting, *masks.advertise(drawn)]
         secrets = [x.numpy().tobytes() for x in comm.all_gather(torch.tensor(list(drawn), dtype=torch.uint8))]
-        told = {r: secure.advertise(secret) for r, secret in enumerate(secrets)}
+        advertised = {r: masks.advertise(secret) for r, secret in enumerate(secrets)}
         shown = dict(enumerate(comm.all_gather(masked)))
         for r in colluding:
-            known = {r: told[r] for r in range(comm.size) if r not in colluding}
+            known = {r: advertised[r] for r in range(comm.size) if r not in colluding}
             for other in known:
-                shown[other] += secure.mask(torch.zeros_like(masked), secrets[r], r, {other: told[other]})
+                shown[other] += masks.mask(torch.zeros_like(masked), secrets[r], r, {other: advertised[other]})
         others = [r for r in range(comm.size) if r not in colluding]
         for some in (set(c) for n in range(1, len(others)) for c in combinations(others, n)):
             assert uniform(torch.stack([shown[r] for r in some]).sum(0)), f"{colluding} read a sum of {some}"
@@ -249,7 +250,7 @@ def curious_ranks_learn_sums_of_two_at_least(comm: Communicator) -> None:
 
 
 def too_few_updates_end_the_run_before_any_leaves(comm: Communicator) -> None:
-    """Of one client with samples, and two; on every rank, with the same words."""
+    """With one or two clients with samples, every rank raises the same error."""
     if comm.size < FEWEST:
         return
     for few in (1, 2):
@@ -265,10 +266,10 @@ def too_few_updates_end_the_run_before_any_leaves(comm: Communicator) -> None:
 
 
 def an_update_that_is_not_finite_drops_out(comm: Communicator) -> None:
-    """Also one that fixed point cannot hold; unmasked, masked and with noise."""
+    """Infinite updates and updates too large for fixed point do not count."""
     if comm.size < 3:
         return
-    bad = {0: math.inf, 1: 2.0**61 / secure.SCALE}
+    bad = {0: math.inf, 1: 2.0**61 / masks.SCALE}
     for rank, value in bad.items():
         others = [float(r) for r in range(comm.size) if r != rank]
         weights = [r + 1 for r in range(comm.size) if r != rank]
@@ -280,16 +281,16 @@ def an_update_that_is_not_finite_drops_out(comm: Communicator) -> None:
 
 
 def noise_has_the_promised_variance(comm: Communicator) -> None:
-    """Of the sum, whoever adds it up; it is the same on every rank and another one every time."""
+    """The noise is equal on every rank and different every time."""
     numel, deviation = 40_000, 3.0
     update = torch.full((numel,), float(comm.rank), dtype=torch.float64)
     adders = [PlainSum(comm), *([SecureSum(comm, FEWEST)] if comm.size >= FEWEST else [])]
     for add in adders:
         merge = PrivateMean(add, comm.size, deviation, expected=1.0)
-        # Of rank 0 nothing counts: it had no samples.
+        # Rank 0 does not count: it has no samples.
         first, second = (merge(update, comm.rank, range(comm.size)) for _ in range(2))
         noise = first - sum(range(comm.size))
-        # The variance of numel squares: six deviations of it, sqrt(2 / numel) each.
+        # Six standard deviations of the variance, sqrt(2 / numel) each.
         assert abs(float(noise.var()) / deviation**2 - 1) < 6 * math.sqrt(2 / numel)
         assert abs(float(noise.mean())) < 6 * deviation / math.sqrt(numel)
         assert not torch.equal(first, second)
@@ -309,20 +310,20 @@ class Log(Sink):
         self.steps.append(record)
 
 
-def every_evaluation_tells_epsilon(comm: Communicator) -> None:
-    """Of the rounds so far; the sample is of a seed that is not the run's, but the same on every rank."""
+def every_evaluation_records_epsilon(comm: Communicator) -> None:
+    """It is that of the rounds so far. The sample's seed is secret and equal on every rank."""
     log = Log()
     config = configuration(3, noise=2.0, clip=1.0, fraction=0.5, delta=1e-3, local_epochs=2)
     job = body.trainer(comm, config, sinks=[log] if comm.rank == 0 else [])
     job.run()
-    seeds = {int(s) for s in comm.all_gather(torch.tensor(job.strategy._sample.seed >> 1))}  # type: ignore[attr-defined]
+    seeds = {int(s) for s in comm.all_gather(torch.tensor(job.strategy.members.sample.seed >> 1))}  # type: ignore[attr-defined]
     assert len(seeds) == 1
     assert seeds != {config.seed}
     if comm.rank == 0:
         for name, fraction in {"epsilon": 0.5, "epsilon_ranks": 1.0}.items():
             right = [epsilon_of(2.0, fraction, rounds) for rounds in (0, 1, 1, 2)]
             assert [record[name] for record in log.records] == right
-        assert job.strategy.summary() == {
+        assert job.strategy.view.summary() == {
             "rounds": 2,
             "rounds_released": 2,
             "epsilon": epsilon_of(2.0, 0.5, 2),
@@ -341,7 +342,7 @@ def epsilon_of(noise: float, fraction: float, rounds: int) -> float:
 
 
 def confidential_checkpoints_hold_no_client(comm: Communicator, folder: Path) -> None:
-    """Inside the second round: the model is the first one's to the bit, and of a rank there are only its generators."""
+    """Within the second round, the saved model is bitwise the first round's, without rank state."""
     if comm.size < FEWEST:
         return
     first = body.trainer(comm, configuration(2, secure=True, local_epochs=2))
@@ -359,11 +360,11 @@ def confidential_checkpoints_hold_no_client(comm: Communicator, folder: Path) ->
     again = body.trainer(comm, configuration(4, secure=True, local_epochs=2))
     again.restore(inside)
     again.run()
-    assert again.strategy.summary() == {"rounds": 2}
+    assert again.strategy.view.summary() == {"rounds": 2}
 
 
-def training_losses_of_discreet_runs_are_not_recorded(comm: Communicator) -> None:
-    """A mean over few clients, or one, tells on them, and neither noise nor masks cover it."""
+def training_losses_of_confidential_runs_are_not_recorded(comm: Communicator) -> None:
+    """A mean over few clients reveals them, and neither noise nor masks cover it."""
     masked = [{"secure": True}] if comm.size >= FEWEST else []
     for sync in (*masked, {"noise": 1.0, "clip": 1.0}, {}):
         log = Log()
@@ -376,7 +377,7 @@ def training_losses_of_discreet_runs_are_not_recorded(comm: Communicator) -> Non
 
 
 class Diary(nn.Module):
-    """Keeps what it has seen in buffers of other kinds than running statistics."""
+    """Sums its inputs in a buffer that is not a running statistic."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -395,7 +396,7 @@ def diary(integers: bool = False) -> nn.Module:
 
 
 def buffers_of_a_client_are_not_saved(comm: Communicator, folder: Path) -> None:
-    """Floating-point ones are part of the update, and as in the last round's model; of integers that change, none is saved."""
+    """Floating-point buffers are saved as of the last round; integers that change are refused."""
 
     def run(integers: bool, where: Path) -> Trainer:
         config = body.configuration(
@@ -421,7 +422,7 @@ def buffers_of_a_client_are_not_saved(comm: Communicator, folder: Path) -> None:
 
 
 def rounds_that_are_run_again_count_again(comm: Communicator, folder: Path) -> None:
-    """Stopped after the checkpoint of round 2 by an error in round 4, whose noisy sum was released, and gone on from there."""
+    """A run fails in round 4, after its sum was released, and resumes from round 2."""
 
     def job_of(epochs: int, **sync: Any) -> Trainer:
         config = configuration(epochs, noise=2.0, clip=1.0, fraction=0.5, delta=1e-3, **sync)
@@ -437,10 +438,12 @@ def rounds_that_are_run_again_count_again(comm: Communicator, folder: Path) -> N
     take = again.strategy._merge  # type: ignore[attr-defined]
 
     def dies(*arguments: Any) -> Any:
-        assert released(comm, folder) == again.strategy.merges + 1, "the sum is released before the round is on disk"  # type: ignore[attr-defined]
+        assert released(comm, folder) == again.strategy._replicas.averages + 1, (
+            "the sum is released before the round is on disk"
+        )  # type: ignore[attr-defined]
         comm.barrier()
         change = take(*arguments)
-        if again.strategy.merges == 3:  # type: ignore[attr-defined]
+        if again.strategy._replicas.averages == 3:  # type: ignore[attr-defined]
             raise ConnectionError("killed")
         return change
 
@@ -452,31 +455,31 @@ def rounds_that_are_run_again_count_again(comm: Communicator, folder: Path) -> N
     last = job_of(4)
     last.restore(saved)
     last.run()
-    assert last.strategy.summary() == {
+    assert last.strategy.view.summary() == {
         "rounds": 4,
         "rounds_released": 6,
         "epsilon": epsilon_of(2.0, 0.5, 6),
         "epsilon_ranks": epsilon_of(2.0, 1.0, 6),
         "delta": 1e-3,
     }
-    assert sum(count for *_, count in last.strategy.state_dict()["spent"]) == 6
+    assert sum(count for *_, count in last.strategy.view.state_dict()["spent"]) == 6
     comm.barrier()
 
 
 def a_round_that_is_over_stays_over_when_the_run_goes_on(comm: Communicator, folder: Path) -> None:
-    """Though the sample that the resumed run draws has more samples, or fewer, than the epoch that was saved at its end."""
+    """The resumed run draws another sample, with more or fewer samples in the epoch."""
     if comm.size == 1:
         return
     nobody, everybody = (Sample(comm.size, q, 1, poisson=True) for q in (1e-12, 1.0))
     for first, second in [(nobody, everybody), (everybody, nobody)]:
         job = body.trainer(comm, configuration(1, noise=1.0, clip=1.0), checkpoints=folder / "checkpoints")
-        job.strategy._sample = first  # type: ignore[attr-defined]
+        job.strategy.members.sample = first  # type: ignore[attr-defined]
         job.run()
         again = body.trainer(comm, configuration(2, noise=1.0, clip=1.0))
-        again.strategy._sample = second  # type: ignore[attr-defined]
+        again.strategy.members.sample = second  # type: ignore[attr-defined]
         again.restore(checkpoint.load(folder, comm, print))
         again.run()
-        assert again.strategy.summary()["rounds"] == 2
+        assert again.strategy.view.summary()["rounds"] == 2
         assert again.progress.epoch == 2
         comm.barrier()
         if comm.rank == 0:
@@ -504,7 +507,7 @@ def resuming_configuration(steps: int, every: int = 1, **sync: Any) -> Any:
 
 
 def resumed(comm: Communicator, folder: Path, steps: int, **sync: Any) -> None:
-    """Stopped after `steps` and gone on with, against never stopped: parameters, running statistics and summaries to the bit."""
+    """A run that stops after `steps` and resumes is bitwise equal to a run that never stops."""
 
     def run(length: int, checkpoints: Path | None = None, start: checkpoint.Snapshot | None = None) -> Trainer:
         job = body.trainer(comm, resuming_configuration(length, steps, **sync), checkpoints=checkpoints)
@@ -520,19 +523,19 @@ def resumed(comm: Communicator, folder: Path, steps: int, **sync: Any) -> None:
     again = run(steps + 6, start=checkpoint.load(folder, comm, print))
     for name, value in through.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]) or not value.is_floating_point(), name
-    assert again.strategy.summary()["rounds"] == through.strategy.summary()["rounds"] > 0
+    assert again.strategy.view.summary()["rounds"] == through.strategy.view.summary()["rounds"] > 0
 
 
 def running_statistics_are_merged_like_parameters(comm: Communicator) -> None:
     job = body.trainer(comm, resuming_configuration(steps_of_first_epoch(comm), 1000, fraction=1.0))
     seen: list[tuple[Tensor, int]] = []
-    merge = job.strategy.merge  # type: ignore[attr-defined]
+    end_round = job.strategy._round_  # type: ignore[attr-defined]
 
-    def after_a_look() -> None:
-        seen.append((job.model[1].running_mean.double(), job.strategy._samples))  # type: ignore[attr-defined, index]
-        merge()
+    def recorded() -> None:
+        seen.append((job.model[1].running_mean.double(), job.strategy._position.samples))  # type: ignore[attr-defined, index]
+        end_round()
 
-    job.strategy.merge = after_a_look  # type: ignore[attr-defined]
+    job.strategy._round_ = recorded  # type: ignore[attr-defined]
     job.run()
     means, samples = (torch.stack(comm.all_gather(torch.as_tensor(x))) for x in seen[0])
     right = weighted(means, samples.double())
@@ -549,12 +552,12 @@ def resumes_between_rounds(comm: Communicator, folder: Path) -> None:
 
 
 def resumes_inside_a_round(comm: Communicator, folder: Path) -> None:
-    """In the second epoch of three."""
+    """The run stops in the second epoch of three."""
     resumed(comm, folder, steps_of_first_epoch(comm) + 2, local_epochs=3)
 
 
 def a_round_that_is_cut_short_is_in_the_last_checkpoint(comm: Communicator, folder: Path) -> None:
-    """Though the step before its end was saved, and its model evaluated, already."""
+    """The last step had been saved and evaluated before the round ended."""
     log = Log()
     config = body.configuration(
         train={"steps": 2, "epochs": None, "eval_every": 1},
@@ -568,7 +571,7 @@ def a_round_that_is_cut_short_is_in_the_last_checkpoint(comm: Communicator, fold
         assert torch.equal(saved.model[name], value), name
     before, again, after = (record["loss"] for record in log.records)
     assert before == again != after
-    assert job.strategy.summary()["rounds"] == 1
+    assert job.strategy.view.summary()["rounds"] == 1
 
 
 BODIES = [
@@ -577,7 +580,7 @@ BODIES = [
     updates_are_clipped,
     running_statistics_are_merged_like_parameters,
     noise_has_the_promised_variance,
-    training_losses_of_discreet_runs_are_not_recorded,
+    training_losses_of_confidential_runs_are_not_recorded,
     an_update_that_is_not_finite_drops_out,
 ]
 MASKED = [

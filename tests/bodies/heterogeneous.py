@@ -1,4 +1,4 @@
-"""Workers of unequal speed: plain functions of a communicator."""
+"""Bodies of tests with workers of unequal speed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from hvd_train import checkpoint
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
-from hvd_train.config import Config
-from hvd_train.sampler import Epoch
-from hvd_train.trainer import Trainer
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.config.schema import Config
+from hvd_train.training import checkpoint
+from hvd_train.training.loop import Trainer
+from hvd_train.training.sampler import Epoch
 from tests.bodies import training as body
 
 GLOBAL_BATCH = 64
 SLOWER = 4
-"""How many times longer than others the last rank takes for a sample."""
+"""The time for a sample on the last rank, divided by that on other ranks."""
 
 
 def configuration(size: int, partition: Any, **train: Any) -> Config:
@@ -32,7 +32,7 @@ def weighted(weights: Any) -> dict[str, Any]:
 
 
 def weighted_shares_equal_one_process(comm: Communicator) -> None:
-    """Workers with batches as 1 : 2 : ... take the steps of one process with the batches of `random`, in float64."""
+    """Workers with batches in ratios 1 : 2 : ... take the steps of one process, in float64."""
     weights = [float(r + 1) for r in range(comm.size)]
     with body.alone(comm):
         alone = body.trained(SingleCommunicator(), configuration(1, "random", accumulate=2, epochs=2))
@@ -45,7 +45,7 @@ def weighted_shares_equal_one_process(comm: Communicator) -> None:
 
 
 class Plans:
-    """Remembers each epoch's plan of a trainer, and the seconds that ranks computed in it."""
+    """Records the plan of each epoch, and the seconds that the rank computed in it."""
 
     def __init__(self, job: Trainer) -> None:
         self.epochs: list[Epoch] = []
@@ -59,8 +59,8 @@ class Plans:
         return self.epochs[-1]
 
 
-def _dawdles(job: Trainer, seconds: float) -> None:
-    """The model takes so long for each sample of training."""
+def _slow_down(job: Trainer, seconds: float) -> None:
+    """Let the model take `seconds` for each training sample."""
 
     def wait(module: nn.Module, inputs: Any) -> None:
         if module.training:
@@ -70,13 +70,13 @@ def _dawdles(job: Trainer, seconds: float) -> None:
 
 
 def shares_settle_where_all_take_equally_long(comm: Communicator) -> None:
-    """One rank is several times slower: it gets so much less, nobody waits for it, and the result is the same as ever."""
+    """A slow rank gets fewer samples, so that no rank waits for it, and the result is unchanged."""
     with body.alone(comm):
         alone = body.trained(SingleCommunicator(), configuration(1, "random", epochs=4))
     job = body.trainer(comm, configuration(comm.size, weighted("auto"), epochs=4))
     plans = Plans(job)
     slow = comm.rank == comm.size - 1
-    _dawdles(job, 0.0005 * comm.size * (SLOWER if slow else 1))
+    _slow_down(job, 0.0005 * comm.size * (SLOWER if slow else 1))
     job.run()
     body.assert_close(body.parameters(job), alone)
     assert all(sum(epoch.batch_sizes) == GLOBAL_BATCH for epoch in plans.epochs)
@@ -91,22 +91,22 @@ def shares_settle_where_all_take_equally_long(comm: Communicator) -> None:
 
 
 def _spread(comm: Communicator, seconds: float) -> float:
-    """The longest of all ranks' seconds over the shortest."""
+    """Return the longest of all ranks' seconds over the shortest."""
     of_ranks = [float(s) for s in comm.all_gather(torch.tensor([seconds], dtype=torch.float64))]
     return max(of_ranks) / min(of_ranks)
 
 
 def resumed_is_bitwise_equal(comm: Communicator, folder: Path) -> None:
-    """Stopped within an epoch of unequal shares, and right at its end, and gone on with: as if never stopped."""
+    """A run with unequal shares, resumed within an epoch or at its end, equals a whole run."""
     per_epoch = -(-body.SAMPLES // GLOBAL_BATCH)
-    through, through_plans = _told_times(comm, 5 * per_epoch)
+    through, through_plans = _with_fixed_times(comm, 5 * per_epoch)
     through.run()
     if comm.size > 1:
         assert len({epoch.batch_sizes for epoch in through_plans.epochs[:3]}) == 3
-    first, _ = _told_times(comm, 2 * per_epoch + 1, folder)
+    first, _ = _with_fixed_times(comm, 2 * per_epoch + 1, folder)
     first.run()
     for stop in (2 * per_epoch, 2 * per_epoch + 1):
-        second, plans = _told_times(comm, 5 * per_epoch)
+        second, plans = _with_fixed_times(comm, 5 * per_epoch)
         second.restore(checkpoint.load(folder / "checkpoints" / f"step-{stop:08d}", comm, print))
         second.run()
         assert [e.batch_sizes for e in plans.epochs[-3:]] == [e.batch_sizes for e in through_plans.epochs[2:5]]
@@ -114,8 +114,8 @@ def resumed_is_bitwise_equal(comm: Communicator, folder: Path) -> None:
             assert torch.equal(value, body.parameters(second)[name]), name
 
 
-def _told_times(comm: Communicator, steps: int, folder: Path | None = None) -> tuple[Trainer, Plans]:
-    """A trainer whose rank r takes 1 + e r seconds for a sample in epoch e, from 1, by what it tells; in float32."""
+def _with_fixed_times(comm: Communicator, steps: int, folder: Path | None = None) -> tuple[Trainer, Plans]:
+    """Return a trainer whose rank r records 1 + e r seconds a sample in epoch e, from 1."""
     config = configuration(comm.size, weighted("auto"), precision="fp32", steps=steps, epochs=None)
     job = body.trainer(comm, config, checkpoints=folder / "checkpoints" if folder else None)
     record = job.sampler.record

@@ -1,33 +1,33 @@
-"""What messages between single ranks must do on every engine that offers them: plain functions of a communicator."""
+"""What mailboxes must do on every engine that offers them. All ranks call each body."""
 
 from __future__ import annotations
 
 import torch
 
-from hvd_train.comm._mailbox import LOST, Mailbox, Message
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.messages import LOST, Mailbox, Message
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
 
 def expect(mail: Mailbox, kind: str, timeout: float = 20) -> Message:
     message = mail.receive(timeout)
-    assert message is not None, f"rank {mail.rank} waits for '{kind}' in vain"
+    assert message is not None, f"rank {mail.rank} received no '{kind}' in {timeout} s"
     assert message.kind == kind
     return message
 
 
-def every_rank_hears_every_rank_in_order(comm: Communicator) -> None:
+def messages_of_every_rank_arrive_in_order(comm: Communicator) -> None:
     mail = comm.mailbox()
     for number in range(20):
         for dst in range(comm.size):
             mail.send(dst, "hello", torch.full((number,), float(comm.rank)), number=number)
-    heard: dict[int, list[int]] = {r: [] for r in range(comm.size)}
+    numbers_of: dict[int, list[int]] = {r: [] for r in range(comm.size)}
     for _ in range(20 * comm.size):
         message = expect(mail, "hello")
-        heard[message.source].append(message.values["number"])
+        numbers_of[message.source].append(message.values["number"])
         assert torch.equal(message.tensors[0], torch.full((message.values["number"],), float(message.source)))
-    assert all(numbers == list(range(20)) for numbers in heard.values())
+    assert all(numbers == list(range(20)) for numbers in numbers_of.values())
     mail.close()
     comm.barrier()
 
@@ -45,8 +45,8 @@ def tensors_arrive_as_they_were(comm: Communicator) -> None:
     comm.barrier()
 
 
-def who_reads_nothing_holds_up_nobody(comm: Communicator) -> None:
-    """Each rank sends 64 MiB to each before any of them looks, and may write over what it sent at once."""
+def a_rank_that_does_not_receive_blocks_no_sender(comm: Communicator) -> None:
+    """Ranks send 64 MiB to each rank before any receives, and overwrite the tensor at once."""
     mail = comm.mailbox()
     big = torch.full((4 << 20,), float(comm.rank))
     for dst in range(comm.size):
@@ -73,8 +73,11 @@ def bytes_are_counted(comm: Communicator) -> None:
     comm.barrier()
 
 
-def one_that_goes_without_a_word_is_announced(comm: Communicator) -> None:
-    """After all that it sent; one that closes its mailbox is not, and what is sent to either is dropped."""
+def a_lost_rank_is_announced(comm: Communicator) -> None:
+    """LOST follows the last message of a rank that hangs up, not of one that closes.
+
+    Messages to either are dropped.
+    """
     mail = comm.mailbox()
     gone, closed = comm.size - 1, comm.size - 2
     if comm.size < 3:
@@ -97,9 +100,9 @@ def one_that_goes_without_a_word_is_announced(comm: Communicator) -> None:
 
 
 BODIES = [
-    every_rank_hears_every_rank_in_order,
+    messages_of_every_rank_arrive_in_order,
     tensors_arrive_as_they_were,
-    who_reads_nothing_holds_up_nobody,
+    a_rank_that_does_not_receive_blocks_no_sender,
     bytes_are_counted,
-    one_that_goes_without_a_word_is_announced,
+    a_lost_rank_is_announced,
 ]

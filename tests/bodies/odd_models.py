@@ -1,4 +1,4 @@
-"""Models that hold what few authors think of, and what training, saving and resuming must make of them."""
+"""Models with unusual state, and bodies that train, save and resume them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from hvd_train import checkpoint, model_state
-from hvd_train.comm.base import Communicator
-from hvd_train.config import Config
-from hvd_train.trainer import Trainer
+from hvd_train.comm.communicator import Communicator
+from hvd_train.config.schema import Config
+from hvd_train.state import model_state
+from hvd_train.training import checkpoint
+from hvd_train.training.loop import Trainer
 from tests.bodies import training as body
 
 WIDTH = 6
@@ -40,7 +41,7 @@ class ComplexBuffers(nn.Module):
 
 
 class Layouts(nn.Module):
-    """Transposed, strided and expanded memory; a parameter that is transposed too."""
+    """Has buffers of transposed, strided and expanded memory, and a transposed parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class Layouts(nn.Module):
 
 
 class Dtypes(nn.Module):
-    """Buffers of dtypes that no optimizer knows, a counter, a frozen half, a number and a parameter without elements."""
+    """Has buffers of unusual dtypes, a counter, a frozen half, and an empty parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class Dtypes(nn.Module):
 
 
 class ExtraState(nn.Module):
-    """State that is no tensor, and changes."""
+    """Has state that is not a tensor, and that changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class ExtraState(nn.Module):
 
 
 class TensorState(nn.Module):
-    """Extra state that is a tensor made for the asking."""
+    """Has extra state that is a new tensor at each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +114,7 @@ class TensorState(nn.Module):
 
 
 class Growing(nn.Module):
-    """A buffer that is made and one that grows in training, by samples of this rank."""
+    """Has a buffer that training creates, and one that grows with this rank's samples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ class Growing(nn.Module):
 
 
 class Unsaved(nn.Module):
-    """Buffers that `state_dict` leaves out, and a sparse one that it has."""
+    """Has buffers outside of `state_dict`, and a sparse one in it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class Unsaved(nn.Module):
 
 
 class Tied(nn.Module):
-    """One Parameter under two names, one buffer under two, and a frozen parameter whose memory a buffer looks at."""
+    """Has a Parameter and a buffer under two names each, and a buffer that views a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +188,7 @@ FEATURES: dict[str, Any] = {
 ALIKE = set(FEATURES) - {
     "extra state", "tensor state", "growing buffers", "lazy batch norm", "batch norm", "dropout", "tied", "spectral norm",
 }  # fmt: skip
-"""Features with which a sample's gradient does not depend on the other samples of its batch or before."""
+"""Features with which the gradient of a sample does not depend on other samples."""
 
 SYNCHRONOUS = {
     "allreduce": {},
@@ -222,12 +223,12 @@ def configuration(features: list[str], sync: dict[str, Any], **train: Any) -> Co
 
 
 def everything(job: Trainer) -> dict[str, Any]:
-    """All that this rank's model holds."""
+    """Return the whole state of this rank's model."""
     return {**dict(model_state.tensors(job.model)), **model_state.others(job.model)}
 
 
 def same(a: Any, b: Any) -> bool:
-    """Bitwise, of the same types."""
+    """Return True if values are equal bitwise and of equal types."""
     if isinstance(a, Tensor):
         pair = [x.to_dense() if x.layout != torch.strided else x.detach() for x in (a, b)]
         first, second = (x.contiguous().view(-1).view(torch.uint8) for x in pair)
@@ -240,10 +241,10 @@ def same(a: Any, b: Any) -> bool:
 
 
 def is_resumed_bitwise(comm: Communicator, features: list[str], sync: dict[str, Any], folder: Path) -> None:
-    """Six steps at once, and three and three with a checkpoint between: all that every rank's model holds is the same."""
+    """Six steps equal three and three with a checkpoint between them, in all state."""
     through = body.trainer(comm, configuration(features, sync), checkpoints=folder / "checkpoints")
     through.run()
-    assert "loss" in through.metrics
+    assert "loss" in through.evaluation.metrics
     again = body.trainer(comm, configuration(features, sync))
     again.restore(checkpoint.load(folder / "checkpoints" / "step-00000003", comm, print))
     again.run()
@@ -253,7 +254,7 @@ def is_resumed_bitwise(comm: Communicator, features: list[str], sync: dict[str, 
 
 
 def equals_one_process(comm: Communicator, features: list[str]) -> None:
-    from hvd_train.comm.single import SingleCommunicator
+    from hvd_train.comm.engines.single import SingleCommunicator
 
     def config(size: int) -> Config:
         made = configuration(features, {}, precision="fp64")

@@ -1,4 +1,4 @@
-"""Models in stages and shares, against one process: plain functions of a communicator."""
+"""Bodies of tests of divided models, which compare with one process."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvd_train import checkpoint
-from hvd_train.comm.base import Communicator, broadcast_json
-from hvd_train.comm.single import SingleCommunicator
-from hvd_train.config import Config
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.comm.objects import broadcast_json
+from hvd_train.config.schema import Config
 from hvd_train.data.base import Dataset, TensorSplit
+from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
-from hvd_train.signals import StopRequest
-from hvd_train.spec import DataSpec
-from hvd_train.trainer import Trainer
-from hvd_train.worker import assemble, build
+from hvd_train.rank.assemble import assemble
+from hvd_train.rank.build import build
+from hvd_train.training import checkpoint
+from hvd_train.training.loop import Trainer
 from tests.bodies import training as body
 
 LENGTH, VOCABULARY = 6, 11
 
 
 def language(samples: int = 106) -> Dataset:
-    """Sequences in which the next token follows from the last two."""
+    """Return sequences in which the next token follows from the last two."""
     generator = torch.Generator().manual_seed(3)
     tokens = torch.randint(VOCABULARY, (samples, LENGTH + 1), generator=generator)
     for i in range(2, LENGTH + 1):
@@ -37,7 +38,7 @@ def language(samples: int = 106) -> Dataset:
 
 
 def images(samples: int = 106) -> Dataset:
-    """Stripes, of which the class is the width."""
+    """Return stripes whose class is their width."""
     generator = torch.Generator().manual_seed(4)
     y = torch.randint(3, (samples,), generator=generator)
     columns = torch.arange(8)[None] // (y[:, None] + 1) % 2
@@ -49,7 +50,7 @@ def images(samples: int = 106) -> Dataset:
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {
         "model": {"name": "mlp", "hidden": [8, 12, 8, 4], "activation": "tanh", "target": None},
-        "train": {"class_weights": "balanced"},
+        "train": {"loss": {"name": "cross_entropy", "class_weights": "balanced"}},
     },
     "transformer": {
         "model": {"name": "transformer", "layers": 2, "width": 8, "heads": 4, "target": None},
@@ -89,26 +90,26 @@ def configuration(model: str, optimizer: str, batch: int, accumulate: int, /, **
 
 
 def whole(job: Trainer) -> dict[str, Tensor]:
-    """All parameters and buffers, on every rank; collective."""
-    state = job.snapshot().model
+    """Return all parameters and buffers, on every rank; collective."""
+    state = job.state.snapshot().model
     names = broadcast_json(
-        job.comm, {n: [list(t.shape), str(t.dtype).removeprefix("torch.")] for n, t in state.items()}
+        job.group.steps_with, {n: [list(t.shape), str(t.dtype).removeprefix("torch.")] for n, t in state.items()}
     )
     for name, (shape, dtype) in names.items():
         state.setdefault(name, torch.empty(shape, dtype=getattr(torch, dtype)))
-        job.comm.broadcast_(state[name])
+        job.group.steps_with.broadcast_(state[name])
     return state
 
 
 GLOBAL_BATCH = 48
-"""Of 97 sequences the last step has one, which one copy of the model computes; of 203 rows it has 11."""
+"""The last step has 1 of 97 sequences, on one copy of the model, or 11 of 203 rows."""
 
 Case = tuple[str, str, int, int, str, int]
 """Model, optimizer, stages, shares, schedule, micro-batches."""
 
 
 def cases(size: int) -> list[Case]:
-    """Every way to lay out `size` ranks, with each model; schedules, optimizers and micro-batches in turn."""
+    """Return every layout of `size` ranks with each model, and the other settings in turn."""
     layouts = [(p, t) for p, t in product((1, 2, 4), repeat=2) if p * t > 1 and size % (p * t) == 0]
     chosen = []
     for number, ((p, t), model) in enumerate(product(layouts, MODELS)):
@@ -119,18 +120,18 @@ def cases(size: int) -> list[Case]:
 
 
 def few(size: int) -> list[Case]:
-    """One model for each layout."""
+    """Return one case for each layout."""
     every = cases(size)
     return [every[i + i // 3 % 3] for i in range(0, len(every), 3)]
 
 
 def alone(comm: Communicator, model: str, optimizer: str) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Parameters and metrics of one process, which is asked for once; collective."""
+    """Return parameters and metrics of one process, trained once for all cases; collective."""
     with body.alone(comm):
         if (model, optimizer) not in _ALONE:
             job = body.trainer(SingleCommunicator(), configuration(model, optimizer, GLOBAL_BATCH, 1))
             job.run()
-            _ALONE[model, optimizer] = job.snapshot().model, job.metrics
+            _ALONE[model, optimizer] = job.state.snapshot().model, job.evaluation.metrics
         return _ALONE[model, optimizer]
 
 
@@ -138,7 +139,7 @@ _ALONE: dict[tuple[str, str], tuple[dict[str, Tensor], dict[str, float]]] = {}
 
 
 def equals_one_process(comm: Communicator, chosen: list[Case] | None = None) -> None:
-    """The same parameters to 1e-6 in float64, and the same metrics."""
+    """Parameters are equal to 1e-6 in float64, and metrics too."""
     for case in chosen or few(comm.size):
         model, optimizer, p, t, schedule, accumulate = case
         if p > 1 and not comm.outlives_ranks:
@@ -151,27 +152,27 @@ def equals_one_process(comm: Communicator, chosen: list[Case] | None = None) -> 
         job.run()
         try:
             body.assert_close(whole(job), expected)
-            assert job.metrics == pytest.approx(metrics, rel=1e-6), (job.metrics, metrics)
+            assert job.evaluation.metrics == pytest.approx(metrics, rel=1e-6), (job.evaluation.metrics, metrics)
         except AssertionError as error:
             raise AssertionError(f"{case}: {error}") from None
 
 
 def convolutions_equal_one_process(comm: Communicator) -> None:
-    """Of two stages, with running statistics in checkpoints; and one linear layer of two ranks after convolutions of all."""
+    """Two stages with running statistics; and one linear layer split after whole convolutions."""
     equals_one_process(comm, [("resnet", "sgd", 2, 1, "1f1b", 1), ("cnn", "sgd", 2, 1, "gpipe", 2)])
     equals_one_process(comm, [("cnn", "adamw", 1, 2, "1f1b", 1)])
 
 
-def local_sgd_of_parts_is_that_of_the_whole(comm: Communicator) -> None:
-    """Two copies in two stages each are two ranks, which go apart between the means."""
+def local_sgd_of_parts_equals_that_of_whole_models(comm: Communicator) -> None:
+    """Two copies in two stages each equal two ranks with whole models."""
     sync = {"strategy": "local_sgd", "period": 2, "fusion_mb": None}
     config = configuration("transformer", "clipped", GLOBAL_BATCH // 2, 1, sync=sync)
     pair = comm.split(comm.rank // 2, comm.rank)
     with body.ONE_AT_A_TIME:
-        parts = build(config, pair)
-    # Of all ranks, not of the pair: the other one may still be drawing its parameters from the generator of this process.
+        built = build(config, pair)
+    # All ranks of a process share its generator, and the other pair may still draw parameters from it.
     comm.barrier()
-    expected = assemble(config, pair, parts, [], None, StopRequest())
+    expected = assemble(config, pair, built)
     expected.run()
     parallel = {"pipeline": 2, "tensor": comm.size // 4}
     job = body.trainer(
@@ -182,7 +183,7 @@ def local_sgd_of_parts_is_that_of_the_whole(comm: Communicator) -> None:
 
 
 def parameters_are_divided(comm: Communicator) -> None:
-    """But for what is whole on all ranks of a stage: biases after sums, normalisation, embeddings."""
+    """Parameters that all ranks of a stage have whole are excepted."""
     wide = {"model": {"name": "mlp", "hidden": [64] * 7, "target": None}, "train": {"steps": 1, "epochs": None}}
     for p, t in product((1, 2, 4), repeat=2):
         if comm.size == p * t > 1:
@@ -199,7 +200,7 @@ def parameters_are_divided(comm: Communicator) -> None:
 
 
 def both(comm: Communicator) -> dict[str, int]:
-    """All ranks in two stages, where the engine can have any."""
+    """Return the layout of all ranks in two stages, if the engine supports stages."""
     stages = 2 if comm.outlives_ranks else 1
     return {"pipeline": stages, "tensor": comm.size // stages}
 
@@ -211,7 +212,7 @@ def stages_are_refused_where_ranks_send_nothing_to_one_another(comm: Communicato
 
 
 def half_precision_stays_close(comm: Communicator) -> None:
-    """Under autocast, with loss scaling where that is used, the result is that of one process but for rounding."""
+    """Under autocast, with loss scaling for fp16, results equal one process up to rounding."""
     for precision, tolerance in (("fp16", 0.01), ("bf16", 0.05)):
         sections = {"train": {"precision": precision, "steps": 4, "epochs": None}}
         with body.alone(comm):
@@ -223,11 +224,11 @@ def half_precision_stays_close(comm: Communicator) -> None:
         )
         job.run()
         for name, value in whole(job).items():
-            assert (value - one.snapshot().model[name]).abs().max() < tolerance, (precision, name)
+            assert (value - one.state.snapshot().model[name]).abs().max() < tolerance, (precision, name)
 
 
 def an_overflow_anywhere_skips_the_step_everywhere(comm: Communicator) -> None:
-    """On one rank alone; the others, whose gradients are fine, must not go ahead."""
+    """The gradients of one rank overflow, and the other ranks skip the step too."""
     sections = {"train": {"precision": "fp16", "steps": 1, "epochs": None}}
     job = body.trainer(comm, configuration("transformer", "sgd", GLOBAL_BATCH, 1, **sections, parallel=both(comm)))
     if comm.rank == comm.size - 1:
@@ -239,7 +240,7 @@ def an_overflow_anywhere_skips_the_step_everywhere(comm: Communicator) -> None:
 
 
 def resumes_in_any_layout(comm: Communicator, folder: Path) -> None:
-    """One step in each of several layouts, first and last alone, are as many by one process: momenta, norm and all."""
+    """One step in each of several layouts equals as many steps of one process."""
     alone = SingleCommunicator()
     layouts = [(2, 1), (1, 2), (comm.size // 2, 2), (1, 1), (comm.size, 1)]
     worlds = [(alone, 1, 1), *((comm, p, t) for p, t in layouts if p == 1 or comm.outlives_ranks), (alone, 1, 1)]
@@ -259,7 +260,7 @@ def resumes_in_any_layout(comm: Communicator, folder: Path) -> None:
 
 
 def saving(steps: int, batch: int, **sections: dict[str, Any]) -> Config:
-    """A tied transformer that takes `steps` steps in all and saves each."""
+    """Return a tied transformer that takes `steps` steps and saves each."""
     fields = {"train": {"steps": steps, "epochs": None}, "checkpoint": {"every": 1}, **sections}
     return configuration("transformer", "adamw", batch, 1, **fields)
 
@@ -273,7 +274,7 @@ def noisy(steps: int, parallel: dict[str, int]) -> Config:
 
 
 def resumes_to_the_bit(comm: Communicator, folder: Path) -> None:
-    """Stopped after step 3 and gone on with, in noise, against never stopped."""
+    """A run with dropout, resumed after step 3, equals an uninterrupted run."""
     parallel = both(comm)
     through = body.trainer(comm, noisy(5, parallel))
     through.run()
@@ -285,8 +286,8 @@ def resumes_to_the_bit(comm: Communicator, folder: Path) -> None:
         assert torch.equal(value, body.parameters(second)[name]), name
 
 
-def what_is_whole_drops_out_alike(comm: Communicator) -> None:
-    """On the ranks of a stage the parameters that all of them have stay equal to the bit, and outputs too."""
+def dropout_of_whole_activations_is_equal(comm: Communicator) -> None:
+    """Whole parameters, and outputs, stay bitwise equal on the ranks of a stage."""
     job = body.trainer(comm, noisy(4, {"tensor": comm.size}))
     job.run()
     for name, p in job.model.named_parameters():
@@ -303,5 +304,5 @@ BODIES = [
     stages_are_refused_where_ranks_send_nothing_to_one_another,
 ]
 RESUMING = [resumes_in_any_layout]
-NOISY = [what_is_whole_drops_out_alike]
-"""Not for threads, which share generators."""
+NOISY = [dropout_of_whole_activations_is_equal]
+"""Bodies that threads, which share generators, cannot run."""

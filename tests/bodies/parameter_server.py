@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hvd_train import plugins
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
-from hvd_train.compress.none import Identity
-from hvd_train.config import Config
-from hvd_train.optimizer import Build, ModelOptimizer
-from hvd_train.sync._aggregate import AGGREGATORS, LEAST
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.config import plugins
+from hvd_train.config.schema import Config
+from hvd_train.gradients.compressors.none import Identity
+from hvd_train.gradients.optimizer import Build, ModelOptimizer
 from hvd_train.sync.base import Context, SyncStrategy
+from hvd_train.sync.servers.aggregate import AGGREGATORS, LEAST
 from tests.bodies import replicas
 from tests.bodies import training as body
 
 GLOBAL_BATCH = 48
-"""A multiple of 1 to 4 workers; of 203 samples, some workers have fewer in the last step of an epoch."""
+"""A multiple of 1 to 4 workers; some workers have fewer samples in the last step of an epoch."""
 
 EQUAL = [
     ("sgd", 1, "colocated"),
@@ -47,7 +47,7 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def layouts(comm: Communicator) -> list[tuple[int, str]]:
-    """1, 2 and 3 servers in both placements, as far as there are ranks."""
+    """Return 1, 2 and 3 servers in both placements, if there are enough ranks."""
     both = [(servers, placement) for servers in (1, 2, 3) for placement in ("colocated", "dedicated")]
     return [(servers, placement) for servers, placement in both if fits(comm, servers, placement)]
 
@@ -61,7 +61,7 @@ def workers_of(comm: Communicator, servers: int, placement: str) -> int:
 
 
 def variant(name: str, workers: int, batch: int, **sync: Any) -> Config:
-    """The variant of `training.VARIANTS` in which `workers` share a global batch."""
+    """Return the variant of `training.VARIANTS` in which `workers` share a global batch."""
     sections = {section: dict(fields) for section, fields in {**body.VARIANTS, **MORE}[name].items()}
     sections["train"] = {"epochs": 2, **sections.get("train", {})}
     accumulate = sections["train"].get("accumulate", 1)
@@ -71,7 +71,7 @@ def variant(name: str, workers: int, batch: int, **sync: Any) -> Config:
 
 
 def alone_on(comm: Communicator, name: str, batch: int) -> dict[str, Tensor]:
-    """What one process makes of the variant, trained once; collective."""
+    """Return the parameters of one process after the variant, trained once; collective."""
     with body.alone(comm):
         return _alone_on(name, batch)
 
@@ -82,7 +82,7 @@ def _alone_on(name: str, batch: int) -> dict[str, Tensor]:
 
 
 def gradients_equal_one_process(comm: Communicator) -> None:
-    """To 1e-6 in float64: optimizers, clipping, accumulation, uneven shares, at 1 to 3 servers, in both placements."""
+    """Results equal to 1e-6 in float64, for 1 to 3 servers in both placements."""
     for name, servers, placement in EQUAL:
         if not fits(comm, servers, placement):
             continue
@@ -97,7 +97,7 @@ def gradients_equal_one_process(comm: Communicator) -> None:
 
 
 def halves_stay_close_and_an_overflow_skips_the_step_everywhere(comm: Communicator) -> None:
-    """With scaled losses: servers see no gradient until all ranks know whether one has overflowed."""
+    """With scaled losses, all ranks know of an overflow before servers see a gradient."""
     alone = alone_on(comm, "halves", GLOBAL_BATCH)
     for servers, placement in layouts(comm):
         workers = workers_of(comm, servers, placement)
@@ -114,7 +114,7 @@ def halves_stay_close_and_an_overflow_skips_the_step_everywhere(comm: Communicat
 
 
 def parameters_weighted_by_samples_equal_one_process(comm: Communicator) -> None:
-    """Without momentum, steps on the workers' mean gradients and a merge weighted by samples are one step on all samples."""
+    """Without momentum, workers' steps merged by samples equal one step on all samples."""
     alone = alone_on(comm, "plain", GLOBAL_BATCH)
     for servers, placement in [(1, "colocated"), (2, "dedicated")]:
         if not fits(comm, servers, placement):
@@ -130,16 +130,15 @@ def parameters_weighted_by_samples_equal_one_process(comm: Communicator) -> None
         assert workers_of(comm, servers, placement) == 1 or apart > 1e-5, "samples are uneven: the plain mean differs"
 
 
-def plain(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """A step subtracts the gradient."""
-    return torch.optim.SGD(parameters, lr=1.0)
+PLAIN = Build("SGD", {"lr": 1.0})
+"""A step subtracts the gradient."""
 
 
 def stepping(
-    comm: Communicator, model: nn.Module, strategy: str = "parameter_server", build: Build = plain, **options: Any
+    comm: Communicator, model: nn.Module, strategy: str = "parameter_server", build: Build = PLAIN, **options: Any
 ) -> tuple[SyncStrategy, ModelOptimizer]:
-    """A strategy that has started, and its optimizer."""
-    made = plugins.create("hvd_train.sync", strategy, Context(comm, Identity(), 64), **options)
+    """Return a strategy that has started, and its optimizer."""
+    made = plugins.create("hvd_train.sync.strategies", strategy, Context(comm, Identity(), 64), **options)
     optimizer = made.optimizer(model, build)
     made.start(model)
     return made, optimizer
@@ -150,7 +149,7 @@ def flat(model: nn.Module) -> Tensor:
 
 
 def merge_is_that_of_the_formula(comm: Communicator) -> None:
-    """Worker i has i + 1 everywhere and i * i samples; servers that do not work have what must not be seen."""
+    """Worker i has parameters i + 1 and i * i samples; dedicated servers have other parameters."""
     for servers, placement in layouts(comm):
         workers = workers_of(comm, servers, placement)
         own = torch.arange(1.0, workers + 1)
@@ -171,14 +170,14 @@ def merge_is_that_of_the_formula(comm: Communicator) -> None:
             with torch.no_grad():
                 for p in model.parameters():
                     p.fill_(comm.rank + 1.0 if comm.rank < workers else 1e6)
-            strategy.divisor((comm.rank + 1) ** 2, 0)
+            strategy.gradient_scale.divisor((comm.rank + 1) ** 2, 0)
             strategy.on_gradients(0)
             strategy.on_parameters(0)
             torch.testing.assert_close(flat(model), expected.expand(flat(model).shape), msg=f"{options} {layout}")
 
 
 def updates(workers: int, width: int, *, silent: int | None) -> Tensor:
-    """Of each worker: near one another in front, and apart behind, otherwise than in front; one in the way of all."""
+    """Return updates whose two halves have different outliers, and one update far from all."""
     stack = torch.randn(workers, width, generator=torch.Generator().manual_seed(workers))
     stack[:, : width // 2] *= torch.linspace(0.1, 3, workers)[:, None]
     stack[:, width // 2 :] *= torch.linspace(3, 0.2, workers)[:, None]
@@ -189,7 +188,7 @@ def updates(workers: int, width: int, *, silent: int | None) -> Tensor:
 
 
 def robust_aggregates_are_those_of_the_whole_vector(comm: Communicator) -> None:
-    """However many servers have a part of it; a worker without samples does not count, and with too few the step passes."""
+    """For any number of servers; workers without samples do not count, too few skip the step."""
     for name in ("krum", "median", "trimmed_mean"):
         for servers, placement in layouts(comm):
             workers = workers_of(comm, servers, placement)
@@ -208,7 +207,7 @@ def check_robust(
     before = flat(model)
     stack = updates(workers, len(before), silent=silent)
     rank = comm.rank
-    assert strategy.divisor(7, 100) == 7
+    assert strategy.gradient_scale.divisor(7, 100) == 7
     if rank < workers and rank != silent:
         sizes = [p.numel() for p in model.parameters()]
         for p, gradient in zip(model.parameters(), stack[rank].split(sizes), strict=True):
@@ -222,7 +221,7 @@ def check_robust(
 
 
 def krum_of_parts_would_choose_otherwise() -> None:
-    """What `robust_aggregates_are_those_of_the_whole_vector` relies on."""
+    """Check an assumption of `robust_aggregates_are_those_of_the_whole_vector`."""
     stack = updates(4, 59, silent=None)
     whole = AGGREGATORS["krum"](stack, 1)
     front, behind = stack.tensor_split(2, 1)
@@ -230,7 +229,7 @@ def krum_of_parts_would_choose_otherwise() -> None:
 
 
 def bytes_are_those_of_push_and_pull(comm: Communicator) -> None:
-    """A worker sends what it does not serve itself; a server sends what it serves to everybody else."""
+    """A worker sends what it does not serve itself; a server sends its part to all other ranks."""
     for servers, placement in layouts(comm):
         model = nn.Linear(12, 5, bias=False)
         strategy, optimizer = stepping(comm, model, servers=servers, placement=placement)
@@ -249,20 +248,20 @@ def bytes_are_those_of_push_and_pull(comm: Communicator) -> None:
 
 
 def buffers_are_those_of_workers(comm: Communicator) -> None:
-    """A server that does not work has never seen a sample: running statistics of its own would spoil the mean."""
+    """The mean of running statistics does not contain those of dedicated servers."""
     for mode in ("gradients", "parameters"):
         if comm.size == 1:
             continue
         model = nn.BatchNorm1d(3)
         strategy, _ = stepping(comm, model, mode=mode, placement="dedicated")
         model.running_mean = torch.full((3,), comm.rank + 1.0)
-        with strategy.agreed():
+        with strategy.view.agreed():
             seen = torch.stack(comm.all_gather(model.running_mean)).mean(0)
         torch.testing.assert_close(seen, torch.arange(1.0, comm.size).mean().expand(3))
 
 
 def equal_ranks_count_the_same_however_few_samples_they_have(comm: Communicator) -> None:
-    """Rank r has r samples with gradient r each, so rank 0 none: the mean over ranks is not that over samples."""
+    """Rank r has r samples with gradient r each: means over ranks and over samples differ."""
     for shard in ("auto", False):
         for weights, expected in [
             ("samples", sum(r * r for r in range(comm.size)) / max(sum(range(comm.size)), 1)),
@@ -271,7 +270,7 @@ def equal_ranks_count_the_same_however_few_samples_they_have(comm: Communicator)
             model = nn.Linear(2, 1, bias=False)
             strategy, optimizer = stepping(comm, model, "allreduce", weights=weights, shard_optimizer=shard)
             before = flat(model)
-            divisor = strategy.divisor(comm.rank, sum(range(comm.size)))
+            divisor = strategy.gradient_scale.divisor(comm.rank, sum(range(comm.size)))
             strategy.on_backward(0)
             if comm.rank:
                 (comm.rank * comm.rank * model.weight.sum() / divisor).backward()
@@ -282,7 +281,7 @@ def equal_ranks_count_the_same_however_few_samples_they_have(comm: Communicator)
 
 
 def adasum_of(comm: Communicator, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients that every rank ends up with, given this rank's."""
+    """Return the gradients after Adasum, given this rank's gradients."""
     model = nn.ParameterList(nn.Parameter(torch.zeros(4, dtype=torch.float64)) for _ in gradients)
     strategy, _ = stepping(comm, model, "allreduce", op="adasum")
     for p, gradient in zip(model, gradients, strict=True):
@@ -293,7 +292,7 @@ def adasum_of(comm: Communicator, gradients: Sequence[Tensor | None]) -> list[Te
 
 
 def adasum_is_that_of_the_paper(comm: Communicator) -> None:
-    """Orthogonal gradients add up, parallel ones are averaged, and each tensor has coefficients of its own."""
+    """Orthogonal gradients are added, parallel ones averaged, each tensor on its own."""
     if comm.size & (comm.size - 1):
         return
     axis, ones = torch.eye(4, dtype=torch.float64)[comm.rank], torch.ones(4, dtype=torch.float64)
@@ -308,7 +307,7 @@ def adasum_is_that_of_the_paper(comm: Communicator) -> None:
 
 
 def paired(parts: list[Tensor]) -> Tensor:
-    """Adasum written down as in the paper: the halves first, then the two."""
+    """Return Adasum as the paper defines it: of each half first, then of the two results."""
     if len(parts) == 1:
         return parts[0]
     a, b = paired(parts[: len(parts) // 2]), paired(parts[len(parts) // 2 :])
@@ -317,7 +316,7 @@ def paired(parts: list[Tensor]) -> Tensor:
 
 
 def adasum_trains(comm: Communicator) -> None:
-    """Ranks stay equal to the bit, and rank 0 alone is plain training."""
+    """Ranks stay bitwise equal, and one rank alone equals plain training."""
     if comm.size & (comm.size - 1):
         return
     result = body.trained(comm, body.configuration(sync={"op": "adasum"}, train={"epochs": 1}))

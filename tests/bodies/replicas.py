@@ -1,6 +1,6 @@
-"""Strategies in which ranks differ while they train: plain functions of a communicator.
+"""Strategies whose replicas differ while they train: plain functions of a communicator.
 
-The oracle is a simulation of all ranks in one process, in plain torch: what each rank has after each step.
+The oracle simulates all ranks in one process, in plain torch, after each step.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hvd_train import checkpoint
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.communicator import Communicator
 from hvd_train.errors import UserError
 from hvd_train.monitor.base import Sink
-from hvd_train.sync import _topology
-from hvd_train.trainer import Trainer
+from hvd_train.sync.replicas import topology as _topology
+from hvd_train.training import checkpoint
+from hvd_train.training.loop import Trainer
 from tests.bodies import training as body
 
 THAW = 4
-"""The step from which on all of a `Thawing` model is trained."""
+"""The step from which all layers of a `Thawing` model are trained."""
 
 Combine = Callable[[int, Tensor, Tensor], Tensor]
-"""From the step, and all ranks' parameters [rank, element] before and after it, those that they go on with."""
+"""(step, all ranks' parameters [rank, element] before and after it) -> the next parameters."""
 
 
 class Thawing(body.Odd):
-    """Has a part that is frozen at first, and a floating buffer: the samples that it was trained on."""
+    """Has a layer that is frozen at first, and a floating buffer that counts its samples."""
 
     def __init__(self, thaw: int) -> None:
         super().__init__(6, 3)
@@ -58,7 +58,7 @@ def thawing_model(thaw: int = THAW) -> nn.Module:
 
 
 def configuration(comm: Communicator, steps: int, sync: dict[str, Any], **sections: Any) -> Any:
-    """Every second step is small, and in it the last of several ranks has no samples."""
+    """Every second step is small; the last of several ranks has no samples in it."""
     own = {
         "model": {"target": "tests.bodies.replicas:thawing_model"},
         "data": {"batch_size": body.SAMPLES // comm.size},
@@ -70,7 +70,7 @@ def configuration(comm: Communicator, steps: int, sync: dict[str, Any], **sectio
 
 @dataclass
 class Recorder(Sink):
-    """A rank's own parameters, and the bytes that its training has sent, after each step."""
+    """Records a rank's own parameters, and the bytes sent by its training, after each step."""
 
     job: Trainer | None = None
     parameters: list[Tensor] = field(default_factory=list)
@@ -79,11 +79,11 @@ class Recorder(Sink):
     def step(self, step: int) -> None:
         assert self.job is not None
         self.parameters.append(vector(self.job.model))
-        self.sent.append(self.job.bytes_sent)
+        self.sent.append(self.job.accounting.bytes_sent)
 
 
 def recorded(comm: Communicator, config: Any) -> tuple[Trainer, Recorder]:
-    """A trainer that has not run yet, and what will remember its run."""
+    """Return a trainer that has not run yet, and the recorder of its run."""
     recorder = Recorder()
     recorder.job = body.trainer(comm, config, sinks=[recorder])
     return recorder.job, recorder
@@ -100,7 +100,7 @@ def assign(model: nn.Module, values: Tensor) -> None:
 
 
 class Simulation:
-    """All `size` ranks of `job`, from before its first step, in plain torch."""
+    """All `size` ranks of `job` in plain torch, starting before its first step."""
 
     def __init__(self, job: Trainer, size: int) -> None:
         self.size, self.data, self.config = size, job.data, job.config
@@ -109,14 +109,14 @@ class Simulation:
         kind = getattr(torch.optim, section.name)
         self.optimizers = [kind(list(m.parameters()), **section.options) for m in self.models]
         self.losses: list[Tensor] = []
-        """Of each step, their sum over samples of all ranks, and the samples."""
+        """For each step, the sum of losses and the number of samples of all ranks."""
 
     @property
     def now(self) -> Tensor:
         return torch.stack([vector(m) for m in self.models])
 
     def run(self, steps: int, combine: Combine) -> list[Tensor]:
-        """All ranks' parameters after each step."""
+        """Return all ranks' parameters after each step."""
         history = []
         for step in range(steps):
             before = self.now
@@ -165,7 +165,7 @@ def alone(step: int, before: Tensor, after: Tensor) -> Tensor:
 def follows(
     comm: Communicator, steps: int, combine: Combine, sync: dict[str, Any], **sections: Any
 ) -> tuple[Trainer, Simulation]:
-    """After each step every rank has what the simulation says, and at the end all have the same."""
+    """After each step every rank equals the simulation, and at the end all ranks are equal."""
     job, recorder = recorded(comm, configuration(comm, steps, sync, **sections))
     simulation = Simulation(job, comm.size)
     expected = simulation.run(steps, combine)
@@ -179,22 +179,24 @@ def follows(
 
 
 def local_sgd_takes_the_mean_every_period(comm: Communicator) -> None:
-    """And after each of the first two steps."""
+    """The first two steps are averaged too."""
     job, _ = follows(comm, 9, means_after({1, 2, 5, 8}), {"strategy": "local_sgd", "period": 3, "post_local": 2})
-    assert job.strategy.summary()["merges"] == 5, "the last step is followed by a merge"
-    drift = job.strategy.summary()["drift"]
+    assert job.strategy.view.summary()["merges"] == 5, "the last step is followed by a merge"
+    drift = job.strategy.view.summary()["drift"]
     assert comm.size == 1 or 0.001 < drift < 1
 
 
 def no_merge_follows_one(comm: Communicator) -> None:
     job, recorder = recorded(comm, configuration(comm, 4, {"strategy": "local_sgd", "period": 2}))
     job.run()
-    assert job.strategy.summary()["merges"] == 2
-    assert recorder.sent[-1] == job.bytes_sent - 2 * 16 * (comm.size - 1) // comm.size, "beside the drift's sum"
+    assert job.strategy.view.summary()["merges"] == 2
+    assert recorder.sent[-1] == job.accounting.bytes_sent - 2 * 16 * (comm.size - 1) // comm.size, (
+        "beside the drift's sum"
+    )
 
 
 def local_sgd_with_lbfgs(comm: Communicator) -> None:
-    """A rank without samples has nothing to step by, and waits for nobody before the mean."""
+    """A rank without samples takes no step, and waits for no rank before the average."""
     sections = {
         "model": {"target": "tests.bodies.replicas:thawing_model", "args": {"thaw": 99}},
         "optimizer": {"name": "LBFGS", "momentum": None, "weight_decay": None, "lr": 0.5, "max_iter": 3},
@@ -221,7 +223,7 @@ def diloco_steps_outside_with_nesterov(comm: Communicator) -> None:
 
 
 def diloco_without_momentum_is_local_sgd(comm: Communicator) -> None:
-    """To the bit."""
+    """The results are bitwise equal."""
     runs = []
     for sync in ({"strategy": "local_sgd"}, {"strategy": "diloco", "outer_lr": 1.0, "outer_momentum": 0.0}):
         job, recorder = recorded(comm, configuration(comm, 8, {"period": 3, **sync}))
@@ -231,7 +233,7 @@ def diloco_without_momentum_is_local_sgd(comm: Communicator) -> None:
 
 
 def adaptive_periods_follow_time_and_loss(comm: Communicator) -> None:
-    """On rank r every step and every merge takes r + 1 ticks: a step counts as `size`, a merge as 1."""
+    """On rank r every step and every average takes r + 1 ticks: they count as `size` and as 1."""
     steps = 30
     sync = {"strategy": "adaptive", "overhead": 0.25 / comm.size, "max_period": 6}
     job, recorder = recorded(comm, configuration(comm, steps, sync))
@@ -266,14 +268,14 @@ def adaptive_periods_follow_time_and_loss(comm: Communicator) -> None:
         torch.testing.assert_close(
             recorder.parameters[step], ranks[comm.rank], rtol=1e-9, atol=1e-12, msg=f"step {step}"
         )
-    periods = [period for _, period in job.strategy.summary()["periods"]]
+    periods = [period for _, period in job.strategy.view.summary()["periods"]]
     assert periods[0] == 1
-    assert job.strategy.figures()["period"] == periods[-1]
+    assert job.strategy.view.metrics()["period"] == periods[-1]
     assert max(periods) > periods[-1] > 1, f"the period falls with the loss: {periods}"
 
 
 def circulant(size: int, kept: float, *sent: int) -> Tensor:
-    """Every rank keeps `kept`, and sends equal parts of the rest to the ranks that many places on."""
+    """Every rank keeps `kept`, and sends equal parts of the rest `sent` places on."""
     matrix = kept * torch.eye(size, dtype=torch.float64)
     for rank in range(size):
         for places in sent:
@@ -282,19 +284,19 @@ def circulant(size: int, kept: float, *sent: int) -> Tensor:
 
 
 def matrices(size: int) -> dict[tuple[str, bool], Callable[[int], Tensor]]:
-    """W of each step, by topology and push-sum; what is random is as `_topology` says."""
+    """Return W of each step by topology and push-sum; random graphs come from `_topology`."""
     hops = [1 << k for k in range(8) if 1 << k < size] or [0]
     neighbours = circulant(size, 1 / 3, 1, -1) if size > 2 else circulant(size, 1 / 2, 1)
     return {
         ("ring", False): lambda step: neighbours,
         ("exponential", False): lambda step: circulant(size, 1 / 2, hops[step % len(hops)]),
-        ("random", False): lambda step: _topology.weights(_topology.pairs(size, step, 0)),
-        ("random", True): lambda step: _topology.weights(_topology.arrows(size, step, 0)),
+        ("random", False): lambda step: _topology.weights(_topology.random_pairs(size, step, 0)),
+        ("random", True): lambda step: _topology.weights(_topology.random_targets(size, step, 0)),
     }
 
 
 def gossip_mixes_by_the_weights(comm: Communicator) -> None:
-    """A local step at z_i, which moves x_i; then x <- W x, w <- W w and z_i = x_i / w_i."""
+    """A local step at z_i moves x_i; then x <- W x, w <- W w and z_i = x_i / w_i."""
     for (topology, push_sum), matrix in matrices(comm.size).items():
         x, w = torch.zeros(()), torch.ones(comm.size, dtype=torch.float64)
 
@@ -310,7 +312,7 @@ def gossip_mixes_by_the_weights(comm: Communicator) -> None:
 
 
 def gossip_contracts_at_the_rate_of_the_graph(comm: Communicator) -> None:
-    """Without gradients, from apart along the slowest direction of a ring: (1 + 2 cos(2 pi / n)) / 3 in each step."""
+    """The slowest direction of a ring shrinks by (1 + 2 cos(2 pi / n)) / 3 in a step."""
     still = {"name": "SGD", "lr": 0.0, "momentum": None, "weight_decay": None}
     job, recorder = recorded(comm, configuration(comm, 4, {"strategy": "gossip", "topology": "ring"}, optimizer=still))
     start: Any = job.strategy.start
@@ -318,7 +320,7 @@ def gossip_contracts_at_the_rate_of_the_graph(comm: Communicator) -> None:
 
     def apart(model: nn.Module) -> None:
         start(model)
-        job.strategy.flat.tensors[0].fill_(own)  # type: ignore[attr-defined]
+        job.strategy.view.flat.tensors[0].fill_(own)  # type: ignore[attr-defined]
 
     job.strategy.start = apart  # type: ignore[method-assign]
     job.run()
@@ -345,7 +347,7 @@ def independent_sends_nothing_and_merges_once(comm: Communicator) -> None:
 
 
 def independent_evaluates_each_ranks_own_model(comm: Communicator) -> None:
-    """The k-th sample by the model of rank k modulo the number of ranks, before the merge."""
+    """Before the merge, ranks evaluate consecutive parts of the held-out samples."""
     job, recorder = recorded(
         comm, configuration(comm, 4, {"strategy": "independent"}, train={"steps": 4, "epochs": None, "eval_every": 3})
     )
@@ -360,12 +362,13 @@ def independent_evaluates_each_ranks_own_model(comm: Communicator) -> None:
 @torch.no_grad()
 def accuracy(simulation: Simulation, *models: nn.Module) -> float:
     x, y = simulation.data.test.batch(torch.arange(len(simulation.data.test)))
-    right = [models[k % len(models)].eval()(x[k : k + 1].double()).argmax() == y[k] for k in range(len(y))]
+    of_sample = [models[int((k + 0.5) * len(models) / len(y))] for k in range(len(y))]
+    right = [model.eval()(x[k : k + 1].double()).argmax() == y[k] for k, model in enumerate(of_sample)]
     return sum(map(float, right)) / len(right)
 
 
-def greedy_leaves_out_who_does_harm(comm: Communicator) -> None:
-    """By the paper's recipe; rank 0 has lost its way in the last step."""
+def greedy_omits_models_that_do_harm(comm: Communicator) -> None:
+    """The soup follows the paper's recipe; the model of rank 0 is spoilt in the last step."""
     steps = 12
     job, recorder = recorded(comm, configuration(comm, steps, {"strategy": "independent", "merge": "greedy"}))
     simulation = Simulation(job, comm.size)
@@ -390,23 +393,23 @@ def greedy_leaves_out_who_does_harm(comm: Communicator) -> None:
         if score(*soup, rank) >= score(*soup):
             soup.append(rank)
     assert comm.size == 1 or 0 not in soup
-    assert job.strategy.summary()["soup"] == soup
+    assert job.strategy.view.summary()["soup"] == soup
     expected = torch.stack([single[m] for m in soup]).mean(0)
     torch.testing.assert_close(vector(job.model), expected, rtol=1e-9, atol=1e-12)
-    assert job.metrics["accuracy"] == pytest.approx(score(*soup))
+    assert job.evaluation.metrics["accuracy"] == pytest.approx(score(*soup))
 
 
 def what_ends_a_run_is_evaluated(comm: Communicator) -> None:
-    """Though the last step, which ends an epoch, has been evaluated before the merge."""
+    """The final model is evaluated although the last step has been evaluated before the merge."""
     for sync in ({"strategy": "diloco", "period": 3}, {"strategy": "independent"}):
         job, recorder = recorded(comm, configuration(comm, 4, sync))
-        told: list[dict[str, float]] = []
-        recorder.evaluation = told.append  # type: ignore[method-assign]
+        records: list[dict[str, float]] = []
+        recorder.evaluation = records.append  # type: ignore[method-assign]
         simulation = Simulation(job, comm.size)
         job.run()
         simulation._set(vector(job.model).expand(comm.size, -1))
-        assert [record["step"] for record in told[-2:]] == [4, 4]
-        assert job.metrics["accuracy"] == pytest.approx(accuracy(simulation, simulation.models[0]))
+        assert [record["step"] for record in records[-2:]] == [4, 4]
+        assert job.evaluation.metrics["accuracy"] == pytest.approx(accuracy(simulation, simulation.models[0]))
 
 
 def a_rank_whose_gradient_overflows_skips_alone(comm: Communicator) -> None:
@@ -424,7 +427,7 @@ def a_rank_whose_gradient_overflows_skips_alone(comm: Communicator) -> None:
 
 
 def compressed_changes_leave_ranks_equal(comm: Communicator) -> None:
-    """After a second merge; as without compression where top-k takes all, and close with halves."""
+    """After a second average, top-k of all elements equals no compression, and halves are close."""
     exact: Any = None
     variants: list[Any] = ["none", {"name": "topk", "ratio": 1.0}, "fp16", "powersgd"]
     for compression, tolerance in zip(variants, (0.0, 1e-5, 1e-3, 1.0), strict=True):
@@ -446,7 +449,7 @@ def compression_of_whole_parameters_is_refused(comm: Communicator) -> None:
 
 
 def bytes_fall_by_the_period(comm: Communicator) -> None:
-    """In a period's steps, once parameters are equal: 1/8 and 1/50 of what allreduce sends, within 5 %."""
+    """In one period, ranks send 1/8 and 1/50 of the bytes of allreduce, within 5 %."""
 
     def per_step(steps: int, **sync: Any) -> float:
         config = configuration(
@@ -467,7 +470,7 @@ def bytes_fall_by_the_period(comm: Communicator) -> None:
 
 
 def noisy(steps: int, sync: dict[str, Any], **train: Any) -> Any:
-    """AdamW and dropout: what a rank remembers beside its parameters."""
+    """AdamW and dropout: a rank has state beside its parameters."""
     return body.configuration(
         model={"name": "mlp", "hidden": [16], "dropout": 0.3, "target": None},
         train={"steps": steps, "epochs": None, "precision": "fp32", **train},
@@ -478,7 +481,7 @@ def noisy(steps: int, sync: dict[str, Any], **train: Any) -> Any:
 
 
 def job_of(comm: Communicator, config: Any, **options: Any) -> Trainer:
-    """In fp16 the last rank begins with a scale that is too large; adaptive's clocks count."""
+    """In fp16 the last rank starts with too large a scale; the clocks of adaptive count calls."""
     job = body.trainer(comm, config, **options)
     if comm.rank == comm.size - 1:
         job.precision.scaler._init_scale = 2.0**20
@@ -489,7 +492,7 @@ def job_of(comm: Communicator, config: Any, **options: Any) -> Trainer:
 
 
 def resumed_is_bitwise_equal(comm: Communicator, folder: Path, sync: dict[str, Any], **train: Any) -> None:
-    """Stopped after step 7, between two agreements, and gone on with, against never stopped."""
+    """A run that stops after step 7, within a round, and resumes equals a run that never stops."""
     through = job_of(comm, noisy(11, sync, **train))
     through.run()
     first = job_of(comm, noisy(7, sync, **train), checkpoints=folder / "checkpoints")
@@ -502,7 +505,7 @@ def resumed_is_bitwise_equal(comm: Communicator, folder: Path, sync: dict[str, A
     for name, value in body.parameters(through).items():
         assert torch.equal(value, body.parameters(second)[name]), name
     if sync["strategy"] != "gossip":  # which looks at its drift when saving too
-        assert through.strategy.summary() == second.strategy.summary()
+        assert through.strategy.view.summary() == second.strategy.view.summary()
 
 
 RESUMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -526,7 +529,7 @@ BODIES = [
     gossip_contracts_at_the_rate_of_the_graph,
     independent_sends_nothing_and_merges_once,
     independent_evaluates_each_ranks_own_model,
-    greedy_leaves_out_who_does_harm,
+    greedy_omits_models_that_do_harm,
     what_ends_a_run_is_evaluated,
     a_rank_whose_gradient_overflows_skips_alone,
     compressed_changes_leave_ranks_equal,

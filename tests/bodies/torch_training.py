@@ -1,7 +1,7 @@
-"""What the training side of hvd_train.torch must do beyond what Horovod does, on every rank of an `mpirun`.
+"""The training side of hvd_train.torch beyond Horovod's behaviour, on every rank of an `mpirun`.
 
-`tests/single/test_torch_training.py` runs this file. Losses are in float64, and the oracle is one process that sums what
-all ranks do: N ranks equal one process.
+`tests/single/test_torch_training.py` runs this file. Losses are float64, and the oracle is one
+process that sums over all ranks: N ranks equal one process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import hvd_train.torch as hvd
-from hvd_train.torch import _reduce
+from hvd_train.torch import reducer
 from hvd_train.torch.exceptions import HostsUpdatedInterrupt
 
 WORLD = MPI.COMM_WORLD
@@ -37,7 +37,7 @@ def world() -> Iterator[None]:
 
 
 class Branches(nn.Module):
-    """Two branches of which a loss uses what it likes."""
+    """Two branches. A loss uses any of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def mean_loss(model: nn.Module, step: int, loss: Loss) -> Tensor:
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step, by the gradient of `loss` alone."""
+    """Step once on the gradient of `loss` alone."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -77,7 +77,7 @@ def zero_where_unused(model: nn.Module) -> None:
 
 
 def close(found: nn.Module, expected: nn.Module) -> None:
-    """Equal to rounding, and to the bit among ranks."""
+    """Assert equality up to rounding, and exact equality among ranks."""
     for (name, p), q in zip(found.state_dict().items(), expected.state_dict().values(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
         assert len(set(WORLD.allgather(p.numpy().tobytes()))) == 1, f"{name} differs between ranks"
@@ -113,7 +113,7 @@ def test_n_ranks_equal_one_process(name: str) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"groups": 2}, {"sparse_as_dense": True}, {"gradient_predivide_factor": 4.0}])
 def test_gradients_stay_where_autograd_put_them(options: dict[str, Any]) -> None:
-    """Who holds on to a gradient of an earlier step still has its values."""
+    """A reference to the gradient of an earlier step still has its values."""
     model = Branches()
     optimizer = distributed(model, torch.optim.SGD(model.parameters(), lr=0.0), **options)
     kept = []
@@ -132,7 +132,7 @@ def test_gradients_stay_where_autograd_put_them(options: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ranks_differ_in_what_they_use_and_when(seed: int) -> None:
-    """A parameter that only other ranks use, or nobody, counts as one with gradient zero."""
+    """A parameter that only other ranks use, or no rank, counts as one with gradient zero."""
 
     def loss(model: Any, rank: int, step: int) -> Tensor:
         chosen = torch.Generator().manual_seed(seed * 100 + step * SIZE + rank)
@@ -207,7 +207,10 @@ def test_passes_add_up_and_the_last_step_may_have_fewer(passes: int) -> None:
 @pytest.mark.parametrize("as_dense", [False, True])
 @pytest.mark.parametrize("first", [SIZE, 1, 0], ids=["all", "one", "none"])
 def test_sparse_gradients(as_dense: bool, first: int) -> None:
-    """In the first step, after which ranks agree on what is sparse, so many ranks use the embedding; later all do."""
+    """In the first step `first` ranks use the embedding; later all ranks do.
+
+    Ranks agree on the sparse gradients after the first step.
+    """
     as_dense = as_dense or first == 1
     torch.manual_seed(0)
     models = [nn.ModuleDict({"e": nn.Embedding(6, 3, sparse=s), "l": nn.Linear(3, 1)}).double() for s in (True, False)]
@@ -247,7 +250,7 @@ def test_gradients_in_other_memory_orders() -> None:
 
 
 def test_closure() -> None:
-    """Gradients that the closure computes are those that the step takes."""
+    """The step uses the gradients that the closure computes."""
     model, reference = Branches(), Branches()
     optimizer, plain = distributed(model, sgd(model)), sgd(reference)
     for step in range(4):
@@ -270,7 +273,7 @@ def test_closure() -> None:
 
 
 def test_closure_after_backward() -> None:
-    """A closure that only gives the loss: the gradients are reduced once."""
+    """The closure only returns the loss, so the gradients are reduced once."""
     model, reference = Branches(), Branches()
     optimizer = distributed(model, torch.optim.SGD(model.parameters(), lr=0.1), op=hvd.Sum)
     plain = torch.optim.SGD(reference.parameters(), lr=0.1)
@@ -284,7 +287,7 @@ def test_closure_after_backward() -> None:
 
 
 def test_a_closure_evaluated_several_times() -> None:
-    """LBFGS, on a loss that is the same on all ranks up to its data."""
+    """LBFGS on a loss that differs between ranks only in its data."""
     torch.manual_seed(0)
     weights = [nn.Linear(4, 1).double() for _ in range(2)]
     weights[1].load_state_dict(weights[0].state_dict())
@@ -369,7 +372,7 @@ def test_two_optimizers_that_ranks_step_in_opposite_orders() -> None:
 
 
 def test_two_models_whose_parameters_are_named_alike() -> None:
-    """As in an ensemble: each is stepped before the other's gradients are computed."""
+    """As in an ensemble, each model is stepped before the gradients of the other are computed."""
     pairs = [(Branches(), Branches()) for _ in range(2)]
     optimizers = [(distributed(model, sgd(model)), sgd(reference)) for model, reference in pairs]
     for step in range(4):
@@ -430,14 +433,17 @@ def test_a_loaded_state_forgets_what_was_under_way() -> None:
     optimizer.synchronize()
     both(model, RANK, 0).backward()
     for group in optimizer._reducer._groups:
-        group.collect(optimizer._reducer._rule) if group.issued else None
+        group.collect(optimizer._reducer._reduction) if group.issued else None
     optimizer.load_state_dict(optimizer.state_dict())
     optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_ranks_that_have_no_more_data_join(steps: int) -> None:
-    """Rank r takes `steps` + r steps; those that have joined add zeros. Then all go on together."""
+    """Rank r takes `steps` + r steps. Ranks that have joined add zeros.
+
+    Then all ranks continue together.
+    """
     model, reference = Branches(), Branches()
     optimizer = distributed(model, torch.optim.SGD(model.parameters(), lr=0.1))
     plain = torch.optim.SGD(reference.parameters(), lr=0.1)
@@ -475,7 +481,7 @@ def test_a_process_set_of_its_own() -> None:
 
 
 class Rounded:
-    """A compressor of a script's own, with state: it sends multiples of 1/8 and keeps the rest."""
+    """A custom compressor with state: it sends multiples of 1/8 and keeps the rest."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -504,7 +510,7 @@ def test_a_compressor_of_the_scripts_own() -> None:
 
 
 def test_adasum_of_a_models_steps() -> None:
-    """Of orthogonal steps the sum, of equal ones the mean; ranks stay equal, and momentum goes on."""
+    """Orthogonal steps add up, equal steps are averaged. Ranks stay equal, and momentum is kept."""
     p, q = nn.Parameter(torch.zeros(SIZE, dtype=torch.float64)), nn.Parameter(torch.zeros(2, dtype=torch.float64))
     inner = torch.optim.SGD([p, q], lr=0.5, momentum=0.5)
     optimizer: Any = hvd.DistributedOptimizer(inner, [("p", p), ("q", q)], op=hvd.Adasum)
@@ -525,7 +531,10 @@ def test_adasum_of_a_models_steps() -> None:
     "options", [{}, {"affine": False}, {"momentum": None}, {"track_running_stats": False}], ids=str
 )
 def test_sync_batch_norm_equals_the_whole_batch(shape: tuple[int, ...], options: dict[str, Any]) -> None:
-    """Ranks have 3, 4, ... rows, the last of more than two none; values far from zero, whose squares would cancel."""
+    """Ranks have 3, 4, ... rows; the last of more than two ranks has none.
+
+    Values are far from zero, so that their squares would cancel.
+    """
     channels = 3
     counts = [3 + r if r < 2 or r < SIZE - 1 else 0 for r in range(SIZE)]
     layer = hvd.SyncBatchNorm(channels, **options).double()
@@ -584,7 +593,10 @@ def test_sync_batch_norm_in_halves() -> None:
 
 @pytest.mark.parametrize("name", ["Adam", "SGD", "ASGD", "Rprop", "Adafactor"])
 def test_optimizer_state_of_the_root_and_the_next_step(name: str) -> None:
-    """The root has stepped, the others have nothing: then all step alike, and like a process that did all of it."""
+    """Only the root has stepped.
+
+    After the broadcast all ranks step like one process that took all steps.
+    """
     root = SIZE - 1
 
     def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -627,7 +639,7 @@ def test_objects_that_only_cloudpickle_knows() -> None:
 
 
 def test_run_begins_again_with_other_collectives_in_between() -> None:
-    """A mismatch of shapes is a real HorovodInternalError on every rank."""
+    """A mismatch of shapes raises a real HorovodInternalError on every rank."""
     model = Branches()
     optimizer = distributed(model, sgd(model))
     state = hvd.elastic.TorchState(model=model, optimizer=optimizer, step=0, seen=[])
@@ -673,7 +685,7 @@ def test_hosts_that_changed_interrupt_every_rank() -> None:
 
 
 def test_buckets_where_there_are_several_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_reduce, "cross_size", lambda: 2)
-    monkeypatch.setattr(_reduce, "SEVERAL_HOSTS", 200)
+    monkeypatch.setattr(reducer, "cross_size", lambda: 2)
+    monkeypatch.setattr(reducer, "MULTI_HOST_BYTES", 200)
     optimizer = compare(both)
     assert 1 < len(optimizer._reducer._groups) < 8

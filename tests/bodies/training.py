@@ -1,4 +1,4 @@
-"""What the trainer must do on every engine: plain functions of a communicator."""
+"""Bodies of tests of the trainer, for every engine: functions of a communicator."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hvd_train import plugins
-from hvd_train.comm.base import Communicator
-from hvd_train.config import Config, resolve
+from hvd_train.comm.communicator import Communicator
+from hvd_train.config import plugins
+from hvd_train.config.document import Document
+from hvd_train.config.resolve import resolve
+from hvd_train.config.schema import Config
 from hvd_train.data.base import Dataset, TensorSplit
-from hvd_train.document import Document
-from hvd_train.monitor.base import Sink
-from hvd_train.signals import StopRequest
-from hvd_train.spec import DataSpec
-from hvd_train.trainer import Trainer
-from hvd_train.worker import assemble, build
+from hvd_train.data.spec import DataSpec
+from hvd_train.rank.assemble import Surroundings, assemble
+from hvd_train.rank.build import build
+from hvd_train.training.loop import Trainer
 
 SAMPLES = 203
-"""No multiple of any batch used here: the last steps of an epoch are unequal, and some ranks run out of samples."""
+"""Not a multiple of any batch: the last step is smaller, and some ranks have no samples in it."""
 
 
 ONE_AT_A_TIME, _ALONE = threading.Lock(), threading.Lock()
-"""Ranks that are threads share torch's generator, and ast.parse of Python 3.11 is not safe in threads."""
+"""Threads share torch's generator, and ast.parse of Python 3.11 is not safe in threads."""
 
 
 @contextmanager
 def alone(comm: Communicator) -> Iterator[None]:
-    """Each rank does what follows while no other rank does anything; collective."""
+    """Run the block on one rank after another; collective."""
     with _ALONE:
         yield
     comm.barrier()
 
 
 def classification(samples: int = SAMPLES) -> Dataset:
-    """A small task with unequal classes, the same on every rank."""
+    """Return a small task with unequal classes, equal on every rank."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(samples + 40, 6, generator=generator)
     y = (x @ torch.randn(6, 3, generator=generator)).argmax(1)
@@ -48,7 +48,7 @@ def classification(samples: int = SAMPLES) -> Dataset:
 
 
 def target_model(inputs: int = 6, outputs: int = 3) -> nn.Module:
-    """Tied weights, a branch that is never used, a frozen layer: what real models have."""
+    """Return a model with tied weights, an unused branch and a frozen layer."""
     return Odd(inputs, outputs)
 
 
@@ -68,7 +68,10 @@ class Odd(nn.Module):
 
 
 def configuration(**sections: dict[str, Any]) -> Config:
-    """float64, SGD with momentum and weight decay on the odd model; `sections` override it, None takes a field away."""
+    """Return float64, SGD with momentum and weight decay on the odd model.
+
+    `sections` override fields; None removes a field.
+    """
     values: dict[str, Any] = {
         "model": {"target": "tests.bodies.training:target_model"},
         "data": {"target": "tests.bodies.training:classification", "batch_size": 16, "partition": "random"},
@@ -86,15 +89,12 @@ def configuration(**sections: dict[str, Any]) -> Config:
 def trainer(
     comm: Communicator,
     config: Config,
-    *,
-    checkpoints: Path | None = None,
-    sinks: list[Sink] = [],
-    source: Path | None = None,
+    **around: Any,
 ) -> Trainer:
     with ONE_AT_A_TIME:
-        parts = build(config, comm)
+        built = build(config, comm)
     comm.barrier()
-    return assemble(config, comm, parts, sinks, checkpoints, StopRequest(), source)
+    return assemble(config, comm, built, Surroundings(**around))
 
 
 def parameters(trained: Trainer) -> dict[str, Tensor]:
@@ -124,14 +124,14 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "sharded by whole tensors": {"optimizer": {"name": "Adafactor", "momentum": None, "lr": 0.01}},
     "sharded and clipped": {"train": {"clip_norm": 0.1}, "sync": {"shard_optimizer": "auto"}},
     "clipped": {"train": {"clip_norm": 0.1}, "sync": {"shard_optimizer": False}},
-    "class weights": {"train": {"class_weights": "balanced"}},
+    "class weights": {"train": {"loss": {"name": "cross_entropy", "class_weights": "balanced"}}},
     "scheduled": {"schedule": {"name": "cosine", "warmup_steps": 5}},
     "lbfgs": {"optimizer": {"name": "LBFGS", "momentum": None, "weight_decay": None, "lr": 0.5, "max_iter": 3}},
 }
 
 
 def variant(name: str, size: int) -> Config:
-    """The variant whose global batch is 64 whatever `size` is."""
+    """Return the variant with a global batch of 64 for any `size`."""
     sections = {section: dict(fields) for section, fields in VARIANTS[name].items()}
     sections.setdefault("data", {})["batch_size"] = 64 // size
     if sections.get("train", {}).get("accumulate"):
@@ -140,8 +140,8 @@ def variant(name: str, size: int) -> Config:
 
 
 def equals_one_process(comm: Communicator) -> None:
-    """np=1 with batch 64, np=2 with 32, np=4 with 16: the same parameters to 1e-6 in float64, in every variant."""
-    from hvd_train.comm.single import SingleCommunicator
+    """Batches of 64 / N on N ranks give equal parameters to 1e-6 in float64, in every variant."""
+    from hvd_train.comm.engines.single import SingleCommunicator
 
     with alone(comm):
         expected = {name: trained(SingleCommunicator(), variant(name, 1)) for name in VARIANTS}
@@ -154,7 +154,7 @@ def equals_one_process(comm: Communicator) -> None:
 
 
 def half_compression_stays_close(comm: Communicator) -> None:
-    """With fp16 and bf16 on the wire the result differs from float's, by no more than their mantissas allow."""
+    """Sending fp16 and bf16 changes the result, by no more than their mantissas allow."""
     plain = trained(comm, configuration(train={"precision": "fp32"}))
     for name, tolerance in (("fp16", 0.02), ("bf16", 0.15)):
         half = trained(comm, configuration(train={"precision": "fp32"}, sync={"compression": name}))
@@ -176,7 +176,7 @@ def half_compression_halves_the_bytes(comm: Communicator) -> None:
 
 
 def every_compressor_leaves_ranks_equal(comm: Communicator) -> None:
-    for name in plugins.names("hvd_train.compress"):
+    for name in plugins.names("hvd_train.gradients.compressors"):
         steps = {"precision": "fp32", "steps": 4, "epochs": None}
         result = trained(comm, configuration(train=steps, sync={"compression": name, "fusion_mb": 0.0005}))
         flat = torch.cat([p.flatten() for p in result.values()])
@@ -184,8 +184,8 @@ def every_compressor_leaves_ranks_equal(comm: Communicator) -> None:
 
 
 def resumed_is_bitwise_equal(comm: Communicator, folder: Path) -> None:
-    """Stopped after step 7 and gone on with, in noise (dropout) and momentum, against never stopped."""
-    from hvd_train import checkpoint
+    """A run with dropout and momentum, resumed after step 7, equals an uninterrupted run."""
+    from hvd_train.training import checkpoint
 
     def config(steps: int) -> Config:
         return configuration(

@@ -1,4 +1,4 @@
-"""Programs in the place of SLURM's own, which answer in milliseconds, and greet as the wrappers of some sites do."""
+"""Fake commands of SLURM, which answer in milliseconds and print a greeting as some wrappers do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _SHOWN = (
 
 
 def shown(job: str, state: str, reason: str = "None", code: str = "0:0", restarts: int = 0) -> str:
-    """A line of `scontrol --oneliner show job`."""
+    """Return a line of `scontrol --oneliner show job`."""
     return _SHOWN.format(job=job, array="", state=state, reason=reason, code=code, restarts=restarts)
 
 
 class FakeSlurm:
-    """scontrol, sacct, sbatch and scancel, found on PATH before others; `calls` has what the latter two were given."""
+    """scontrol, sacct, sbatch and scancel on PATH; `calls` has the calls of the last two."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
@@ -31,25 +31,25 @@ class FakeSlurm:
         self._program("scancel", f'echo scancel "$@" >> {folder}/calls')
 
     def shows(self, text: str | None) -> None:
-        """What scontrol answers; None: it does not know the job."""
+        """Set the output of scontrol; None: it does not know the job."""
         unknown = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
         self._program("scontrol", unknown if text is None else _print(text))
 
     def accounts(self, text: str | None) -> None:
-        """What sacct answers; None: there is no accounting."""
+        """Set the output of sacct; None: there is no accounting."""
         self._program("sacct", "exit 1" if text is None else _print(text))
 
     def submits(self, answer: str) -> None:
-        """What sbatch answers; it keeps its environment."""
+        """Set the output of sbatch, which also writes its environment."""
         call = f'echo sbatch "$@" >> {self._folder}/calls; env > {self._folder}/environment'
         self._program("sbatch", f'{call}\n[ "$1" = --test-only ] && exit 0\n{_print(answer)}')
 
     def submits_never(self) -> None:
-        """sbatch checks a request, and does not answer when it is to submit."""
+        """Make sbatch accept --test-only and hang on a submission."""
         self._program("sbatch", '[ "$1" = --test-only ] && exit 0; exec sleep 5')
 
     def fails(self, program: str, said: str) -> None:
-        """`program` says that and fails."""
+        """Make `program` print `said` on stderr and fail."""
         self._program(program, f"echo '{GREETING}' >&2; echo '{said}' >&2; exit 1")
 
     @property
@@ -59,7 +59,7 @@ class FakeSlurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """That of sbatch."""
+        """The environment of sbatch."""
         pairs = (line.partition("=") for line in (self._folder / "environment").read_text().splitlines())
         return {name: value for name, _, value in pairs}
 

@@ -1,7 +1,8 @@
-"""Several hosts on one machine: each with its own network, hostname, processes, /dev/shm and sshd, joined by a switch.
+"""Several hosts on one machine, each with its own network, hostname, processes, /dev/shm and sshd.
 
-A host is a process in namespaces of its own, and so is the switch, which holds the bridge. Nothing has a name or a mount
-outside of them: two runs cannot clash, and when those processes end, were it by SIGKILL, all the rest ends with them.
+A host is a process in its own namespaces. So is the switch between the hosts, which has the bridge.
+Nothing has a name or a mount outside of the namespaces, so two runs cannot clash. When these
+processes end, even by SIGKILL, all other processes in the namespaces end too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ NETWORK = "10.77.0"
 TOOLS = ("bridge", "ip", "nsenter", "setpriv", "ssh", "ssh-keygen", "sshd", "tc", "unshare")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 WITH_CALLER = ["setpriv", "--pdeathsig", "KILL"]
-"""What follows in argv is killed when the process that started it ends."""
+"""Runs the rest of argv and kills it when the process that started it ends."""
 
 HOST = """
 hostname {name}
@@ -62,7 +63,7 @@ SetEnv TMPDIR={folder}/tmp/{name}
 
 
 def missing() -> str | None:
-    """Why this machine cannot have hosts, if so."""
+    """Return why this machine cannot have hosts, or None."""
     absent = [tool for tool in TOOLS if not shutil.which(tool, path=PATH)]
     if absent:
         return f"hosts need {', '.join(absent)}: scripts/install-test-machine installs what is missing"
@@ -73,14 +74,14 @@ def missing() -> str | None:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes through a host's interface since it came up, those of Ethernet, IP and TCP headers included."""
+    """Bytes through the interface of a host since it came up, headers included."""
 
     sent: int
     received: int
 
     @classmethod
     def of(cls, process: int | str = "self") -> Traffic:
-        """Of the host that `process` runs on."""
+        """Return the traffic of the host of `process`."""
         lines = Path(f"/proc/{process}/net/dev").read_text().splitlines()
         words = next(line for line in lines if line.strip().startswith("eth0:")).split()
         return cls(sent=int(words[9]), received=int(words[1]))
@@ -90,7 +91,7 @@ class Traffic:
 
 
 class Enclave:
-    """An idle process in namespaces of its own, made after `script` ran there; no process in them outlives it."""
+    """An idle process in its own namespaces, after `script` ran there; its end kills all others."""
 
     def __init__(self, namespaces: Sequence[str], script: str, log: Path) -> None:
         self._namespaces = [f"--{kind}" for kind in namespaces]
@@ -113,12 +114,12 @@ class Enclave:
         self.pid = self._init.pid
 
     def enter(self, argv: Sequence[str | Path]) -> list[str]:
-        """The command that runs `argv` in here."""
+        """Return the command that runs `argv` in these namespaces."""
         nsenter = ["nsenter", f"--target={self.pid}", *self._namespaces, "--pid", *WITH_CALLER]
         return [*nsenter, *map(str, argv)]
 
     def call(self, *argv: str | Path) -> str:
-        """Output of a short command, which must succeed."""
+        """Run a short command, which must succeed, and return its output."""
         done = subprocess.run(
             self.enter(argv), env={**os.environ, "PATH": PATH}, capture_output=True, text=True, timeout=30, check=False
         )
@@ -127,7 +128,7 @@ class Enclave:
         return done.stdout
 
     def processes(self) -> list[psutil.Process]:
-        """What was started in here and goes on by itself."""
+        """Return the processes that were started here and continue."""
         return [p for p in self._init.children(recursive=True) if name_of(p)]
 
     def close(self) -> None:
@@ -137,10 +138,10 @@ class Enclave:
 
 
 class Hosts:
-    """Hosts n1, n2, ... and `others` at 10.77.0.1, .2, ...: root can ssh from each to each by name.
+    """Hosts n1, n2, ... and `others` at 10.77.0.1, .2, ...; root can ssh between them by name.
 
-    All see one file system, but have a TMPDIR each; root's home is empty, and its shell reads no files of the user's.
-    Links are as fast as the machine before `shape`.
+    All hosts share one file system, but each has its own TMPDIR. The home of root is empty, and its
+    shell reads no files of the user. Links have the speed of the machine until `shape` limits it.
     """
 
     def __init__(self, count: int, *others: str) -> None:
@@ -168,34 +169,34 @@ class Hosts:
             raise
 
     def down(self) -> None:
-        """End every process on every host, and remove what they had."""
+        """End every process on every host, and remove their files."""
         for enclave in [*self._hosts.values(), *([self._switch] if self._switch else [])]:
             enclave.close()
         self._hosts, self._switch = {}, None
         shutil.rmtree(self.folder)
 
     def hostfile(self, count: int, slots: int) -> Path:
-        """A file of the first `count` hosts, with `slots` each."""
+        """Write a hostfile of the first `count` hosts, with `slots` each."""
         names = self.names[:count]
         path = self.folder / f"hostfile-{len(names)}x{slots}"
         path.write_text("".join(f"{name} slots={slots}\n" for name in names))
         return path
 
     def start(self, host: str, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
-        """`argv` on `host`, started as `subprocess.Popen` would here; its one child there is the command."""
+        """Start `argv` on `host` as `subprocess.Popen` does; the only child there is the command."""
         return subprocess.Popen(self._hosts[host].enter(argv), **self._options(host, options))
 
     def run(self, host: str, argv: Sequence[str | Path], timeout: float = 60, **options: Any) -> Done:
-        """`argv` on `host`, to its end, as `subprocess.run` would here; the output is captured."""
+        """Run `argv` on `host` as `subprocess.run` does, and capture its output."""
         pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, **self._options(host, options)}
         return subprocess.run(self._hosts[host].enter(argv), timeout=timeout, check=False, **pipes)
 
     def log_in_by(self, shell: str | Path) -> None:
-        """Let `shell` be root's login shell on every host."""
+        """Make `shell` the login shell of root on every host."""
         (self.folder / "passwd").write_text(f"root:x:0:0:root:{self.folder}/home:{shell}\n{NOBODY}")
 
     def listen_at(self, host: str, port: int) -> None:
-        """Let the sshd of `host` be at `port` and nowhere else."""
+        """Move the sshd of `host` to `port`."""
         before = [process for process in self._hosts[host].processes() if name_of(process) == "sshd"]
         for process in before:
             process.kill()
@@ -204,20 +205,23 @@ class Hosts:
         wait_until(lambda: self._listens(host, port), f"an sshd at {port}")
 
     def processes(self, host: str) -> list[psutil.Process]:
-        """What runs on `host` besides its sshd and what `start` and `run` wait for, as seen from here."""
+        """Return the processes on `host` besides its sshd and those of `start` and `run`."""
         return [p for p in self._hosts[host].processes() if name_of(p) not in {"", "sshd"}]
 
     def traffic(self, host: str) -> Traffic:
         return Traffic.of(self._hosts[host].pid)
 
     def shape(self, rate: str | None) -> None:
-        """Let every host send at most `rate`, in the words of tc, such as 1gbit; None lifts the limit."""
+        """Limit what every host sends to `rate` in the syntax of tc, such as 1gbit.
+
+        None removes the limit.
+        """
         limit = ["tbf", "rate", rate, "burst", "256kb", "limit", "16mb"] if rate else ["noqueue"]
         for host in self._hosts.values():
             host.call("tc", "qdisc", "replace", "dev", "eth0", "root", *limit)
 
     def cut(self, host: str) -> None:
-        """The switch drops all that comes from `host` or goes to it; neither side is told."""
+        """Make the switch drop all packets from and to `host`; neither side is notified."""
         self._set_port(host, "disabled")
 
     def mend(self, host: str) -> None:
@@ -228,7 +232,7 @@ class Hosts:
         self._switch.call("bridge", "link", "set", "dev", host, "state", state)
 
     def _write(self) -> None:
-        """The files that all hosts read."""
+        """Write the files that all hosts read."""
         lines = [f"{self._address(name)} {name}\n" for name in self.names]
         (self.folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
         (self.folder / "home").mkdir()
@@ -272,12 +276,12 @@ Done = subprocess.CompletedProcess[str]
 
 
 def complaints(done: Done) -> list[str]:
-    """Lines on stderr, without a warning of Open MPI that a child was quicker than its parent."""
-    return [line for line in done.stderr.splitlines() if "Warning: setpgid(" not in line and line.strip()]
+    """Return the lines on stderr."""
+    return [line for line in done.stderr.splitlines() if line.strip()]
 
 
 def name_of(process: psutil.Process) -> str:
-    """Empty where it has ended."""
+    """Return the name of a process, empty if it has ended."""
     try:
         return "" if process.status() == psutil.STATUS_ZOMBIE else process.name()
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""A real SLURM on one machine: a login host that controls it, and nodes that are hosts of their own."""
+"""A real SLURM on one machine: a login host with the controller, and nodes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str | None:
-    """Why this machine cannot have a SLURM, if so."""
+    """Return why this machine cannot have a SLURM, or None."""
     absent = [name for name in DAEMONS if not shutil.which(name, path=PATH)]
     absent += [] if PMIX else ["libpmix2"]
     if absent:
@@ -63,7 +63,7 @@ def missing() -> str | None:
 
 
 class Slurm:
-    """Nodes n1, n2, ... with `cpus` each, in one partition; jobs are submitted on the host `head`, which is none of them."""
+    """Nodes n1, n2, ... with `cpus` each, in one partition; `head` is the login host."""
 
     def __init__(self, nodes: int, cpus: int) -> None:
         self.hosts = Hosts(nodes, HEAD)
@@ -86,25 +86,25 @@ class Slurm:
             raise
 
     def down(self) -> None:
-        """End every daemon and every job, and remove what they had."""
+        """End every daemon and every job, and remove their files."""
         self.hosts.down()
 
     def run(self, argv: Sequence[str | Path], timeout: float = 60, **options: Any) -> Done:
-        """`argv` on the login host, to its end; see `Hosts.run`."""
+        """Run `argv` on the login host; see `Hosts.run`."""
         return self.hosts.run(HEAD, argv, timeout, **self._options(options))
 
     def start(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
-        """`argv` on the login host; see `Hosts.start`."""
+        """Start `argv` on the login host; see `Hosts.start`."""
         return self.hosts.start(HEAD, argv, **self._options(options))
 
     def lose(self, node: str) -> None:
-        """All that runs on `node` ends without a word, as if its power had failed: no connection is closed."""
+        """Kill all processes on `node` as a power failure does: no connection is closed."""
         self.hosts.cut(node)
         for process in self.hosts.processes(node):
             process.kill()
 
     def restore(self, node: str) -> None:
-        """`node` is there again, as after a boot: SLURM would trip over what steps that were killed have left."""
+        """Bring `node` back as after a boot: without the files of killed steps."""
         for folder in ("spool", "tmp"):
             shutil.rmtree(self._folder / folder / node)
             (self._folder / folder / node).mkdir()
@@ -119,16 +119,14 @@ class Slurm:
         folder.chmod(0o755)
         text = CONFIGURATION.format(head=HEAD, folder=folder, nodes=",".join(self.nodes), cpus=self._cpus)
         (folder / "slurm.conf").write_text(text)
-        (folder / "cgroup.conf").write_text(
-            "CgroupPlugin=cgroup/v1\n"
-        )  # unused, yet slurmd looks for one and dies without
+        (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # unused, but slurmd requires it
         (folder / "munge.key").write_bytes(secrets.token_bytes(128))
         (folder / "munge.key").chmod(0o600)
         for path in ("state", *(f"spool/{node}" for node in self.nodes)):
             (folder / path).mkdir(parents=True)
 
     def _name_pmix(self) -> None:
-        """SLURM's plugin opens libpmix.so, a name that only the package for developers has: give it to the hosts."""
+        """Link libpmix.so, which SLURM's plugin opens and only a package for developers contains."""
         assert PMIX is not None
         copy = shutil.copytree(PMIX, self._folder / "pmix", symlinks=True)
         (copy / "libpmix.so").symlink_to("libpmix.so.2")

@@ -1,4 +1,4 @@
-"""Clusters for the tests that need one."""
+"""Fixtures: clusters for the tests that need one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.integration.parts import require
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
-    """Hosts n1, n2 and n3, made anew for each test, which takes a fraction of a second."""
+    """Hosts n1, n2 and n3, created for each test in a fraction of a second."""
     require(of_hosts.missing())
     with Hosts(3) as made:
         yield made
@@ -23,7 +23,10 @@ def hosts() -> Iterator[Hosts]:
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
-    """Nodes n1 and n2 with two cores each: one for all tests, so a test waits for what it submits, or cancels it."""
+    """Nodes n1 and n2 with two cores each, shared by all tests.
+
+    A test waits for the jobs that it submits, or cancels them.
+    """
     require(of_slurm.missing())
     with Slurm(2, 2) as made:
         yield made

@@ -1,7 +1,9 @@
-"""Start the real `ddl`, and look at what it left."""
+"""Tools that run the real `ddl` and read its results."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -13,10 +15,12 @@ from typing import Any
 
 import psutil
 
+from cli.main import run
+
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits_mlp.yaml"
 
-HEAVY = {"torch", "numpy", "horovod", "mpi4py", "sklearn", "pyarrow", "tensorboard", "matplotlib"}
+HEAVY = {"torch", "torchmetrics", "numpy", "horovod", "mpi4py", "sklearn", "pyarrow", "tensorboard", "matplotlib"}
 
 SMALL = """\
 model: {name: mlp, hidden: [32]}
@@ -36,7 +40,7 @@ class Model(torch.nn.Linear):
     def forward(self, x):
         return super().forward(x.flatten(1))
 """
-"""The module `long`, for `long_yaml`."""
+"""The source of the module `long`, for `long_yaml`."""
 
 
 FALTERS = """\
@@ -49,7 +53,7 @@ class Model(torch.nn.Module):
         self.inner, self.calls = torch.nn.Linear(64, 10), 0
 
     def forward(self, x):
-        self.calls += 1
+        self.calls += self.training
         if self.calls == 7 and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
             {what}
         return self.inner(x.flatten(1))
@@ -59,15 +63,27 @@ class Model(torch.nn.Module):
 def ddl(
     *arguments: str | Path, cwd: Path, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `ddl` to its end in `cwd`."""
+    """Run `ddl` to its end in `cwd` and capture its output."""
     command = [sys.executable, "-m", "cli", *map(str, arguments)]
     return subprocess.run(
         command, cwd=cwd, env=_environment(environment), capture_output=True, text=True, timeout=timeout, check=False
     )
 
 
+def ddl_here(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `ddl` in `cwd` in this process, for command lines that start no other process."""
+    out, err, before = io.StringIO(), io.StringIO(), Path.cwd()
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run([*map(str, arguments)])
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
 def start(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start `ddl` in `cwd`, its output in pipes."""
+    """Start `ddl` in `cwd` with its output in pipes."""
     command = [sys.executable, "-m", "cli", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -84,7 +100,10 @@ def start(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.P
 
 
 def heavy(arguments: list[str]) -> str:
-    """The modules of `HEAVY` that `ddl` imports for these arguments, as a list in words; what it said, where it failed."""
+    """Return the modules of `HEAVY` that `ddl` imports for these arguments, as the text of a list.
+
+    After a failure, return its message.
+    """
     text = (
         "import sys; from cli.main import main\n"
         "try: main()\n"
@@ -98,13 +117,13 @@ def heavy(arguments: list[str]) -> str:
 
 
 def long_yaml() -> str:
-    """A model file of 300 KB: more than a word of a command line can have."""
+    """Return a YAML file of 300 KB, more than a command-line word can hold."""
     values = [round(i / 7, 9) for i in range(25_000)]
     return SMALL.replace("{name: mlp, hidden: [32]}", f"{{target: 'long:Model', args: {{weights: {values}}}}}")
 
 
 def falters(what: str) -> str:
-    """A module with a `Model` of digits that does `what` in its seventh call on rank 1."""
+    """Return a module whose `Model` for digits runs `what` in its seventh call on rank 1."""
     return FALTERS.format(what=what)
 
 
@@ -118,7 +137,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def wait_for(path: Path, pattern: str, timeout: float = 60) -> Path:
-    """The first file below `path` that fits `pattern`, once there is one."""
+    """Wait for a file below `path` that matches `pattern`, and return the first one."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         found = sorted(path.glob(pattern))
@@ -129,7 +148,7 @@ def wait_for(path: Path, pattern: str, timeout: float = 60) -> Path:
 
 
 def wait_for_steps(out: Path, timeout: float = 60) -> None:
-    """Return once the run of the folder `out` has taken so many steps that it told of them."""
+    """Wait until the run in the folder `out` has logged its first steps."""
     metrics, deadline = wait_for(out, "metrics.jsonl", timeout), time.monotonic() + timeout
     while not metrics.stat().st_size:
         assert time.monotonic() < deadline, f"no steps in {out} after {timeout} s"
@@ -137,7 +156,7 @@ def wait_for_steps(out: Path, timeout: float = 60) -> None:
 
 
 def ranks(launcher: int) -> list[psutil.Process]:
-    """The rank processes below the process `launcher`."""
+    """Return the rank processes below the process `launcher`."""
     below = psutil.Process(launcher).children(recursive=True)
     return [p for p in below if "hvd_train" in p.cmdline() and "python" in p.name()]
 

@@ -1,4 +1,7 @@
-"""What a test needs from the machine: absent, it is skipped on a user's machine and fails in CI."""
+"""The requirements of tests.
+
+A test without its requirements is skipped on a user's machine and fails in CI.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,17 @@ from importlib.util import find_spec
 
 import pytest
 
-from cli.flavor import find_mpirun
+from cli.launch.flavor import find_mpirun
 from hvd_train.errors import UserError
 
 
 def needs(part: str) -> None:
-    """Go on only where `part` (an engine, or 'mpirun') is installed."""
+    """Require that `part` is installed: an engine, or 'mpirun'."""
     require(_missing(part))
 
 
 def require(missing: str | None) -> None:
-    """Go on only where nothing is `missing`, in words."""
+    """Skip the test, or fail in CI, if `missing` is not empty."""
     if missing and os.environ.get("CI"):
         pytest.fail(f"CI installs everything, but: {missing}")
     if missing:

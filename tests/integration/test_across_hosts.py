@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from cli.flavor import find_mpirun
+from cli.launch.flavor import find_mpirun
 from tests.cluster.hosts import Done, Hosts, complaints
 from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
 from tests.integration.parts import needs
@@ -90,6 +90,8 @@ def test_a_step_sends_over_the_network_what_a_ring_would(tmp_path: Path) -> None
         "--timed",
         "--wire",
         "3x2",
+        "--workload",
+        "conv",
     ]
     command += ["--variants", "ddl_mpi", "ddl_mpi+fp16", "ddl_horovod", "--output", str(tmp_path / "found.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)

@@ -47,7 +47,9 @@ def test_others_go_on_without_a_worker_that_is_killed(sync: str, tmp_path: Path)
         of[2].send_signal(signal.SIGKILL)
         _, errors = job.communicate(timeout=60)
         assert job.returncode == 0, errors
-        assert re.search(r"^ddl: rank 2 on \S+ is lost; the others go on without it$", errors, re.MULTILINE), errors
+        assert re.search(r"^ddl: rank 2 on \S+ is lost; the other ranks continue without it$", errors, re.MULTILINE), (
+            errors
+        )
         found = summary(tmp_path / "out")
         assert (found["lost"], found["ended"], found["epochs"]) == ([2], "length", 60)
         assert found["eval"]["accuracy"] > 0.5

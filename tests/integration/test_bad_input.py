@@ -1,13 +1,14 @@
-"""What a user gets wrong: one message, exit code 2, no traceback, nothing written."""
+"""Bad input: one message, exit code 2, no traceback, no files."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.integration.ddl import SMALL, ddl
+from tests.integration.ddl import SMALL, ddl, ddl_here
 from tests.integration.parts import needs
 
 
@@ -25,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-CASES: list[tuple[list[str], str]] = [
+COMMAND_LINES: list[tuple[list[str], str]] = [
     (["run", "m.yml"], "m.yml: no such file; did you mean 'm.yaml'?"),
     (["run"], "expected a YAML file (.yaml), a Python script (.py) or -m MODULE"),
     (["run", "model"], "'model': expected a YAML file (.yaml)"),
@@ -38,23 +39,30 @@ CASES: list[tuple[list[str], str]] = [
     (["run", "--engine", "horovd", "m.yaml"], "--engine: no engine 'horovd'; did you mean 'horovod'?"),
     (["run", "--engine", "single", "--np", "2", "m.yaml"], "world of one rank"),
     (["run", "--launcher", "mpiexec", "m.yaml"], "--launcher: no launcher 'mpiexec' (choices: auto, "),
-    (["run", "--launcher", "local", "--np", "2", "m.yaml"], "local"),
-    (["run", "--launcher", "srun", "--np", "2", "m.yaml"], "allocation"),
     (["run", "--bind", "sockets", "m.yaml"], "--bind: no binding 'sockets'; did you mean 'socket'?"),
     (["run", "m.yaml", "sync.strategy=allreduc"], "sync.strategy: no 'allreduc' here; did you mean 'allreduce'?"),
     (["run", "--hostfile", "hosts", "m.yaml"], "hosts:2"),
     (["run", "--hostfile", "nowhere", "m.yaml"], "nowhere"),
-    (["run", "--hostfile", "few", "--np", "3", "m.yaml"], "localhost"),
-    (["run", "-H", "n1:x", "m.yaml"], "'x' is no number of slots"),
+    (["run", "-H", "n1:x", "m.yaml"], "'x' is not a number of slots"),
     (["run", "--output", "there", "m.yaml"], "there exists"),
     (["run", "--resume", "nowhere", "m.yaml"], "nowhere: no such folder"),
-    (["run", "--resume", "there", "m.yaml"], "no whole checkpoint"),
     (["run", "--resume", "latest", "m.yaml"], "no run of m.yaml"),
     (["run", "--tee", "5", "m.yaml"], "--tee: no rank '5'"),
     (["run", "--timeout", "0", "m.yaml"], "--timeout"),
     (["run", "-x", "NOT_SET_ANYWHERE", "m.yaml"], "NOT_SET_ANYWHERE is not set"),
     (["run", "nothing.py"], "nothing.py: no such file"),
     (["run", "m.yaml", "model={target: 'nowhere_at_all:x'}"], "nowhere_at_all"),
+    (["validate", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    (["list", "model"], "no family 'model'; did you mean 'models'?"),
+    (["init", "m.yaml"], "m.yaml exists"),
+]
+"""Command lines that the command refuses before it makes a run folder."""
+
+JOBS: list[tuple[list[str], str]] = [
+    (["run", "--launcher", "local", "--np", "2", "m.yaml"], "local"),
+    (["run", "--launcher", "srun", "--np", "2", "m.yaml"], "allocation"),
+    (["run", "--hostfile", "few", "--np", "3", "m.yaml"], "localhost"),
+    (["run", "--resume", "there", "m.yaml"], "no complete checkpoint"),
     (["run", "m.yaml", "model={target: 'broken:x'}"], "nothing_of_that_name"),
     (["run", "m.yaml", "model={target: 'plain:modle'}"], "did you mean 'model'"),
     (["run", "m.yaml", "model={target: 'plain:model'}"], "Module"),
@@ -62,15 +70,32 @@ CASES: list[tuple[list[str], str]] = [
     (["run", "m.yaml", "data={name: csv, path: empty.csv, target: a}"], "empty.csv"),
     (["run", "m.yaml", "optimizer={name: SGD, nesterov: true, lr: 0.1}"], "Nesterov"),
     (["run", "m.yaml", "model=transformer"], "transformer"),
-    (["validate", "nowhere.yaml"], "nowhere.yaml: no such file"),
-    (["list", "model"], "no family 'model'; did you mean 'models'?"),
-    (["init", "m.yaml"], "m.yaml exists"),
 ]
+"""Command lines that a launcher or a rank refuses; the process removes the run folder at its end.
+"""
 
 
-@pytest.mark.parametrize(("arguments", "message"), CASES, ids=[" ".join(a) for a, _ in CASES])
-def test_one_message_and_nothing_written(arguments: list[str], message: str, folder: Path) -> None:
+def ids(cases: list[tuple[list[str], str]]) -> list[str]:
+    return [" ".join(arguments) for arguments, _ in cases]
+
+
+@pytest.mark.parametrize(("arguments", "message"), COMMAND_LINES, ids=ids(COMMAND_LINES))
+def test_the_command_refuses_with_one_message_and_writes_nothing(
+    arguments: list[str], message: str, folder: Path
+) -> None:
     needs("mpirun")
+    check(ddl_here, arguments, message, folder)
+
+
+@pytest.mark.parametrize(("arguments", "message"), JOBS, ids=ids(JOBS))
+def test_a_job_is_refused_with_one_message_and_leaves_nothing(arguments: list[str], message: str, folder: Path) -> None:
+    needs("mpirun")
+    check(ddl, arguments, message, folder)
+
+
+def check(
+    ddl: Callable[..., subprocess.CompletedProcess[str]], arguments: list[str], message: str, folder: Path
+) -> None:
     before = sorted(folder.rglob("*"))
     done = ddl(*arguments, cwd=folder)
     assert message in done.stderr
@@ -92,7 +117,7 @@ def test_what_only_ranks_can_see_is_one_message_too(launcher: str, folder: Path)
 ALONE = """\
 import os, time
 from torch import nn
-from hvd_train import plugins
+from hvd_train.config import plugins
 from hvd_train.errors import UserError
 
 def model():
@@ -108,7 +133,7 @@ def model():
 
 @pytest.mark.parametrize("pasted", [False, True], ids=["by the command", "pasted"])
 def test_a_rank_that_refuses_while_another_never_answers_ends_the_job(pasted: bool, folder: Path) -> None:
-    """The rest of what ranks build is made by `plugins.create`, after all of them have said that their models are fine."""
+    """The rank fails in `plugins.create`, after all ranks have agreed that their models are valid."""
     needs("mpirun")
     (folder / "alone.py").write_text(ALONE)
     told = ["run", "--np", "2", "--output", "out", "m.yaml", "model={target: 'alone:model'}"]

@@ -1,25 +1,26 @@
-"""`ddl bench` as a user types it, on tiny sizes; no figure is asserted, only that it follows from the others."""
+"""`ddl bench` as a user types it, on tiny sizes. Figures are only checked against their rounds."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hvd_train import plugins
-from tests.integration.ddl import ROOT, ddl
+from hvd_train.config import plugins
+from tests.integration.ddl import ROOT, ddl, ddl_here
 from tests.integration.parts import needs
 
 
-def bench(*arguments: str, cwd: Path, code: int = 0) -> tuple[str, dict[str, Any]]:
-    """What is printed, and `bench.json`."""
+def bench(*arguments: str, cwd: Path, code: int = 0, **environment: str) -> tuple[str, dict[str, Any]]:
+    """Run `ddl bench` and return its output and the content of `bench.json`."""
     needs("mpirun")
-    done = ddl("bench", *arguments, "--pairs", "2", "--output", "out", cwd=cwd)
+    done = ddl("bench", *arguments, "--pairs", "2", "--output", "out", cwd=cwd, **environment)
     assert done.returncode == code, done.stderr
     if code:
         assert not (cwd / "out").exists()
@@ -28,8 +29,8 @@ def bench(*arguments: str, cwd: Path, code: int = 0) -> tuple[str, dict[str, Any
     return done.stdout, json.loads((cwd / "out" / "bench.json").read_text())
 
 
-def follows(variants: dict[str, Any], floor: str) -> None:
-    """Every figure of `variants` is that of its rounds."""
+def assert_figures(variants: dict[str, Any], floor: str) -> None:
+    """Assert that every figure of `variants` follows from its rounds."""
     for variant in variants.values():
         assert len(variant["rounds"]) == 2
         assert min(variant["rounds"]) > 0
@@ -45,15 +46,15 @@ def test_all_reduces_of_every_variant(tmp_path: Path) -> None:
     assert [c["case"] for c in found["runs"][0]["cases"]] == ["4096", "40960"]
     for case in found["runs"][0]["cases"]:
         assert case["unavailable"] == {}
-        assert sorted(case["variants"]) == plugins.names("hvd_train.bench.allreduce")
+        assert sorted(case["variants"]) == plugins.names("hvd_train.bench.allreduce.implementations")
         assert {case["variants"][v]["bytes_sent"] for v in ("ddl_mpi", "ddl_mpi_arena", "ddl_horovod")} == {
             int(case["case"])
         }
-        follows(case["variants"], "memcpy")
+        assert_figures(case["variants"], "memcpy")
     assert {t["figure"].partition(":")[0] for t in found["targets"]} == {"4 KiB in the arena"}
     assert "np=2, 2 of 2: all-reduce of 40960 bytes" in printed
     assert "40 KiB" in printed
-    assert "Targets" in printed
+    assert "Goals" in printed
 
 
 def test_steps_of_every_variant(tmp_path: Path) -> None:
@@ -63,9 +64,9 @@ def test_steps_of_every_variant(tmp_path: Path) -> None:
     assert [c["case"] for c in run["cases"]] == ["small SGD", "small AdamW"]
     for case in run["cases"]:
         assert case["unavailable"] == {}
-        assert sorted(case["variants"]) == plugins.names("hvd_train.bench.step")
+        assert sorted(case["variants"]) == plugins.names("hvd_train.bench.step.implementations")
         assert case["variants"]["ddl_mpi"]["bytes_sent"] > 0
-        follows(case["variants"], "local")
+        assert_figures(case["variants"], "local")
     assert {"processors", "load", "torch", "mpi4py", "mpi"} <= run["machine"].keys()
     assert [r["threads"] for r in run["ranks"]] == [1, 1]
     assert "--np 2" in run["command"]
@@ -88,7 +89,7 @@ def test_calls_of_both_implementations_of_horovod(tmp_path: Path) -> None:
         "100 named tensors: ours over Horovod's", "one all-reduce of 1 KiB: milliseconds",
     ]  # fmt: skip
     assert "ddl_torch over horovod" in printed
-    assert "Targets" in printed
+    assert "Goals" in printed
 
 
 def test_scaling_from_one_rank(tmp_path: Path) -> None:
@@ -103,23 +104,26 @@ def test_scaling_from_one_rank(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def variant() -> Iterator[Callable[[str, str], None]]:
-    """Adds a file to a family of variants, for one test."""
-    files: list[Path] = []
+def variant(tmp_path: Path) -> Callable[[str, str], dict[str, str]]:
+    """Return a function that adds a file to a family of variants, in a copy of the packages.
 
-    def add(family: str, source: str) -> None:
-        files.append(ROOT / "hvd_train" / "bench" / family / "of_a_test.py")
-        files[-1].write_text(source)
+    It returns the environment in which `ddl` runs the copy.
+    """
 
-    yield add
-    for file in files:
-        file.unlink()
+    def add(family: str, source: str) -> dict[str, str]:
+        for package in ("cli", "hvd_train"):
+            shutil.copytree(ROOT / package, tmp_path / "src" / package, ignore=shutil.ignore_patterns("__pycache__"))
+        file = tmp_path / "src" / "hvd_train" / "bench" / family / "implementations" / "of_a_test.py"
+        file.write_text(source)
+        return {"PYTHONPATH": str(tmp_path / "src")}
+
+    return add
 
 
 README = (ROOT / "benchmarks" / "README.md").read_text()
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
-APART = """\
+LOCAL = """\
 from hvd_train.bench.step.base import Stepper
 
 def create(world, task):
@@ -129,17 +133,19 @@ def create(world, task):
 MISSING = "import not_there\n"
 
 
-def test_the_variant_of_the_readme_is_added_by_one_file(variant: Callable[[str, str], None], tmp_path: Path) -> None:
-    variant("allreduce", EXAMPLE)
-    _, found = bench("allreduce", "--sizes", "1K", "--variants", "of_a_test,memcpy", cwd=tmp_path)
+def test_the_variant_of_the_readme_is_added_by_one_file(
+    variant: Callable[[str, str], dict[str, str]], tmp_path: Path
+) -> None:
+    copy = variant("allreduce", EXAMPLE)
+    _, found = bench("allreduce", "--sizes", "1K", "--variants", "of_a_test,memcpy", cwd=tmp_path, **copy)
     assert sorted(found["runs"][0]["cases"][0]["variants"]) == ["memcpy", "of_a_test"]
 
 
-def test_a_variant_that_cannot_be_had_is_listed_and_the_rest_goes_on(
-    variant: Callable[[str, str], None], tmp_path: Path
+def test_an_unavailable_variant_is_listed_and_the_others_run(
+    variant: Callable[[str, str], dict[str, str]], tmp_path: Path
 ) -> None:
-    variant("step", MISSING)
-    printed, found = bench("step", "--workloads", "small", "--variants", "of_a_test,ddl_mpi", cwd=tmp_path)
+    copy = variant("step", MISSING)
+    printed, found = bench("step", "--workloads", "small", "--variants", "of_a_test,ddl_mpi", cwd=tmp_path, **copy)
     case = found["runs"][0]["cases"][0]
     assert sorted(case["variants"]) == ["ddl_mpi", "local"]
     assert case["unavailable"] == {"of_a_test": "ModuleNotFoundError: No module named 'not_there'"}
@@ -153,15 +159,15 @@ SILENT = EXAMPLE.replace("self._mpi.Bcast(x)", "pass")
     ("what", "source", "said"),
     [
         (["allreduce", "--sizes", "1K"], SILENT, "all-reduce of 1024 bytes on rank 1: 254 of 256 sums are wrong"),
-        (["step", "--workloads", "small"], APART, "small SGD on rank 0: parameters after 3 steps are"),
+        (["step", "--workloads", "small"], LOCAL, "small SGD on rank 0: after 3 steps the parameters differ"),
     ],
     ids=["allreduce", "step"],
 )
 def test_a_wrong_result_fails_the_bench(
-    what: list[str], source: str, said: str, variant: Callable[[str, str], None], tmp_path: Path
+    what: list[str], source: str, said: str, variant: Callable[[str, str], dict[str, str]], tmp_path: Path
 ) -> None:
-    variant(what[0], source)
-    errors, _ = bench(*what, "--variants", "of_a_test", cwd=tmp_path, code=1)
+    copy = variant(what[0], source)
+    errors, _ = bench(*what, "--variants", "of_a_test", cwd=tmp_path, code=1, **copy)
     assert f"of_a_test in {said}" in errors
     assert "Traceback" not in errors
 
@@ -175,7 +181,7 @@ def test_a_wrong_result_fails_the_bench(
         (["step", "--sizes", "4K"], "--sizes: bench step has --workloads"),
         (["allreduce", "--workloads", "mlp"], "--workloads: bench allreduce has --sizes"),
         (["horovod", "--sizes", "4K"], "bench horovod has neither --sizes nor --workloads"),
-        (["allreduce", "--sizes", "5"], "--sizes: '5' is no size of float32 numbers"),
+        (["allreduce", "--sizes", "5"], "--sizes: '5' is not a size of float32 numbers"),
         (["allreduce", "--np", "0"], "--np: expected at least 1 rank, got 0"),
         (["allreduce", "--output", "there"], "--output: there exists"),
     ],
@@ -183,7 +189,7 @@ def test_a_wrong_result_fails_the_bench(
 )
 def test_bad_input_is_one_sentence(arguments: list[str], said: str, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    done = ddl("bench", *arguments, cwd=tmp_path)
+    done = ddl_here("bench", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"ddl: {said}")
     assert done.stderr.count("\n") == 1

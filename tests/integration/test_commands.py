@@ -1,4 +1,4 @@
-"""The commands beside `ddl run`, and what all of them have in common."""
+"""The commands besides `ddl run`, and properties of all commands."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cli import engines
-from hvd_train import plugins
+from cli.launch import engines
+from hvd_train.config import plugins
 from hvd_train.errors import UserError
-from tests.integration.ddl import DIGITS, ddl, heavy
+from tests.integration.ddl import DIGITS, ddl, ddl_here, heavy
 from tests.integration.parts import needs
 
 
@@ -37,8 +37,8 @@ def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
 
 def test_the_starter_is_valid_and_learns(tmp_path: Path) -> None:
     needs("mpirun")
-    assert ddl("init", "my model.yaml", cwd=tmp_path).returncode == 0
-    assert ddl("validate", "my model.yaml", cwd=tmp_path).stdout == "my model.yaml: valid\n"
+    assert ddl_here("init", "my model.yaml", cwd=tmp_path).returncode == 0
+    assert ddl_here("validate", "my model.yaml", cwd=tmp_path).stdout == "my model.yaml: valid\n"
     done = ddl("run", "--np", "2", "--output", "out", "my model.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["eval"]["accuracy"] >= 0.95
@@ -46,26 +46,27 @@ def test_the_starter_is_valid_and_learns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", [*plugins.FAMILIES, "optimizers"])
 def test_every_family_is_listed_with_its_members(family: str, tmp_path: Path) -> None:
-    listed = ddl("list", family, cwd=tmp_path).stdout
+    listed = ddl_here("list", family, cwd=tmp_path).stdout
     known = plugins.names(plugins.FAMILIES[family]) if family in plugins.FAMILIES else ["SGD", "AdamW", "Muon"]
     first_words = [line.split()[0] for line in listed.splitlines() if not line.startswith(" ")]
     assert set(known) <= set(first_words)
 
 
 def test_every_optimizer_of_torch_is_known(tmp_path: Path) -> None:
-    listed = ddl("list", "optimizers", cwd=tmp_path).stdout.splitlines()
+    listed = ddl_here("list", "optimizers", cwd=tmp_path).stdout.splitlines()
     names = {line.split()[0] for line in listed if not line.startswith(" ")}
     real = {n for n, v in vars(torch.optim).items() if isinstance(v, type) and issubclass(v, torch.optim.Optimizer)}
     assert names == real - {"Optimizer"}
 
 
 def test_a_rank_alone_in_its_world_says_so(tmp_path: Path) -> None:
-    """What an mpirun of another MPI does: N worlds of one rank each."""
+    """The mpirun of another MPI starts N worlds of one rank each."""
     needs("mpirun")
-    printed = ddl("run", "--np", "2", "--output", "out", "--dry-run", DIGITS, cwd=tmp_path).stdout
+    printed = ddl_here("run", "--np", "2", "--output", "out", "--dry-run", DIGITS, cwd=tmp_path).stdout
     program = printed[printed.index(sys.executable) :]
     before = set(Path("/dev/shm").iterdir())
-    # Open MPI 5.0.11 leaves 16 MB in /dev/shm after every process that no mpirun started, unless it has no shared memory.
+    # Without mpirun, a process of Open MPI 5.0.11 leaves 16 MB in /dev/shm unless shared memory is
+    # off.
     environment = {**os.environ, "OMPI_MCA_btl": "self"}
     alone = subprocess.run(
         ["bash", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -92,10 +93,10 @@ def test_the_engine_that_auto_takes(
 ) -> None:
     monkeypatch.setattr(engines, "_has_gpu", lambda: gpu)
     monkeypatch.setattr(engines, "_has_nccl", lambda: nccl)
-    assert engines.choose(wanted, np, alone=alone) == expected
+    assert engines.choose_engine(wanted, np, alone=alone) == expected
 
 
 def test_horovod_that_is_not_there_is_refused_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="scripts/install-horovod builds it"):
-        engines.choose("horovod", 2, alone=True)
+        engines.choose_engine("horovod", 2, alone=True)

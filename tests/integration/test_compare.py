@@ -22,7 +22,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_strategies_are_compared_and_one_that_fails_is_a_row(model: Path, tmp_path: Path) -> None:
-    """Eight steps of two ranks that are 20 ms apart; rank 0 takes twenty times as long to compute."""
+    """Two ranks take eight steps with a latency of 20 ms. Rank 0 computes twenty times slower."""
     needs("mpirun")
     done = ddl(
         "compare", model, "train.eval_every=2", "--np", "2", "--budget", "8steps", "--target", "loss=100",
@@ -97,6 +97,7 @@ def test_mistakes_leave_nothing(arguments: list[str], message: str, model: Path,
 
 
 def test_emulation_is_for_yaml_files(tmp_path: Path) -> None:
+    (tmp_path / "script.py").touch()
     done = ddl("run", "--straggler", "0:5", "script.py", cwd=tmp_path)
     assert done.returncode == 2
     assert "--straggler are for YAML files" in done.stderr

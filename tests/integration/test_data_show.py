@@ -1,16 +1,15 @@
-"""`ddl data show`: who has which samples, as a table and a picture."""
+"""`ddl data show` as a user types it: tables, JSON and a picture."""
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from matplotlib.collections import PolyCollection
 
-from cli.data import plots
 from tests.integration.ddl import ROOT, ddl, heavy
 
 LABELS = [0] * 12 + [1] * 8 + [2] * 4
@@ -41,26 +40,43 @@ def png_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
-def test_the_table_has_what_each_worker_is_dealt_and_the_picture_is_there(folder: Path) -> None:
-    done = ddl("data", "show", "model.yaml", "data.partition={name: weighted, weights: [1, 3]}", cwd=folder)
+def test_tables_and_a_picture_show_samples_workers_and_rates(folder: Path) -> None:
+    partition = "data.partition={name: weighted, weights: [1, 3]}"
+    done = ddl("data", "show", "model.yaml", partition, "--workers", "0", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("model.yaml: weighted (weights: [1, 3]), np=2\n")
-    first, second, all_of_them = cells(done.stdout)
+    first, second, all_of_them, *fields, rates = cells(done.stdout)
     assert [first[:3], second[:3]] == [["0", "6", "25.0%"], ["1", "18", "75.0%"]]
     assert all_of_them == ["all", "24", "100.0%", "12", "8", "4"]
     assert [int(a) + int(b) for a, b in zip(first[3:], second[3:], strict=True)] == [12, 8, 4]
+    assert [field[:2] for field in fields] == [
+        ["input", "float32"], ["target", "int64"], ["input[0]", "number"], ["input[1]", "number"],
+    ]  # fmt: skip
+    assert rates[0] == "0"
+    assert int(rates[1].replace(",", "")) > 0
     assert done.stdout.endswith("data-model.png written\n")
     assert min(png_size(folder / "data-model.png")) > 500
+
+
+def test_json_has_what_the_tables_have(folder: Path) -> None:
+    done = ddl("data", "show", "model.yaml", "--workers", "0", "--json", "--output", "x.png", cwd=folder)
+    found = json.loads(done.stdout)
+    assert (found["samples"], found["read"], found["bytes_per_sample"]) == ({"train": 24, "test": 0}, 24, 16)
+    assert [field["shape"] for field in found["fields"]] == [[2], []]
+    assert [rate["workers"] for rate in found["rates"]] == [0]
+    assert done.stderr.endswith("x.png written\n")
+    assert min(png_size(folder / "x.png")) > 500
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["shwo", "model.yaml"], "data: no 'shwo'; did you mean 'show'?"),
+        (["shwo", "model.yaml"], "data: no command 'shwo'; did you mean 'show'?"),
         (["show", "modle.yaml"], "modle.yaml: no such file; did you mean 'model.yaml'?"),
+        (["show", "model.yaml", "--workers", "1;2"], "--workers: expected numbers such as 0,1,2,4, got '1;2'"),
         (["show", "model.yaml", "--np", "0"], "--np: expected at least 1 rank, got 0"),
-        (["show", "model.yaml", "--output", "no/x.png"], "--output: 'no/x.png' cannot be written; expected a name such as"),
-        (["show", "model.yaml", "--output", "x.pdf"], "--output: 'x.pdf' cannot be written; expected a name such as"),
+        (["show", "model.yaml", "--output", "no/x.png"], "--output: 'no/x.png' cannot be written; expected a file name such as"),
+        (["show", "model.yaml", "--output", "x.pdf"], "--output: 'x.pdf' cannot be written; expected a file name such as"),
         (
             ["show", "model.yaml", "data.partition={name: dirichlet, alpha: 0}"],
             "command line: 'data.partition={name: dirichlet, alpha: 0}': data.partition.alpha: expected greater than 0, got 0",
@@ -85,29 +101,10 @@ def test_a_missing_matplotlib_is_one_sentence(folder: Path) -> None:
     command = [sys.executable, "-c", hide, "data", "show", str(folder / "model.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "ddl: data show draws with matplotlib, which is not installed: pip install 'ddl[bench]'\n"
+    assert done.stderr == (
+        "ddl: data show needs matplotlib, which is not installed; in a checkout of ddl, run pip install -e '.[bench]'\n"
+    )
 
 
 def test_the_command_imports_no_torch() -> None:
     assert heavy(["data", "--help"]) == "[]"
-
-
-@pytest.mark.parametrize(("workers", "kinds"), [(1, 0), (2, 2), (24, 10), (25, 11), (64, 200)])
-def test_bars_have_the_heights_of_the_histograms(workers: int, kinds: int) -> None:
-    histograms = [{c: 1 + (c + w) % 3 for c in range(kinds)} or {plots.NO_CLASS: 5 + w} for w in range(workers)]
-    figure = plots.shares("title", histograms)
-    (axes, *key) = figure.axes
-    (bars,) = [c for c in axes.collections if isinstance(c, PolyCollection)]
-    heights = dict.fromkeys(range(workers), 0.0)
-    for path in bars.get_paths():
-        low, high = path.get_extents().intervaly
-        worker = round(path.get_extents().intervalx.mean())
-        assert low == heights[worker]
-        heights[worker] = high
-    assert heights == {w: sum(h.values()) for w, h in enumerate(histograms)}
-    assert axes.get_title() == "title"
-    assert len({tuple(colour) for colour in bars.get_facecolors()}) == max(kinds, 1)  # type: ignore[attr-defined]
-    assert axes.get_xlim()[0] < 0
-    assert axes.get_xlim()[1] > workers - 1
-    assert (axes.get_legend() is not None) == (1 <= kinds <= 10)
-    assert bool(key) == (kinds > 10)

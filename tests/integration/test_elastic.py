@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.ddl import ddl
+from tests.integration.ddl import ddl, ddl_here
 from tests.integration.parts import needs
 
 SCRIPT = """\
@@ -77,10 +77,10 @@ def test_a_script_that_fails_on_all_ranks_is_shown(folder: Path) -> None:
     [
         (["--max-np", "2", "train.py"], "--max-np is for Horovod elastic; give --host-discovery-script too"),
         (["--host-discovery-script", "hosts.sh", "train.py"], "needs --launcher horovodrun"),
-        ([*ELASTIC, "--hosts", "n1:2", "train.py"], "--hosts and --host-discovery-script both say where to run"),
-        ([*ELASTIC, "--max-restarts", "1", "train.py"], "--max-restarts starts a job again; with "),
+        ([*ELASTIC, "--hosts", "n1:2", "train.py"], "--hosts and --host-discovery-script both name the hosts"),
+        ([*ELASTIC, "--max-restarts", "1", "train.py"], "--max-restarts cannot be used with "),
         ([*ELASTIC, "--engine", "mpi", "train.py"], "use --engine horovod"),
-        ([*ELASTIC, "model.yaml"], "is for scripts that use hvd.elastic; a YAML file goes on from its checkpoints"),
+        ([*ELASTIC, "model.yaml"], "is for scripts that use hvd.elastic; a YAML file resumes from its checkpoints"),
         (
             [*ELASTIC, "--min-np", "3", "--max-np", "2", "train.py"],
             "--max-np: expected at least the 3 ranks of --min-np",
@@ -89,13 +89,13 @@ def test_a_script_that_fails_on_all_ranks_is_shown(folder: Path) -> None:
             [*ELASTIC, "--np", "3", "--max-np", "2", "train.py"],
             "--np: expected 1 to 2 ranks (--min-np, --max-np), got 3",
         ),
-        ([*ELASTIC[:-1], "train.py", "train.py"], "train.py does not run"),
+        ([*ELASTIC[:-1], "train.py", "train.py"], "train.py cannot be run"),
     ],
     ids=lambda value: "" if isinstance(value, list) else value[:30],
 )
 def test_what_is_not_elastic_is_refused_in_one_line(arguments: list[str], words: str, folder: Path) -> None:
     needs("horovod")
-    done = ddl("run", "--dry-run", *arguments, cwd=folder)
+    done = ddl_here("run", "--dry-run", *arguments, cwd=folder)
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from hvd_train import plugins
-from hvd_train.comm import threads
+from examples import patterns
+from hvd_train.comm.communicator import Communicator
+from hvd_train.errors import UserError
 from tests.bodies import training as body
+from tests.engines import threads
 from tests.integration.ddl import ROOT, ddl, summary
 from tests.integration.parts import needs
 
@@ -21,15 +24,27 @@ EXPECTED = {
     "digits_cnn": lambda e: e["accuracy"] >= 0.95,
     "text_transformer": lambda e: e["loss"] < 3.4,  # bytes of this documentation, which changes: 5.5 untrained
     "pipeline_transformer": lambda e: e["loss"] < 3.8,  # as above, in few steps
+    "own_loss": lambda e: e["accuracy"] > 0.95 and e["loss_kind"] + e["loss_place"] - e["loss"] < 1e-9,
     "own_model": lambda e: e["loss"] < 0.02,
+    "own_dataset": lambda e: e["accuracy"] >= 0.95,
+    "own_iterable": lambda e: e["loss"] < 0.01,
+    "own_collate": lambda e: e["accuracy"] >= 0.9,
+    "own_metric": lambda e: e["within_one"] >= e["accuracy"] >= 0.9,
+    "images_cnn": lambda e: e["accuracy"] >= 0.9,
 }
 RANKS = {"pipeline_transformer": "4"}
+DATA = {"images_cnn": ("data.path", patterns.write)}
+"""The option that names the data of an example, and what writes them."""
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda f: f.stem)
 def test_example(file: Path, tmp_path: Path) -> None:
     needs("mpirun")
-    done = ddl("run", "--np", RANKS.get(file.stem, "2"), "--output", tmp_path / "out", file, cwd=ROOT)
+    option, write = DATA.get(file.stem, ("", None))
+    if write:
+        write(tmp_path / "data")
+    data = [f"{option}={tmp_path / 'data'}"] if write else []
+    done = ddl("run", "--np", RANKS.get(file.stem, "2"), "--output", tmp_path / "out", file, *data, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert EXPECTED[file.stem](summary(tmp_path / "out")["eval"]), summary(tmp_path / "out")["eval"]
 
@@ -57,19 +72,29 @@ def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
         words = shlex.split(re.sub(r" > .*", "", command))[1:]
         if "--resume" not in words and words[0] == "run" and "model.yaml" in words:
             words += ["train.epochs=1"]
+        if words[:2] == ["data", "show"]:
+            words += ["--workers", "0"]
         done = ddl(*words, cwd=tmp_path)
         assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
-def test_the_strategy_of_the_architecture_page_is_added_by_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_strategy_of_the_architecture_page_works_from_a_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (source,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL)
-    file = ROOT / "hvd_train" / "sync" / "every_other.py"
-    file.write_text(source)
-    try:
-        assert "every_other" in plugins.names("hvd_train.sync")
-        config = body.configuration(sync={"strategy": "every_other", "period": 3}, train={"steps": 2, "epochs": None})
-        first, second = threads.run(2, lambda comm: body.trained(comm, config))
-        assert not torch.equal(first["last.weight"], second["last.weight"]), "the second step was local"
-    finally:
-        file.unlink()
-        sys.modules.pop("hvd_train.sync.every_other", None)
+    (tmp_path / "every_other.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    sync = {"target": "every_other:create", "period": 3}
+    config = body.configuration(sync=sync, train={"steps": 2, "epochs": None})
+
+    def trained(comm: Communicator) -> tuple[Tensor, dict[str, Any]]:
+        job = body.trainer(comm, config)
+        job.strategy.finish = lambda: None  # type: ignore[method-assign]
+        job.run()
+        return body.parameters(job)["last.weight"], job.strategy.view.summary()
+
+    (first, entries), (second, _) = threads.run(2, trained)
+    assert not torch.equal(first, second), "the second step was local"
+    assert entries["merges"] == 1
+    with pytest.raises(UserError, match=r"sync.perod: unknown key; did you mean 'period'"):
+        body.configuration(sync={**sync, "perod": 3})

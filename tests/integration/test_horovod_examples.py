@@ -1,4 +1,4 @@
-"""Every script of examples/horovod runs as it is on the real Horovod and on ours, and learns."""
+"""Every script of examples/horovod runs unchanged on Horovod and on ddl's API, and learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`import horovod` in a script that `ddl run` starts: which one it is, and how a job of ours ends."""
+"""`import horovod` in a script under `ddl run`: which module it loads, and how the job ends."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from cli import engines
-from hvd_train import horovod_run
-from tests.integration.ddl import ROOT, alive, ddl, ranks, start, wait_for
+from cli.launch import engines
+from hvd_train.rank import horovod_run
+from tests.integration.ddl import ROOT, alive, ddl, ddl_here, ranks, start, wait_for
 from tests.integration.parts import needs
 
 SCRIPT = """\
@@ -53,7 +53,7 @@ if hvd.rank() == 0:
 
 
 @pytest.mark.parametrize(("engine", "file"), [("mpi", "hvd_train/torch/"), ("horovod", "horovod/torch/")])
-def test_the_engine_says_which_horovod_a_script_imports(engine: str, file: str, tmp_path: Path) -> None:
+def test_the_engine_decides_which_horovod_a_script_imports(engine: str, file: str, tmp_path: Path) -> None:
     needs("mpirun")
     needs("horovod") if engine == "horovod" else None
     (tmp_path / "train.py").write_text(SCRIPT)
@@ -66,7 +66,7 @@ def test_the_engine_says_which_horovod_a_script_imports(engine: str, file: str, 
         assert ("hvd_train.torch on MPI" in said[0]) == (engine == "mpi")
 
 
-def test_a_script_without_horovod_hears_nothing_of_it(tmp_path: Path) -> None:
+def test_a_script_without_horovod_causes_no_message(tmp_path: Path) -> None:
     (tmp_path / "plain.py").write_text("print('plain')\n")
     done = ddl("run", "--engine", "mpi", "plain.py", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "plain\n")
@@ -84,7 +84,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_what_ours_does_not_have_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_missing_parts_of_horovod_are_refused_in_a_sentence(tmp_path: Path) -> None:
     inside = ["common.basics", "runner.launch", "runner.common", "runner.util.network", "torch.mpi_lib_v2"]
     names = [f"horovod.{n}" for n in ("tensorflow", "keras", "mxnet", "spark", "ray", *inside)]
     (tmp_path / "other.py").write_text(MISSING)
@@ -97,7 +97,7 @@ def test_what_ours_does_not_have_is_refused_in_a_sentence(tmp_path: Path) -> Non
 
 CALLS = """\
 import os, sys
-from hvd_train import horovod_import
+from hvd_train.rank import horovod_import
 horovod_import.install()
 import horovod, beside
 
@@ -125,7 +125,7 @@ except RuntimeError as error:
 
 
 def test_a_function_is_called_on_every_rank_as_from_a_notebook(tmp_path: Path) -> None:
-    """The function is the caller's own, uses a module beside it, and a cli.py there is none of ddl's business."""
+    """The function uses a module beside it. A user's cli.py beside it does not disturb ddl."""
     needs("mpirun")
     (tmp_path / "calls.py").write_text(CALLS)
     (tmp_path / "beside.py").write_text("def twice(x):\n    return 2 * x\n")
@@ -148,8 +148,8 @@ def test_a_function_is_called_on_every_rank_as_from_a_notebook(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"slots": 2, "min_np": 1}, "ddl's own engine has no min_num_proc, slots; leave it out"),
-        ({"hosts": "a:1", "hostfile": "hosts"}, "hosts and hostfile both say where to run"),
+        ({"slots": 2, "min_np": 1}, "ddl's own engine does not support min_num_proc, slots; leave it out"),
+        ({"hosts": "a:1", "hostfile": "hosts"}, "hosts and hostfile are both given"),
         ({"use_gloo": True, "use_mpi": True}, "use_gloo and use_mpi are both given"),
     ],
 )
@@ -158,9 +158,9 @@ def test_options_of_run_that_cannot_be_used_are_refused(options: dict[str, Any],
         horovod_run.run(print, **options)
 
 
-def test_words_for_ssh_and_mpirun_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_for_ssh_and_mpirun_are_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
     class Asked(Exception):
-        """Instead of a job."""
+        """Record the command instead of starting a job."""
 
     asked: list[list[str]] = []
 
@@ -178,7 +178,7 @@ def test_words_for_ssh_and_mpirun_are_handed_on(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_rank_of_several_starts_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError, match="already one of 2 ranks"):
+    with pytest.raises(RuntimeError, match="this process is one of 2 ranks"):
         horovod_run.run(print)
 
 
@@ -190,17 +190,17 @@ def test_auto_leaves_a_script_the_horovod_that_is_installed(
     wanted: str, installed: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: object() if installed else None)
-    assert engines.for_script(wanted) == expected
+    assert engines.script_engine(wanted) == expected
 
 
 def test_the_engine_reaches_ranks_in_their_arguments(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
-    done = ddl("run", "--np", "2", "--engine", "mpi", "--dry-run", "train.py", "--", "--lr", "1", cwd=tmp_path)
+    done = ddl_here("run", "--np", "2", "--engine", "mpi", "--dry-run", "train.py", "--", "--lr", "1", cwd=tmp_path)
     told = (
         rf" hvd_train --script --engine=mpi --output={tmp_path}/runs/train-[-\d]+ --tee=0 {tmp_path}/train.py --lr 1\n"
     )
     assert re.search(told, done.stdout), done.stdout
-    done = ddl("run", "--np", "2", "--engine", "mpi", "--dry-run", "-m", "train", cwd=tmp_path)
+    done = ddl_here("run", "--np", "2", "--engine", "mpi", "--dry-run", "-m", "train", cwd=tmp_path)
     told = rf" hvd_train --script --engine=mpi --output={tmp_path}/runs/train-[-\d]+ --tee=0 -m train\n"
     assert re.search(told, done.stdout), done.stdout
     assert not (tmp_path / "runs").exists()
@@ -250,7 +250,7 @@ hvd.allreduce(torch.ones(2), name="layer.7")
 """
 
 
-def test_a_stall_is_reported_and_ends_the_job_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_stall_is_reported_and_ends_the_job_on_request(tmp_path: Path) -> None:
     needs("mpirun")
     (tmp_path / "stalls.py").write_text(STALLS)
     seconds = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "1", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "3"}
@@ -296,7 +296,7 @@ def test_a_rank_killed_in_an_allreduce_ends_the_job_and_leaves_nothing(victim: i
 
 
 def _open() -> set[str]:
-    """Shared memory that some process uses."""
+    """Return the shared memory files that some process uses."""
     found: set[str] = set()
     for p in psutil.process_iter():
         with contextlib.suppress(psutil.Error, PermissionError):
@@ -337,7 +337,7 @@ except hvd.HorovodInternalError as error:
 """
 
 
-def test_a_rank_that_ends_well_leaves_nobody_waiting(tmp_path: Path) -> None:
+def test_no_rank_waits_for_one_that_has_ended(tmp_path: Path) -> None:
     needs("mpirun")
     (tmp_path / "leaves.py").write_text(LEAVES)
     done = ddl("run", "--np", "2", "--engine", "mpi", "leaves.py", cwd=tmp_path)
@@ -367,7 +367,7 @@ hvd.allreduce(torch.ones(1))
 """
 
 
-def test_ranks_start_and_leave_together_without_a_barrier_and_go_on_in_the_background(tmp_path: Path) -> None:
+def test_ranks_start_and_leave_together_without_a_barrier_and_continue_in_the_background(tmp_path: Path) -> None:
     needs("mpirun")
     (tmp_path / "comes.py").write_text(COMES_AND_GOES)
     done = ddl("run", "--np", "2", "--engine", "mpi", "comes.py", cwd=tmp_path, timeout=60)

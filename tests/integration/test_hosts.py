@@ -1,4 +1,4 @@
-"""The hosts that other tests rely on are what they say, and end with the test."""
+"""The simulated hosts behave like hosts, and end with their test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ time.sleep(600)
 
 
 def seconds_to_send(hosts: Hosts, megabytes: int) -> float:
-    """From n1 to n2, over ssh."""
+    """Return the seconds that data takes from n1 to n2 over ssh."""
     begin = time.monotonic()
     done = hosts.run("n1", ["sh", "-c", f"head -c {megabytes * MEGABYTE} /dev/zero | ssh n2 'cat >/dev/null'"])
     assert done.returncode == 0, done.stderr
@@ -70,7 +70,7 @@ def test_a_shaped_link_is_as_slow_as_asked_for(hosts: Hosts) -> None:
     assert seconds_to_send(hosts, 4) < shaped / 2
 
 
-def test_a_cut_host_is_silent_until_it_is_mended(hosts: Hosts) -> None:
+def test_a_cut_host_is_silent_until_it_is_reconnected(hosts: Hosts) -> None:
     def reaches(host: str) -> bool:
         return hosts.run("n1", ["ssh", "-o", "ConnectTimeout=1", host, "true"]).returncode == 0
 
@@ -82,7 +82,7 @@ def test_a_cut_host_is_silent_until_it_is_mended(hosts: Hosts) -> None:
     assert reaches("n2")
 
 
-def test_two_clusters_at_once_do_not_meet(hosts: Hosts) -> None:
+def test_two_clusters_at_once_are_separate(hosts: Hosts) -> None:
     hosts.run("n1", ["touch", "/dev/shm/first"])
     with Hosts(2) as others:
         assert "first" not in others.run("n2", ["ssh", "n1", "ls /dev/shm"]).stdout
@@ -118,7 +118,7 @@ def test_hosts_end_with_the_process_that_made_them() -> None:
 
 
 def _mentioned(folder: str) -> list[str]:
-    """Command lines of this machine, and mounts of every process on it, that name `folder`."""
+    """Return command lines and mounts on this machine that name `folder`."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.flavor import find_mpirun
+from cli.launch.flavor import find_mpirun
 from tests.integration.parts import needs
 
 ROOT = Path(__file__).parents[2]
@@ -22,30 +22,28 @@ ENVIRONMENT = {
 }
 ENGINE = [f"tests/parallel/test_{name}.py" for name in ("comm", "checked", "mailbox", "trainer")]
 NODES = "tests/parallel/test_nodes.py"
+EVERYTHING = ["tests/parallel", "--ignore-glob=*/test_horovod_*", f"--ignore={NODES}"]
+API, SETTINGS = (f"tests/parallel/test_horovod_{name}.py" for name in ("api", "settings"))
 SHARED_CORES = "--map-by :OVERSUBSCRIBE --bind-to none --mca mpi_yield_when_idle 1"
 
 
 @pytest.mark.timeout(SECONDS + 30)
 @pytest.mark.parametrize(
-    ("engine", "ranks", "windows"),
-    [("mpi", 2, "^ucx"), ("mpi", 4, "^ucx"), ("mpi", 4, "^ucx,sm"), ("horovod", 2, "^ucx"), ("horovod", 4, "^ucx")],
+    ("engine", "ranks", "windows", "files"),
+    [
+        ("mpi", 2, "^ucx", EVERYTHING),
+        ("mpi", 4, "^ucx", EVERYTHING),
+        ("mpi", 4, "^ucx,sm", ENGINE),
+        ("horovod", 2, "^ucx", EVERYTHING),
+        ("horovod", 4, "^ucx", ENGINE),
+    ],
     ids=["mpi-2", "mpi-4", "mpi-4 without shared memory", "horovod-2", "horovod-4"],
 )
-def test_parallel(engine: str, ranks: int, windows: str) -> None:
+def test_parallel(engine: str, ranks: int, windows: str, files: list[str]) -> None:
+    """The engine and what builds on it: the bodies of the trainer and of all strategies."""
     needs("mpirun")
     needs(engine)
-    all_pass(ranks, windows, *ENGINE, "--engine", engine)
-
-
-@pytest.mark.timeout(SECONDS + 30)
-@pytest.mark.parametrize(
-    ("engine", "ranks"), [("mpi", 2), ("mpi", 4), ("horovod", 2)], ids=["mpi-2", "mpi-4", "horovod-2"]
-)
-def test_strategies(engine: str, ranks: int) -> None:
-    needs("mpirun")
-    needs(engine)
-    others = [f"--ignore={file}" for file in [*ENGINE, NODES]]
-    all_pass(ranks, "^ucx", "tests/parallel", "--ignore-glob=*/test_horovod_*", *others, "--engine", engine)
+    all_pass(ranks, windows, *files, "--engine", engine)
 
 
 @pytest.mark.timeout(SECONDS + 30)
@@ -58,20 +56,21 @@ def test_nodes_with_other_numbers_of_ranks() -> None:
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("module", ["horovod.torch", "hvd_train.torch"])
 def test_horovod_api(module: str, ranks: int) -> None:
+    """Horovod hangs if it is initialized after its settings were tested; ddl's module does not."""
     needs("horovod" if module == "horovod.torch" else "mpi")
-    all_pass(ranks, "^ucx", "tests/parallel/test_horovod_api.py", "--hvd", module)
+    files = [API] if module == "horovod.torch" else [API, SETTINGS]
+    all_pass(ranks, "^ucx", *files, "--hvd", module)
 
 
 @pytest.mark.parametrize("asked", ["environment", "script"])
-@pytest.mark.parametrize("module", ["horovod.torch", "hvd_train.torch"])
-def test_horovod_settings(module: str, asked: str) -> None:
-    needs("horovod" if module == "horovod.torch" else "mpi")
-    all_pass(2, "^ucx", "tests/parallel/test_horovod_settings.py", "--hvd", module, "-k", asked)
+def test_horovod_settings(asked: str) -> None:
+    needs("horovod")
+    all_pass(2, "^ucx", SETTINGS, "--hvd", "horovod.torch", "-k", asked)
 
 
 def test_a_node_without_shared_memory_says_so_and_goes_on() -> None:
     needs("mpirun")
-    text = "from hvd_train import plugins; assert plugins.create('hvd_train.comm', 'mpi').shared_memory is None"
+    text = "from hvd_train.config import plugins; assert plugins.create('hvd_train.comm.engines', 'mpi').shared_memory is None"
     launch = [str(find_mpirun()), "--np", "2", *SHARED_CORES.split(), "--mca", "osc", "^ucx,sm"]
     code, output = run_until_timeout([*launch, sys.executable, "-m", "mpi4py", "-c", text])
     assert code == 0, output

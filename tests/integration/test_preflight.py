@@ -1,4 +1,4 @@
-"""Hosts are asked before ranks start: what is wrong is one table and the first thing to mend."""
+"""The preflight check of hosts prints all problems in one table, with the first remedy."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def cluster(hosts: Hosts) -> Hosts:
 
 
 def run(hosts: Hosts, *arguments: str | Path) -> Done:
-    """In a folder of the hosts: entering one ends in its root."""
+    """Run in a folder of the hosts, because entering a host ends in its root folder."""
     start = ["env", "--chdir", hosts.folder / "work", sys.executable, "-m", "cli", "run"]
     return hosts.run("n1", [*start, "--hostfile", hosts.hostfile(3, 1), *arguments])
 
 
-def test_what_is_wrong_is_a_table_and_nothing_starts(cluster: Hosts) -> None:
+def test_problems_are_a_table_and_nothing_starts(cluster: Hosts) -> None:
     """n2 has no script and a full /dev/shm, n3 is cut off."""
     script = cluster.folder / "work" / "train.py"
     script.write_text(SCRIPT)
@@ -40,10 +40,10 @@ def test_what_is_wrong_is_a_table_and_nothing_starts(cluster: Hosts) -> None:
     assert done.returncode == 2, done
     assert "never" not in done.stdout
     assert "ddl: preflight: 2 of 2 other hosts cannot run this job (--no-preflight skips this)" in done.stderr
-    assert re.search(r"^ddl:   n3 +ssh: connect to host n3 .* +see that n3 is up", done.stderr, re.M), done.stderr
+    assert re.search(r"^ddl:   n3 +ssh: connect to host n3 .* +check that n3 is up", done.stderr, re.M), done.stderr
     assert re.search(rf"^ddl:   n2 +{script} is missing +rsync -aR {script} n2:/$", done.stderr, re.M), done.stderr
     assert re.search(r"^ddl:   n2 +\d MiB are free in /dev/shm", done.stderr, re.M), done.stderr
-    assert "ddl: first, on n3: see that n3 is up" in done.stderr
+    assert "ddl: first, on n3: check that n3 is up" in done.stderr
 
 
 def test_another_script_or_no_data_on_a_host(cluster: Hosts) -> None:
@@ -55,7 +55,7 @@ def test_another_script_or_no_data_on_a_host(cluster: Hosts) -> None:
     cluster.run("n2", ["mount", "--bind", work / "other.py", work / "train.py"])
     done = run(cluster, work / "train.py")
     assert done.returncode == 2
-    assert f"{work / 'train.py'} is not the same as here" in done.stderr
+    assert f"{work / 'train.py'} differs from the file here" in done.stderr
     cluster.run("n3", ["mount", "-t", "tmpfs", "tmpfs", work])
     done = run(cluster, work / "model.yaml")
     assert done.returncode == 2, done.stderr
@@ -63,7 +63,7 @@ def test_another_script_or_no_data_on_a_host(cluster: Hosts) -> None:
 
 
 def test_hosts_that_share_no_files_run_and_log_locally(cluster: Hosts) -> None:
-    """Nor has one of them the configuration, which is too long for a command line."""
+    """The configuration is too long for a command line, and no other host has its file."""
     work = cluster.folder / "work"
     (work / "model.yaml").write_text(long_yaml())
     for name in ("n2", "n3"):
@@ -82,7 +82,7 @@ def test_hosts_that_share_no_files_run_and_log_locally(cluster: Hosts) -> None:
 
 
 def test_a_bridge_with_one_address_on_every_host_is_not_used(cluster: Hosts) -> None:
-    """As docker0 is: MPI left alone would try it, and wait for ever."""
+    """MPI by itself would use an interface such as docker0 and hang."""
     for name in cluster.names:
         cluster.run(name, ["ip", "link", "add", "docker0", "type", "bridge"])
         cluster.run(name, ["ip", "address", "add", "172.17.0.1/16", "dev", "docker0"])

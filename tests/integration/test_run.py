@@ -1,4 +1,4 @@
-"""`ddl run` as a user types it: real mpirun, real signals, real deaths."""
+"""`ddl run` end to end: real mpirun, real signals, killed processes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from tests.integration.ddl import (
     start,
     summary,
     wait_for,
+    wait_for_steps,
 )  # fmt: skip
 from tests.integration.parts import needs
 
@@ -70,7 +71,7 @@ def test_digits_reach_their_accuracy(options: list[str | Path], tmp_path: Path) 
 
 
 def test_engines_agree_with_one_process(model: Path, tmp_path: Path) -> None:
-    """np=1 with batch 64, np=2 with 32, np=4 with 16, on every engine: the same parameters to 1e-6."""
+    """np=1 with batch 64, np=2 with 32 and np=4 with 16 agree to 1e-6 on every engine."""
     needs("mpirun")
     needs("horovod")
     found = {}
@@ -97,10 +98,14 @@ def test_engines_agree_with_one_process(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_folder_has_everything(model: Path, tmp_path: Path) -> None:
+    """Includes the command, which is the one that --dry-run prints."""
     needs("mpirun")
-    done = ddl("run", "--np", "2", "--output", "out dir", "--tee", "all", model, cwd=tmp_path)
+    told = ["run", "--np", "2", "--output", "out dir", "--tee", "all", model]
+    printed = ddl(*told, "--dry-run", cwd=tmp_path)
+    done = ddl(*told, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out dir"
+    assert shlex.split((out / "command.txt").read_text()) == shlex.split(printed.stdout)
     assert {p.name for p in out.iterdir()} == {
         "config.json", "data.json", "command.txt", "metrics.jsonl", "progress.json", "tensorboard", "checkpoints", "logs",
         "summary.json",
@@ -137,7 +142,7 @@ def test_the_measured_size_of_buckets_is_recorded(model: Path, tmp_path: Path) -
 
 
 def test_the_printed_command_can_be_pasted(model: Path, tmp_path: Path) -> None:
-    """Also one with a list of 300 KB, which no shell and no launcher takes in one word."""
+    """Includes a list of 300 KB, which no shell and no launcher accepts in one word."""
     needs("mpirun")
     (tmp_path / "long.py").write_text(LONG)
     model.write_text(long_yaml())
@@ -148,13 +153,6 @@ def test_the_printed_command_can_be_pasted(model: Path, tmp_path: Path) -> None:
     pasted = subprocess.run(["bash"], input=printed.stdout, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert pasted.returncode == 0, pasted.stderr
     assert summary(tmp_path / "it's; a $HOME")["world_size"] == 2
-
-
-def test_what_is_printed_is_what_runs(model: Path, tmp_path: Path) -> None:
-    needs("mpirun")
-    printed = ddl("run", "--np", "2", "--output", "out", model, "--dry-run", cwd=tmp_path)
-    ddl("run", "--np", "2", "--output", "out", model, cwd=tmp_path)
-    assert shlex.split((tmp_path / "out" / "command.txt").read_text()) == shlex.split(printed.stdout)
 
 
 def test_stopped_and_resumed_is_bitwise_equal(model: Path, tmp_path: Path) -> None:
@@ -181,7 +179,7 @@ def test_resume_latest_finds_the_newest_run_of_the_file(model: Path, tmp_path: P
 
 
 def test_resumed_into_something_else(model: Path, tmp_path: Path) -> None:
-    """What of an older checkpoint fits is kept, the rest is told on stderr, and the other branch is put aside."""
+    """State that fits is restored, the rest is named on stderr, and the other branch is moved."""
     needs("mpirun")
     model.write_text(SMALL + "checkpoint: {every: 10}\n")
     first = ddl("run", "--np", "2", "--output", "out", model, "train={steps: 30, precision: fp64}", cwd=tmp_path)
@@ -196,7 +194,7 @@ def test_resumed_into_something_else(model: Path, tmp_path: Path) -> None:
     assert sorted(text.partition(" was ")[0] for text in told[:-1]) == [
         "optimizer.name", "sync.compression.name", "train.precision", "train.precision",
     ]  # fmt: skip
-    assert told[-1].startswith("step-00000030, step-00000020 put aside in")
+    assert told[-1].startswith("step-00000030, step-00000020 moved to")
     assert sorted(f.name for f in at.iterdir()) == ["abandoned-1", "step-00000010", "step-00000020"]
     refused = ddl("run", "--np", "2", "--resume", "out", model, "model.hidden=[8]", cwd=tmp_path)
     assert refused.returncode == 2
@@ -221,8 +219,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_75(
 ) -> None:
     needs("mpirun")
     job = start("run", *options, "--output", "out", model, *ENDLESS, cwd=tmp_path)
-    wait_for(tmp_path, "out/metrics.jsonl")
-    time.sleep(1)
+    wait_for_steps(tmp_path / "out")
     job.send_signal(number)
     _, errors = job.communicate(timeout=30)
     assert job.returncode == 75, errors
@@ -240,8 +237,7 @@ def test_a_killed_rank_ends_the_job_within_5_seconds_and_is_named(
     needs("mpirun")
     needs(engine)
     job = start("run", "--np", "2", "--engine", engine, "--output", "out", model, *ENDLESS, cwd=tmp_path)
-    wait_for(tmp_path, "out/metrics.jsonl")
-    time.sleep(1)
+    wait_for_steps(tmp_path / "out")
     processes = ranks(job.pid)
     shared = {word for p in processes for word in _shared_memory(p)}
     by_rank = {int(p.environ()["OMPI_COMM_WORLD_RANK"]): p for p in processes}
@@ -258,8 +254,8 @@ def test_a_killed_rank_ends_the_job_within_5_seconds_and_is_named(
 
 REDUCES = """\
 import os, pathlib, sys, torch
-from hvd_train import plugins
-comm = plugins.create("hvd_train.comm", "mpi")
+from hvd_train.config import plugins
+comm = plugins.create("hvd_train.comm.engines", "mpi")
 numel = 1 << 24
 x = comm.allocate(numel, torch.float32) if sys.argv[1] == "shared" else torch.zeros(numel)
 comm.all_reduce_(x)
@@ -291,7 +287,7 @@ def test_a_rank_killed_inside_a_reduction_leaves_no_memory_and_nobody_waiting(me
 
 
 def _others() -> set[Path]:
-    """Shared memory that some process has open: not left behind."""
+    """Return the shared memory files that some process has open."""
     found: set[Path] = set()
     for p in psutil.process_iter():
         with contextlib.suppress(psutil.Error, PermissionError):
@@ -300,7 +296,7 @@ def _others() -> set[Path]:
 
 
 def _shared_memory(process: psutil.Process) -> list[str]:
-    """Files in shared memory that `process` has mapped."""
+    """Return the shared memory files that `process` has mapped."""
     return [m.path for m in process.memory_maps() if m.path.startswith("/dev/shm/")]
 
 
@@ -359,7 +355,7 @@ def test_a_script_and_a_module_run_on_every_rank(tmp_path: Path) -> None:
         assert [(out / f"logs/rank-{r}.log").read_text() for r in (0, 1)] == [f"{line}\n" for line in lines]
         assert (out / "command.txt").read_text().startswith("/")
         assert (summary(out)["ended"], summary(out)["world_size"]) == ("finished", 2)
-        assert ("has what each rank prints" in done.stderr) == (tee == "1")
+        assert ("has the output of each rank" in done.stderr) == (tee == "1")
     assert not (tmp_path / "runs").exists()
     (row,) = json.loads(ddl("results", "out all", "--json", cwd=tmp_path).stdout)
     assert (row["ended"], row["seconds"] > 0) == ("finished", True)

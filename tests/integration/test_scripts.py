@@ -1,4 +1,4 @@
-"""The scripts that a newcomer runs: what they install, what they leave alone, and what they say when they cannot."""
+"""The scripts for a new user: what they install, what they keep, and their error messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def executable(path: Path, text: str = STUB) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project without code, in a path with a space, whose environment records what is installed into it."""
+    """Return a project without code, in a path with a space, whose environment records installations."""
     folder = tmp_path / "my project"
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     for name in ("pyproject.toml", "constraints.txt"):
@@ -51,7 +51,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def quickstart(project: Path) -> list[str]:
-    """The installations of one more `scripts/quickstart`."""
+    """Run `scripts/quickstart` and return its installations."""
     log = project / "installed"
     log.write_text("")
     done = run(project / "scripts" / "quickstart", INSTALLED=str(log))
@@ -103,7 +103,7 @@ def test_quickstart_needs_a_python_that_is_new_enough(project: Path, python: str
 
 
 def test_quickstart_reaches_the_accuracy_and_needs_no_index_the_second_time(tmp_path: Path) -> None:
-    """In the project's own environment, which `scripts/test` has made."""
+    """It runs in the environment of the project, which `scripts/test` has made."""
     needs("mpirun")
     if not list((ROOT / ".venv").glob("ddl-*.stamp")) and not os.environ.get("CI"):
         pytest.skip("scripts/quickstart was never run here")
@@ -116,7 +116,7 @@ def test_quickstart_reaches_the_accuracy_and_needs_no_index_the_second_time(tmp_
 def install_horovod(
     cache: Path, python: str | Path = sys.executable, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """With a cache of its own and no package index, so that neither a wheel nor a download can help it."""
+    """Run the build with an empty cache and no package index, so that it finds neither a wheel nor a download."""
     script = ROOT / "scripts" / "install-horovod"
     return run(script, python, XDG_CACHE_HOME=str(cache), PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull, **environment)
 

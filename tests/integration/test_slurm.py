@@ -1,8 +1,9 @@
-"""A real SLURM of two nodes: the test's own parts, and `ddl run` in an allocation."""
+"""A real SLURM of two nodes: the test cluster itself, and `ddl run` in an allocation."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.remote.ssh import unframed
 from tests.cluster.hosts import wait_until
 from tests.cluster.slurm import Slurm
 from tests.integration.ddl import DIGITS, ROOT, SMALL, summary
@@ -52,7 +54,7 @@ touch end
 
 @pytest.mark.timeout(300)
 def test_ddl_run_in_a_shell_that_is_a_step_itself(slurm: Slurm, tmp_path: Path) -> None:
-    """The shell of `srun --pty` has all processors of the job. Its tasks believe that they are ranks of it (`--mpi=pmix`)."""
+    """The shell of `srun --pty` has all CPUs of the job, and looks like a rank (`--mpi=pmix`)."""
     (tmp_path / "m.yaml").write_text(SMALL)
     (tmp_path / "world.py").write_text(WORLD)
     (tmp_path / "steps").write_text(STEPS)
@@ -71,13 +73,13 @@ def test_ddl_run_in_a_shell_that_is_a_step_itself(slurm: Slurm, tmp_path: Path) 
         assert summary(tmp_path / f"yaml-{launcher}.run")["world_size"] == 4
     assert read("lone.out").split()[:2] == ["0", "1"]
     assert read("twice.code") == "2\n"
-    refused = "ddl: srun started this command 2 times, and each would start a job of its own; leave out srun: ddl run"
+    refused = "ddl: srun started this command 2 times, and each of them would start a job; leave out srun: ddl run"
     assert sum(line.startswith(refused) for line in read("twice.err").splitlines()) == 2, read("twice.err")
 
 
 @contextlib.contextmanager
 def _typed(slurm: Slurm, argv: list[str], line: str, cwd: Path) -> Iterator[Callable[[], None]]:
-    """`argv` on a terminal in which `line` is typed; what is yielded reads what the terminal shows, lest it fills."""
+    """Run `argv` on a terminal and type `line`; yield a function that reads the terminal."""
     master, slave = os.openpty()
     os.set_blocking(master, False)
     told = {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
@@ -96,6 +98,38 @@ def _typed(slurm: Slurm, argv: list[str], line: str, cwd: Path) -> Iterator[Call
         slurm.run(["scancel", "--me"])
         shell.wait(30)
         os.close(master)
+
+
+IN_JOB = """\
+import json
+from dataclasses import asdict
+from cli.doctor import trial
+from cli.doctor.examine import examine
+from cli.doctor.base import Finding
+checks = {name: asdict(finding) for name, finding in examine({"slurm": {}, "ssh": {}}).items()}
+found = asdict(trial.trial("srun", "mpi"))
+trial.trial = lambda *_: Finding("ok", "")
+launchers = [name for name, _ in trial.trials() if name.endswith("/mpi")]
+print(json.dumps({"checks": checks, "trial": found, "launchers": launchers}))
+"""
+
+
+def test_doctor_knows_slurm_outside_and_inside_an_allocation(slurm: Slurm, tmp_path: Path) -> None:
+    login = slurm.run([sys.executable, "-m", "cli.doctor", '{"slurm": {}, "ssh": {}}'], cwd=tmp_path)
+    outside = unframed(login.stdout)["slurm"]
+    assert outside["level"] == "ok", outside
+    assert outside["facts"]["slurm"].count(".") == 2
+    assert {"pmi2", "pmix"} <= set(outside["facts"]["plugins"])
+    assert "outside an allocation" in outside["figure"]
+    salloc = ["salloc", "--nodes=1", "--ntasks-per-node=2"]
+    done = slurm.run([*salloc, sys.executable, "-c", IN_JOB], timeout=150, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["checks"]["slurm"]["facts"]["job"]
+    assert found["checks"]["ssh"]["figure"] == "not needed in a SLURM allocation"
+    assert found["launchers"] == ["mpirun/mpi", "srun/mpi"]
+    assert found["trial"]["level"] == "ok", found["trial"]
+    assert not list(tmp_path.iterdir()), "the trial's scratch folder is removed"
 
 
 def test_the_end_of_slurm_leaves_nothing(slurm: Slurm) -> None:

@@ -1,4 +1,4 @@
-"""`ddl submit` on a real SLURM of two nodes: results, disturbances, sweeps, and the commands around them."""
+"""`ddl submit` on a real SLURM of two nodes: results, disturbances, sweeps, related commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from hvd_train import internal
+from hvd_train.rank import internal
 from tests.cluster.hosts import PATH, Done, wait_until
 from tests.cluster.slurm import Slurm
 from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
@@ -43,13 +43,13 @@ class Site:
         return self.slurm.run(["env", f"--chdir={self.home}", *argv], timeout, env=self.environment)
 
     def submit(self, folder: str, *arguments: str | Path) -> str:
-        """The job's number."""
+        """Submit a job and return its number."""
         done = self.ddl("submit", "--output", folder, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def stands(self, folder: str) -> tuple[str, str, int | None, str]:
-        """State, why and exit code in `ddl status`, and the end in `ddl results`."""
+        """Return state, cause and exit code of `ddl status`, and the end in `ddl results`."""
         (row,) = json.loads(self.ddl("status", folder, "--json").stdout)
         (result,) = json.loads(self.ddl("results", folder, "--json").stdout)
         return row["state"], row["why"], row["exit code"], result["ended"]
@@ -59,7 +59,7 @@ class Site:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def wait(self, folder: str, attempts: int = 1) -> list[dict[str, Any]]:
-        """How the run's attempts ended, once there are that many."""
+        """Wait for `count` attempts and return how they ended."""
         self.wait_until(folder, lambda: len(self.attempts(folder)) >= attempts, f"attempt {attempts}")
         return self.attempts(folder)
 
@@ -144,7 +144,7 @@ slurm: {notice: 45}
 
 @pytest.mark.timeout(420)
 def test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing(site: Site) -> None:
-    """One job is stopped in five ways; it ends bit by bit as one that nobody disturbed."""
+    """A job that is stopped in five ways ends with the same bits as an undisturbed job."""
     (site.home / "slow.py").write_text(SLOW)
     (site.home / "slow.yaml").write_text(SLOWLY)
     site.submit("calm", *ONE_BY_TWO, "slow.yaml")
@@ -160,7 +160,7 @@ def test_signals_requeues_lost_nodes_and_the_time_limit_lose_nothing(site: Site)
     }
     for count, (cause, disturb) in enumerate(disturbances.items(), 1):
         _wait_for_steps(site, "stormy", 3)
-        if count > 1:  # what a rank of the attempt before does when its node comes back
+        if count > 1:  # as a rank of the previous attempt whose node returns
             site.slurm.run(["scancel", f"{job}.{count - 2}"])
             _wait_for_steps(site, "stormy", 1)
         if callable(disturb):
@@ -231,9 +231,9 @@ def test_status_and_cancel_and_the_script_submitted_again_by_hand(site: Site) ->
     assert shown.returncode == 0, shown.stderr
     first, *lines = shown.stdout.splitlines()
     assert re.fullmatch(r"rank 0 on n1, process \d+", first)
-    assert any("trainer.py" in line for line in lines)
+    assert any("training/loop.py" in line for line in lines)
     assert not any("heartbeat.py" in line for line in lines)
-    assert site.ddl("cancel", "runs").stderr.startswith("ddl: runs has 2 jobs that go on:\n")
+    assert site.ddl("cancel", "runs").stderr.startswith("ddl: runs has 2 jobs that have not ended:\n")
     assert site.ddl("cancel", "runs/behind").stdout == f"{behind}: cancelled\n"
     assert site.stands("runs/behind") == ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)")
     assert site.ddl("cancel", "runs/long").stdout == f"{job}: cancelled\n"
@@ -268,7 +268,7 @@ NOT_RUN = {
 
 
 def documented() -> list[str]:
-    """The commands of docs/slurm.md and those of README.md that are about SLURM, without their comments."""
+    """Return the commands in docs/slurm.md and the SLURM commands in README.md, without comments."""
     page, readme = ((ROOT / path).read_text() for path in ("docs/slurm.md", "README.md"))
     lines = re.findall(rf"^    ((?:{PROGRAMS}) .*)$", page, re.MULTILINE)
     lines += re.findall(r"^    (ddl (?:submit|status|results|cancel)\b.*)$", readme, re.MULTILINE)
@@ -300,7 +300,7 @@ print(*(os.environ.get(name, "unset") for name in ("SLURM_MEM_PER_NODE", "SLURM_
 
 @pytest.mark.timeout(200)
 def test_jobs_that_never_run_or_are_scripts_are_told_as_they_are(site: Site) -> None:
-    """A preparation that fails, what depends on it, a script from inside a step, and two submissions in one second."""
+    """A failing preparation, a dependent job, a script inside a step, two jobs in one second."""
     (site.home / "says.py").write_text(SAYS)
     broken = site.submit("broken", "m.yaml", "slurm.modules=[none]")
     inside = ["srun", "--quiet", "--mem=100", "--cpu-bind=none", "env", "OUTER=1"]
@@ -315,7 +315,7 @@ def test_jobs_that_never_run_or_are_scripts_are_told_as_they_are(site: Site) -> 
     site.wait("broken")
     done = site.ddl("submit", "--output", "behind", "--wait", "--dependency", f"afterok:{broken}", "m.yaml")
     assert done.returncode == 1, done.stderr
-    assert "waits (DependencyNeverSatisfied): the job that it depends on did not end as asked" in done.stderr
+    assert "waits (DependencyNeverSatisfied): the job it depends on did not end in the required way" in done.stderr
     site.wait("says")
     assert "unset unset 1 a b\n" in site.log("says")
     assert site.stands("broken") == ("FAILED", "preparation", 127, "preparation (exit code 127)")
@@ -335,8 +335,8 @@ def test_a_time_that_the_partition_does_not_allow_ends_a_wait(site: Site) -> Non
     finally:
         assert site.slurm.run([*change, "MaxTime=INFINITE"]).returncode == 0
     assert done.returncode == 2
-    assert "ask for less --time" in done.stderr
-    assert "ddl: it can never start: ddl cancel" in done.stderr
+    assert "request a shorter --time" in done.stderr
+    assert "ddl: it can never start; remove it from the queue with: ddl cancel" in done.stderr
 
 
 RAISES = """\
@@ -366,7 +366,7 @@ def test_an_impossible_request_is_refused_and_leaves_nothing(site: Site) -> None
     for impossible in (["--nodes", "3"], ["--partition", "none"], ["--container-image", "x"]):
         done = site.ddl("submit", "--output", "out", *impossible, "m.yaml")
         assert done.returncode == 2
-        assert done.stderr.startswith("ddl: SLURM can never run this: "), done.stderr
+        assert done.stderr.startswith("ddl: SLURM can never run this job: "), done.stderr
         assert not (site.home / "out").exists()
 
 
@@ -380,7 +380,7 @@ def test_a_dry_run_writes_nothing_and_says_what_is_wrong_with_the_file(site: Sit
 
 
 def test_ranks_that_srun_leaves_alone_in_worlds_of_their_own_say_so(site: Site) -> None:
-    """Plugin 'none' is what srun takes where nothing is said, on many clusters; its exit code would be 0."""
+    """On many clusters srun defaults to the plugin 'none', whose exit code would be 0."""
     launch = [*internal.argv("cli"), "run", "--dry-run", "--output", "out", "m.yaml"]
     line = site.run("salloc", "--quiet", "--nodes=2", "--ntasks-per-node=1", *launch).stdout
     assert " srun --ntasks 2 --mpi=pmix" in line
@@ -412,4 +412,4 @@ def test_an_allocation_with_unequal_nodes_gives_its_ranks_and_their_threads(laun
     assert shown == ["[0] rank 0 of 2 on n1 2", "[1] rank 1 of 2 on n2 2"]
     done = site.run("salloc", "--quiet", "--nodes=2", "--ntasks=3", *launch, "--np", "4", "say.py")
     assert done.returncode == 2
-    assert "4 ranks need 4 tasks and job" in done.stderr
+    assert "4 ranks need 4 tasks but job" in done.stderr

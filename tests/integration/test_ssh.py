@@ -1,4 +1,4 @@
-"""`ddl` over real ssh to hosts as sites have them: loud login shells, other ports, own addresses, paths with a space."""
+"""`ddl` over real ssh to hosts with verbose login shells, other ports, several addresses, and paths with a space."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ exit 3
 TRIAL = """\
 import json
 from dataclasses import asdict
-from cli.diagnose._trial import trial
-from cli.hosts import Host
+from cli.doctor.trial import trial
+from cli.hosts.hostfile import Host
 print(json.dumps(asdict(trial("horovodrun", "horovod", [Host("n1", 1), Host("n2", 1)]))))
 """
 SECONDS = 240
@@ -48,7 +48,7 @@ NO_SSH = "#!/bin/sh\necho 'ssh was called' >&2; exit 255\n"
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Hosts]:
-    """Hosts n1 and n2 for all tests of this file: what a test changes of them, it puts back."""
+    """Hosts n1 and n2 for all tests of this file. A test that changes them restores them."""
     require(of_hosts.missing())
     with Hosts(2) as made:
         (made.folder / "script.py").write_text(SCRIPT)
@@ -56,13 +56,13 @@ def site() -> Iterator[Hosts]:
 
 
 def run(site: Hosts, *arguments: str | Path, python: str | Path = sys.executable, **variables: str) -> Done:
-    """`ddl` on n1, in the folder of the hosts."""
+    """Run `ddl` on n1, in the folder of the hosts."""
     command = ["/usr/bin/env", "-C", site.folder, python, "-m", "cli", *arguments]
     return site.run("n1", command, timeout=SECONDS, env={**PATHS, **variables})
 
 
 def told(done: Done) -> list[Any]:
-    """What each rank of `SCRIPT` told, in the order of hosts."""
+    """Return what each rank of `SCRIPT` printed, in the order of hosts."""
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if TOLD in line]
     return sorted(json.loads(line.partition(TOLD)[2]) for line in lines)
@@ -79,7 +79,7 @@ def shell(site: Hosts) -> Iterator[Hosts]:
 
 
 def test_login_shells_of_every_kind(shell: Hosts) -> None:
-    """One that prints before, after and on stderr, and ends with a code of its own; csh."""
+    """One prints before and after the command and on stderr, and returns its own exit code. The other is csh."""
     needs("mpirun")
     loud = shell.folder / "login" / "sh"
     loud.parent.mkdir()
@@ -97,7 +97,7 @@ def test_login_shells_of_every_kind(shell: Hosts) -> None:
 
 
 def test_this_machine_is_known_by_its_addresses_and_names(site: Hosts) -> None:
-    """No ssh, and ranks are bound, as without a hostfile."""
+    """No ssh is used, and ranks are bound, as without a hostfile."""
     needs("mpirun")
     known = site.folder / "hosts"
     known.write_text(f"{known.read_text()}10.77.0.1 n1.cluster.lan head\n")
@@ -128,7 +128,10 @@ def test_variables_of_this_shell_reach_every_host(site: Hosts) -> None:
         ["n1", 2, [*everywhere, "secret", *given, "1"]],
         ["n2", 2, [*everywhere, None, *given, None]],
     ]
-    assert "not handed to other hosts, as the name says that it is secret: HF_TOKEN; -x HF_TOKEN does" in done.stderr
+    assert (
+        "not forwarded to other hosts, because the name suggests a secret: HF_TOKEN; -x HF_TOKEN forwards it"
+        in done.stderr
+    )
     shown = run(site, *arguments, "--dry-run", "script.py", **variables)
     assert "hush" not in shown.stdout + shown.stderr
     assert "-x API_TOKEN" in shown.stdout
@@ -150,7 +153,7 @@ def test_another_port_and_user_for_ssh(site: Hosts) -> None:
 
 
 def test_horovodrun_over_hosts_by_mpirun(site: Hosts) -> None:
-    """Ranks that train, and what `ddl doctor --hostfile --run` tries: on the hosts of the file, not here."""
+    """A training and the trial of `ddl doctor --hostfile --run` both run on the hosts of the file."""
     needs("mpirun")
     needs("horovod")
     hostfile, out = site.hostfile(2, 1), site.folder / "horovodrun"
@@ -191,15 +194,15 @@ def test_horovodrun_over_hosts_by_gloo(site: Hosts) -> None:
 
 
 def test_hosts_of_one_hostname_are_not_taken_for_one(site: Hosts) -> None:
-    """Open MPI does, and its ranks wait for ever: the job is refused, with the host to rename."""
+    """Open MPI would treat them as one and hang. The job is refused, with the host to rename."""
     needs("mpirun")
     site.run("n1", ["hostname", "node"])
     site.run("n2", ["hostname", "node"])
     try:
         done = run(site, "run", "--hosts", "10.77.0.1:1,n2:1", "script.py")
         assert done.returncode == 2
-        assert "its hostname is 'node', as that of this machine: Open MPI takes them for one" in done.stderr
-        assert "first, on n2: give it a name of its own: hostnamectl set-hostname NAME" in done.stderr
+        assert "its hostname 'node' is also that of this machine: Open MPI treats them as one host" in done.stderr
+        assert "first, on n2: set a unique hostname: hostnamectl set-hostname NAME" in done.stderr
         assert script(site, "10.77.0.1:2") == [["node", 2, []]] * 2
     finally:
         site.run("n1", ["hostname", "n1"])
@@ -228,7 +231,7 @@ COMMANDS = re.findall(r"^    ddl (.*)$", PAGE, re.MULTILINE)
 
 
 def test_the_commands_of_the_page_run_as_they_are_written(site: Hosts) -> None:
-    """Those that train do so for one epoch; the doctor has found all well in another test."""
+    """Commands that train do so for one epoch. Another test runs the doctor."""
     needs("mpirun")
     known = site.folder / "hosts"
     if "n02" not in known.read_text():

@@ -1,7 +1,8 @@
-"""pytest on every rank: `mpirun -np 2 python -m mpi4py -m pytest tests/parallel -x --engine mpi -p no:cacheprovider`.
+"""pytest on every rank.
 
-All ranks run the same tests in the same order. A test that fails on one rank leaves the others waiting in a
-collective, so the rank that failed prints its report and ends the job.
+Run `mpirun -np 2 python -m mpi4py -m pytest tests/parallel -x --engine mpi -p no:cacheprovider`.
+All ranks run the same tests in the same order. After a failure on one rank the others wait in a
+collective, so this rank prints its report and ends the job.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from hvd_train import plugins
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.communicator import Communicator
+from hvd_train.config import plugins
 
 RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ.get("PMI_RANK") or 0)
 
@@ -33,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def comm(request: pytest.FixtureRequest) -> Iterator[Communicator]:
-    world = plugins.create("hvd_train.comm", request.config.getoption("--engine", default="mpi"))
+    world = plugins.create("hvd_train.comm.engines", request.config.getoption("--engine", default="mpi"))
     yield world
     world.close()
 
@@ -60,7 +61,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 
 
 def abort(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
-    """End every rank of the job, with `report` as the last word."""
+    """Print `report` and end every rank of the job."""
     from mpi4py import MPI
 
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():

@@ -1,4 +1,7 @@
-"""Asynchronous strategies under mpirun, on the engines that outlive a rank; the others refuse them."""
+"""Asynchronous strategies under mpirun, on the engines that survive a dead rank.
+
+Other engines reject them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from hvd_train.comm.base import Communicator, broadcast_json
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.objects import broadcast_json
 from hvd_train.errors import UserError
 from tests.bodies import asynchronous as body
 from tests.bodies import training

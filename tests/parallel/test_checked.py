@@ -1,4 +1,4 @@
-"""What a checked engine does is what it does unchecked, on every engine under `mpirun`."""
+"""Checked engines pass the bodies of all engines under `mpirun`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hvd_train.comm._checked import CheckedCommunicator, checked
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.wrappers.checked import CheckedCommunicator, checked
 from tests.bodies import comm as bodies
 
 
 @pytest.fixture(scope="module")
 def watched(comm: Communicator) -> Iterator[Communicator]:
-    found = checked(comm)
-    yield found
-    assert isinstance(found, CheckedCommunicator)
-    found._wire.mailbox.close()
+    made = checked(comm)
+    yield made
+    assert isinstance(made, CheckedCommunicator)
+    made._calls.mailbox.close()
 
 
 BODIES = [

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hvd_train.comm import base
-from hvd_train.comm.base import Communicator
+from hvd_train.comm import ops
+from hvd_train.comm.communicator import Communicator
 from tests.bodies import comm as bodies
 
 Body = Callable[[Communicator], None]
@@ -37,5 +37,5 @@ def test_engine(comm: Communicator, body: Body) -> None:
     ids=lambda body: body.__name__,
 )
 def test_tensors_too_long_for_one_call(comm: Communicator, body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_PIECE", 2)
+    monkeypatch.setattr(ops, "_CHUNK", 2)
     body(comm)

@@ -1,4 +1,4 @@
-"""Federated rounds under mpirun; they need nothing but collectives."""
+"""Federated rounds under mpirun. They need only collectives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hvd_train.comm.base import Communicator, broadcast_json
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.objects import broadcast_json
 from tests.bodies import federated as body
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.communicator import Communicator
 from tests.bodies import heterogeneous
 
 

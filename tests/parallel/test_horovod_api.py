@@ -24,7 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def hvd(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hvd]:
-    """Initialised anew for each body, and still in order after it."""
+    """The API, initialized for each body and checked after it."""
     monkeypatch.setenv("HOROVOD_DYNAMIC_PROCESS_SETS", "1")
     module.init()
     yield module
@@ -40,7 +40,7 @@ def test_body(body: Body, hvd: Hvd) -> None:
 def test_a_stall_names_the_tensor_and_the_ranks_that_are_missing(
     module: Hvd, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The last rank comes late; then all goes on."""
+    """The last rank is late, and then all ranks go on."""
     monkeypatch.setenv("HOROVOD_STALL_CHECK_TIME_SECONDS", "1")
     module.init()
     if module.rank() == module.size() - 1:

@@ -1,4 +1,8 @@
-"""What the environment sets, apart from other bodies: Horovod initialised again after these hangs or ends the process."""
+"""Settings of the environment.
+
+They are apart from other bodies because Horovod, initialized again after these, hangs or ends the
+process.
+"""
 
 from __future__ import annotations
 

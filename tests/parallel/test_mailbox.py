@@ -1,4 +1,4 @@
-"""Mailboxes under mpirun, on the engines that offer them."""
+"""Mailboxes under mpirun, on the engines that support them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from hvd_train.comm._addresses import facts
-from hvd_train.comm.base import Communicator, gather_json
+from hvd_train.comm.addresses import facts
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.objects import gather_json
 from hvd_train.errors import UserError
 from tests.bodies import mailbox as body
 
@@ -25,7 +26,7 @@ def test_bodies(check: Any, comm: Communicator) -> None:
 def test_ranks_listen_on_loopback_or_in_the_network_of_the_job(
     comm: Communicator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On hosts that have another interface too, in that which Open MPI is told to take."""
+    """On hosts with a second interface, ranks use the one that Open MPI is told to use."""
     if not comm.outlives_ranks or comm.size == 1:
         return
     seen: list[str] = []

@@ -1,4 +1,4 @@
-"""Nodes with unequal numbers of ranks, under `mpirun -np 8`: the ranks of this host are dealt to nodes that share memory."""
+"""Nodes with unequal numbers of ranks, under `mpirun -np 8` on one host."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from hvd_train.comm import _node, _pairwise, mpi
-from hvd_train.comm.base import REDUCIBLE, Op
-from hvd_train.comm.mpi import MpiCommunicator
+from hvd_train.comm import node as _node
+from hvd_train.comm import pairwise
+from hvd_train.comm.engines import mpi
+from hvd_train.comm.engines.mpi import MpiCommunicator
+from hvd_train.comm.ops import REDUCIBLE, Op
 from tests.bodies import comm as bodies
 
 RANKS = 8
@@ -22,7 +24,7 @@ TRIPLES = [(1, 1, 2), (1, 2, 1), (2, 1, 1), (3, 2, 1), (1, 4, 2), (2, 3, 3), (4,
 
 @pytest.fixture(scope="module", params=PAIRS + TRIPLES, ids=lambda slots: "-".join(map(str, slots)))
 def uneven(request: pytest.FixtureRequest) -> Iterator[MpiCommunicator | None]:
-    """Ranks on nodes of `slots` each; None on ranks that are left over."""
+    """A communicator over nodes with these numbers of ranks; None on ranks left over."""
     with _on_nodes(request.param) as comm:
         yield comm
 
@@ -43,8 +45,8 @@ class _on_nodes:
 
 
 def sizes(itemsize: int) -> list[int]:
-    """Numbers of elements around every edge at which reductions go another way."""
-    edges = [mpi._SMALL, _node.STAGING, 2 * _node.STAGING, _pairwise.BLOCK]
+    """Return numbers of elements around the thresholds of the algorithms of reductions."""
+    edges = [mpi._SMALL, _node.STAGING, 2 * _node.STAGING, pairwise.BLOCK]
     return [1, 7, *(edge // itemsize + more for edge in edges for more in (-1, 0, 1))]
 
 
@@ -67,11 +69,11 @@ def test_every_size(uneven: MpiCommunicator | None) -> None:
 
 
 def test_memory_of_the_engine_on_some_ranks_only(uneven: MpiCommunicator | None) -> None:
-    """Which messages nodes exchange does not depend on where a node's tensors lie."""
+    """The messages between nodes do not depend on where a node's tensors lie."""
     if uneven:
         own = uneven.allocate(300_000, torch.float32)
         x = own if uneven.cross_rank % 2 and uneven.local_size > 1 else torch.empty_like(own)
-        # All ranks of a node go the same way: those of odd numbers of nodes are told apart by their first rank's.
+        # All ranks of a node use the same kind of memory: that of their first rank.
         on_node = uneven._node
         if on_node is not None:
             x = own if on_node._comm.bcast(x is own) else torch.empty_like(own)

@@ -1,4 +1,4 @@
-"""Models that hold odd things, under mpirun: ranks that share nothing but what they send."""
+"""Models with unusual state under mpirun, on ranks that share only what they send."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvd_train.comm.base import Communicator, broadcast_json
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.objects import broadcast_json
 from tests.bodies import odd_models as odd
 
 
 @pytest.fixture
 def folder(comm: Communicator) -> Iterator[Path]:
-    """One for all ranks."""
+    """Return one folder for all ranks."""
     made = Path(broadcast_json(comm, tempfile.mkdtemp() if comm.rank == 0 else None))
     yield made
     comm.barrier()
@@ -32,7 +33,7 @@ def test_all_features_resume_bitwise(sync: str, comm: Communicator, folder: Path
 
 
 def test_several_resume_bitwise(comm: Communicator, folder: Path) -> None:
-    """The same draws on every rank, whose collectives have to match."""
+    """All ranks draw the same examples, because their collectives must match."""
     servers = [name for name in odd.SYNCHRONOUS if comm.size > 1 or name != "parameter_server"]
     number = iter(range(10**6))
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hvd_train.comm.base import Communicator, broadcast_json
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.objects import broadcast_json
 from tests.bodies import parameter_server as body
 
 

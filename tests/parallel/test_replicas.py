@@ -1,4 +1,4 @@
-"""Strategies whose ranks differ while they train, on the engine and number of ranks of this session."""
+"""Strategies whose replicas differ, on the engine and number of ranks of this session."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hvd_train.comm.base import Communicator, broadcast_json
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.objects import broadcast_json
 from tests.bodies import replicas as body
 
 

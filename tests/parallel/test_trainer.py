@@ -1,4 +1,4 @@
-"""The trainer under mpirun, on the engine and number of ranks of this session."""
+"""The trainer under mpirun, with the engine and the ranks of this session."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hvd_train.comm.base import Communicator, broadcast_json
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.objects import broadcast_json
 from tests.bodies import training as body
 
 

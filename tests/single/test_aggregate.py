@@ -1,4 +1,4 @@
-"""Aggregates of updates: worked examples, and what f poisoned updates can do to them."""
+"""Aggregates of updates: worked examples, and the effect of f poisoned updates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hvd_train.errors import UserError
-from hvd_train.sync._aggregate import AGGREGATORS, LEAST, check, distances, nearest
+from hvd_train.sync.servers.aggregate import AGGREGATORS, LEAST, check, distances, nearest
 
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 STACK = [[1.0, 40.0], [2.0, 30.0], [4.0, 20.0], [9.0, -1000.0]]
@@ -36,10 +36,10 @@ def test_worked_examples(name: str, f: int, rows: int, expected: list[float]) ->
 
 
 def test_krum_counts_as_many_neighbours_as_the_paper() -> None:
-    """On a line at 0, 1, 5, 6, 7.5 with f = 1, the two nearest count: 26 for 0, 17 for 1, 7.25 for 5, 3.25 for 6."""
+    """With f = 1 the two nearest updates count: 26 for 0, 17 for 1, 7.25 for 5, 3.25 for 6."""
     line = torch.tensor([[0.0], [1.0], [5.0], [6.0], [7.5]])
     assert AGGREGATORS["krum"](line, 1).item() == 6
-    # With f = 0 three count: 62 for 0, 42 for 1, 23.25 for 5, 28.25 for 6.
+    # With f = 0 the three nearest count: 62 for 0, 42 for 1, 23.25 for 5, 28.25 for 6.
     assert AGGREGATORS["krum"](line, 0).item() == 5
 
 
@@ -59,7 +59,7 @@ def test_too_few_updates_are_refused_with_the_least_number(name: str, f: int) ->
 
 @st.composite
 def poisoned(draw: st.DrawFn, name: str) -> tuple[Tensor, Tensor, int]:
-    """Honest updates, those of f attackers among them at random places, and f."""
+    """Return honest updates, all updates with f attackers at random places, and f."""
     f = draw(st.integers(1, 3))
     n = draw(st.integers(LEAST[name](f), LEAST[name](f) + 3))
     width = draw(st.integers(1, 4))

@@ -1,4 +1,4 @@
-"""Ranks that see different facts: one sentence on every rank, which names the difference, the ranks and the host."""
+"""Ranks with different facts report one sentence: the difference, the ranks and the host."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hvd_train.alike import _samples, alike
-from hvd_train.comm import threads
-from hvd_train.comm._agree import agree, first_problem, same, together
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.agree import agree, first_problem, same, together
+from hvd_train.comm.communicator import Communicator
 from hvd_train.data.base import Dataset, TensorSplit, tensor_split
+from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
-from hvd_train.spec import DataSpec
+from hvd_train.rank.alike import _samples, check_alike
+from tests.engines import threads
 
 HOST = socket.gethostname()
 CPU = torch.device("cpu")
 
 
-def told(task: Callable[[Communicator], object], size: int = 3) -> str | None:
-    """What `task` raises on every rank alike; None where it raises nothing."""
+def refusal(task: Callable[[Communicator], object], size: int = 3) -> str | None:
+    """Return the text that `task` raises on every rank, None if it raises nothing."""
 
     def body(comm: Communicator) -> str | None:
         try:
@@ -48,7 +48,7 @@ X, Y = torch.arange(60.0).view(20, 3) / 7, torch.arange(20) % 3
 
 
 class Noisy(TensorSplit):
-    """Samples with noise from torch's generator, as augmentation adds it."""
+    """Samples with noise from torch's generator, like augmented ones."""
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         x, y = super().batch(indices)
@@ -56,7 +56,7 @@ class Noisy(TensorSplit):
 
 
 class Own(TensorSplit):
-    """Samples with noise from a generator of the data set's own, which nobody has seeded."""
+    """Samples with noise from an unseeded generator of the data set."""
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         x, y = super().batch(indices)
@@ -106,7 +106,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
 @pytest.mark.parametrize("case", DATA)
 def test_data(case: str) -> None:
     other, expected = DATA[case]
-    text = told(lambda comm: alike(comm, other if comm.rank == 1 else dataset(X, Y), model(), CPU))
+    text = refusal(lambda comm: check_alike(comm, other if comm.rank == 1 else dataset(X, Y), model(), CPU))
     assert (text is None) == (expected is None), text
     if expected:
         assert text is not None
@@ -118,7 +118,7 @@ def test_data(case: str) -> None:
 def test_models(case: str) -> None:
     make, expected = MODELS[case]
     usual = model(nn.Linear(4, 4)) if case == "another order" else model()
-    text = told(lambda comm: alike(comm, dataset(X, Y), make() if comm.rank == 1 else usual, CPU))
+    text = refusal(lambda comm: check_alike(comm, dataset(X, Y), make() if comm.rank == 1 else usual, CPU))
     assert (text is None) == (expected is None), text
     if expected:
         assert text is not None
@@ -135,7 +135,9 @@ def test_samples_that_are_augmented_are_drawn_alike_and_those_that_nobody_can_dr
 
 
 def test_devices() -> None:
-    text = told(lambda comm: alike(comm, dataset(X, Y), model(), torch.device("cuda" if comm.rank == 2 else "cpu")))
+    text = refusal(
+        lambda comm: check_alike(comm, dataset(X, Y), model(), torch.device("cuda" if comm.rank == 2 else "cpu"))
+    )
     assert text == (
         f"train.device differs between rank 0 on {HOST} and rank 2 on {HOST}: 'device' is cpu, on rank 2 cuda; "
         "name one that all hosts have, such as train.device=cpu"
@@ -148,9 +150,9 @@ def test_one_rank_that_refuses_takes_all_along() -> None:
             raise UserError("data.csv: no such file")
         return rank
 
-    assert told(lambda comm: together(comm, lambda: task(comm.rank))) == f"data.csv: no such file (rank 2 on {HOST})"
-    assert told(lambda comm: together(comm, lambda: task(2))) == f"data.csv: no such file (rank 0 on {HOST})"
-    assert told(lambda comm: together(comm, lambda: task(2)), size=1) == "data.csv: no such file"
+    assert refusal(lambda comm: together(comm, lambda: task(comm.rank))) == f"data.csv: no such file (rank 2 on {HOST})"
+    assert refusal(lambda comm: together(comm, lambda: task(2))) == f"data.csv: no such file (rank 0 on {HOST})"
+    assert refusal(lambda comm: together(comm, lambda: task(2)), size=1) == "data.csv: no such file"
     assert threads.run(2, lambda comm: together(comm, lambda: task(comm.rank))) == [0, 1]
 
 
@@ -168,13 +170,13 @@ def test_agree_takes_the_first_that_is_not_none() -> None:
 
 @pytest.mark.parametrize("facts", [{"a": 1.0, "b": [2.0]}, {"a": 1.0, "b": [2.0, 3.0]}, {"a": 1.0005, "b": [2.0]}])
 def test_floats_are_compared_to_a_thousandth(facts: dict[str, Any]) -> None:
-    text = told(lambda comm: same(comm, "it", facts if comm.rank else {"a": 1.0, "b": [2.0]}, "mend it"), size=2)
+    text = refusal(lambda comm: same(comm, "it", facts if comm.rank else {"a": 1.0, "b": [2.0]}, "mend it"), size=2)
     assert (text is None) == (len(facts["b"]) == 1)
 
 
 def test_every_generator_is_seeded_before_the_users_code_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hvd_train.comm.single import SingleCommunicator
-    from hvd_train.worker import build
+    from hvd_train.comm.engines.single import SingleCommunicator
+    from hvd_train.rank.build import build
     from tests.bodies import training as body
 
     drawn: list[tuple[Any, ...]] = []
@@ -195,5 +197,7 @@ def test_every_generator_is_seeded_before_the_users_code_runs(monkeypatch: pytes
 
 
 def test_the_sentence_names_no_python(capsys: pytest.CaptureFixture[str]) -> None:
-    text = told(lambda comm: alike(comm, dataset(X[: 20 - comm.rank], Y[: 20 - comm.rank]), model(), CPU)) or ""
+    text = (
+        refusal(lambda comm: check_alike(comm, dataset(X[: 20 - comm.rank], Y[: 20 - comm.rank]), model(), CPU)) or ""
+    )
     assert not re.search(r"torch\.|Tensor|Traceback", text)

@@ -1,4 +1,7 @@
-"""Asynchronous strategies on threads, and servers as state machines; `tests/parallel` runs the bodies under mpirun."""
+"""Asynchronous strategies on threads, and servers as state machines.
+
+`tests/parallel/test_asynchronous.py` runs the bodies under mpirun.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from cli.blame import killed
-from cli.launchers import _openmpi
-from cli.launchers.base import Job
-from cli.machine import Machine
-from cli.placement import place
-from cli.watchdog import Watchdog
-from hvd_train import plugins
-from hvd_train.comm import threads
-from hvd_train.comm._mailbox import LOST, Message
-from hvd_train.comm.base import Communicator
-from hvd_train.sync._backup import FirstOfStep
-from hvd_train.sync._members import FINISHED, LEFT, Members, RankLost
-from hvd_train.sync._server import PARAMETERS, PUSH, Server
-from hvd_train.sync._shard import deal
-from hvd_train.sync.async_gossip import Replica
-from hvd_train.sync.async_ps import OnArrival
-from hvd_train.sync.ssp import Bounded
+from cli.follow.blame import killed
+from cli.follow.exits import EarlyExits
+from cli.follow.state import JobState
+from cli.follow.watchdog import Watchdog
+from cli.hosts.machine import Machine
+from cli.launch import openmpi
+from cli.launch.job import Job
+from cli.launch.placement import place
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.messages import LOST, Message
+from hvd_train.config import plugins
+from hvd_train.config.document import Document
+from hvd_train.config.resolve import read_section
+from hvd_train.config.schema import SyncSection
+from hvd_train.sync.servers.backup import FirstOfStep
+from hvd_train.sync.servers.roster import FINISHED, LEFT, RankLost, Roster
+from hvd_train.sync.servers.server import PARAMETERS, PUSH, Server
+from hvd_train.sync.servers.shard import assign_runs
+from hvd_train.sync.strategies.async_gossip import SharedReplica
+from hvd_train.sync.strategies.async_ps import OnArrival
+from hvd_train.sync.strategies.ssp import BoundedStaleness
 from tests.bodies import asynchronous as body
 from tests.bodies import training
+from tests.engines import threads
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +63,7 @@ def test_bodies_that_save(check: Any, size: int, tmp_path: Path) -> None:
 
 
 class FakeShard:
-    """A number that gradients are subtracted from, times the rate."""
+    """One number, from which gradients times the rate are subtracted."""
 
     def __init__(self) -> None:
         self.values = [torch.zeros(1)]
@@ -69,7 +77,7 @@ class FakeShard:
 
 
 class FakeMail:
-    """Remembers whom a server answered, and with what."""
+    """Records the answers of a server."""
 
     rank = 0
 
@@ -88,12 +96,12 @@ class FakeMail:
 
 
 class Driven:
-    """A server of three workers that is given messages by hand."""
+    """A server of three workers that receives messages from the test."""
 
     def __init__(self, make: Callable[..., Server], **options: Any) -> None:
         self.mail, self.shard, self.lost = FakeMail(), FakeShard(), []  # type: ignore[var-annotated]
-        members = Members(["a", "b", "c"], range(3), {0: "evaluates"})
-        self.server = make(self.shard, None, self.mail, members, lambda: 0, self.lost.append, **options)
+        roster = Roster(["a", "b", "c"], range(3), {0: "evaluates"})
+        self.server = make(self.shard, None, self.mail, roster, lambda: 0, self.lost.append, **options)
 
     def push(self, worker: int, gradient: float, *, rate: float = 1.0, samples: int = 1) -> list[tuple[int, float]]:
         values = {"taken": True, "rate": rate, "samples": samples, "unused": []}
@@ -105,7 +113,7 @@ class Driven:
         return self.mail.news()
 
 
-def test_async_ps_answers_who_came_and_damps_what_is_stale() -> None:
+def test_async_ps_answers_at_once_and_damps_stale_gradients() -> None:
     driven = Driven(OnArrival, window=0.0, damping=True)
     assert driven.push(0, 1) == [(0, -1)]
     assert driven.push(0, 1) == [(0, -2)]
@@ -116,20 +124,20 @@ def test_async_ps_answers_who_came_and_damps_what_is_stale() -> None:
     assert driven.server.version == 4
 
 
-def test_a_window_sums_what_came_and_closes_when_nobody_else_can_come() -> None:
+def test_a_window_sums_gradients_and_ends_when_no_other_worker_can_push() -> None:
     driven = Driven(OnArrival, window=60.0, damping=False)
     assert driven.push(0, 1) == []
     assert driven.push(2, 2) == []
-    assert 0 < (driven.server.patience() or 0) <= 60
+    assert 0 < (driven.server.timeout() or 0) <= 60
     assert driven.push(1, 4) == [(0, -7), (2, -7), (1, -7)]
     assert driven.shard.rates == [1.0]
-    assert driven.server.patience() is None
+    assert driven.server.timeout() is None
     driven.push(0, 1)
     driven.push(1, 1)
     assert driven.hear(Message(2, FINISHED)) == [(0, -9), (1, -9)]
 
 
-def test_a_window_ends_though_nobody_comes() -> None:
+def test_a_window_ends_without_messages() -> None:
     driven = Driven(OnArrival, window=0.01, damping=False)
     assert driven.push(0, 1) == []
     time.sleep(0.02)
@@ -137,8 +145,8 @@ def test_a_window_ends_though_nobody_comes() -> None:
     assert driven.mail.news() == [(0, -1)]
 
 
-def test_ssp_holds_back_who_is_ahead_of_the_slowest_that_still_works() -> None:
-    driven = Driven(Bounded, staleness=1)
+def test_ssp_delays_workers_ahead_of_the_slowest_working_one() -> None:
+    driven = Driven(BoundedStaleness, staleness=1)
     assert driven.push(0, 1) == [(0, -1)]
     assert driven.push(0, 1) == []
     assert driven.push(1, 1) == [(1, -3)]
@@ -146,15 +154,15 @@ def test_ssp_holds_back_who_is_ahead_of_the_slowest_that_still_works() -> None:
     assert driven.server.report()["gap"] == 1
 
 
-def test_ssp_lets_the_others_go_when_the_slowest_dies_or_finishes() -> None:
+def test_ssp_answers_the_others_when_the_slowest_dies_or_finishes() -> None:
     for message in (Message(2, LOST), Message(2, FINISHED), Message(2, LEFT, {"lost": []})):
-        driven = Driven(Bounded, staleness=0)
+        driven = Driven(BoundedStaleness, staleness=0)
         assert driven.push(0, 1) == driven.push(1, 1) == []
         assert driven.hear(message) == [(0, -2), (1, -2)]
         assert driven.lost == ([2] if message.kind == LOST else [])
 
 
-def test_backup_takes_the_first_and_sends_late_ones_on() -> None:
+def test_backup_applies_the_first_gradients_and_drops_late_ones() -> None:
     driven = Driven(FirstOfStep, enough=2)
     assert driven.push(0, 1, samples=3) == []
     assert driven.push(1, 5, samples=1) == [(0, -2), (1, -2)]  # (3 * 1 + 1 * 5) / 4
@@ -173,7 +181,7 @@ def test_backup_ends_when_too_few_are_left() -> None:
     assert driven.mail.values[-1] == {"over": "length"}
 
 
-def test_backup_goes_on_with_fewer_where_some_died() -> None:
+def test_backup_continues_with_fewer_workers_after_a_loss() -> None:
     driven = Driven(FirstOfStep, enough=2)
     driven.push(0, 1)
     assert driven.hear(Message(1, LOST)) == []
@@ -181,11 +189,11 @@ def test_backup_goes_on_with_fewer_where_some_died() -> None:
     assert driven.mail.values[-1] == {"over": None}
 
 
-def test_who_skips_a_step_is_answered_and_counts_for_nothing() -> None:
+def test_a_worker_that_skips_a_step_is_answered_and_does_not_count() -> None:
     skipped = {"taken": False, "rate": 1.0, "samples": 1, "unused": []}
     for make, options in (
         (OnArrival, {"window": 0.0, "damping": False}),
-        (Bounded, {"staleness": 9}),
+        (BoundedStaleness, {"staleness": 9}),
         (FirstOfStep, {"enough": 1}),
     ):
         driven = Driven(make, **options)  # type: ignore[arg-type]
@@ -194,23 +202,23 @@ def test_who_skips_a_step_is_answered_and_counts_for_nothing() -> None:
 
 
 def test_a_vital_rank_that_dies_is_named_with_what_it_does() -> None:
-    driven = Driven(Bounded, staleness=0)
+    driven = Driven(BoundedStaleness, staleness=0)
     with pytest.raises(RankLost, match="rank 0 on a is gone, which evaluates"):
         driven.hear(Message(0, LOST))
 
 
-def test_who_is_lost_after_it_left_is_not_missed() -> None:
-    members = Members(["a", "b"], range(2), {1: "serves"})
-    assert members.hear(Message(1, LEFT, {"lost": []}))
-    assert members.hear(Message(1, LOST))
-    assert (members.lost, members.stopped, members.present) == ([], True, [0])
+def test_a_rank_that_is_lost_after_it_left_does_not_count_as_lost() -> None:
+    roster = Roster(["a", "b"], range(2), {1: "serves"})
+    assert roster.update(Message(1, LEFT, {"lost": []}))
+    assert roster.update(Message(1, LOST))
+    assert (roster.lost, roster.stopped, roster.present) == ([], True, [0])
 
 
 @pytest.mark.parametrize("servers", [1, 2, 3, 7])
 @pytest.mark.parametrize("whole", [False, True])
 def test_runs_cover_all_parameters_once_in_order(servers: int, whole: bool) -> None:
     sizes = [[5, 1, 12], [7]]
-    dealt = deal(sizes, servers, whole=whole)
+    dealt = assign_runs(sizes, servers, whole=whole)
     for tensor, lengths in enumerate(sizes):
         runs = [run for of in dealt for run in of if run.tensor == tensor]
         assert [i for run in runs for i in range(run.start, run.stop)] == list(range(sum(lengths)))
@@ -222,15 +230,15 @@ def test_runs_cover_all_parameters_once_in_order(servers: int, whole: bool) -> N
 
 
 def test_replicas_that_average_in_all_directions_at_once_keep_their_sum() -> None:
-    """Threads that step and average without any order: the sum is that of what was put in, exactly."""
-    replicas = [Replica([torch.full((3,), float(2**i), dtype=torch.float64)]) for i in range(3)]
+    """Threads step and average in any order: the sum of the replicas is exact."""
+    replicas = [SharedReplica([torch.full((3,), float(2**i), dtype=torch.float64)]) for i in range(3)]
 
     def work(number: int) -> None:
         own = replicas[number]
         for _ in range(5):
             own._own[0].add_(8.0)
             own.settle()
-            own.add(replicas[(number + 1) % 3].meet(own.values()))
+            own.add(replicas[(number + 1) % 3].average(own.values()))
 
     together = [threading.Thread(target=work, args=(i,)) for i in range(3)]
     for thread in together:
@@ -246,9 +254,8 @@ class Died(Exception):
 
 
 def die(job: Any) -> None:
-    """As SIGKILL: connections end, and nothing is said."""
-    for name in ("_requests", "_mail"):
-        mail = getattr(job.strategy, name, None)
+    """Die as by SIGKILL: connections end without a message."""
+    for mail in (getattr(job.strategy, "_requests", None), job.strategy.members.mail):
         if mail is not None:
             mail.hang_up()
     raise Died
@@ -258,29 +265,28 @@ EPOCHS = {"steps": None, "epochs": 3}
 
 
 @pytest.mark.parametrize("sync", body.EVERY, ids=lambda s: s["strategy"])
-def test_others_go_on_without_a_worker_that_dies_and_share_its_samples(sync: dict[str, Any]) -> None:
-    told: list[int] = []
+def test_workers_continue_after_a_loss_and_share_its_samples(sync: dict[str, Any]) -> None:
+    reported: list[int] = []
 
     def run(comm: Communicator) -> Any:
-        job = training.trainer(comm, body.configuration(0, sync, train=EPOCHS))
-        job.strategy.report = told.append
+        job = training.trainer(comm, body.configuration(0, sync, train=EPOCHS), report=reported.append)
         if comm.rank == 2:
             job.sinks = [body.Each(lambda step: die(job) if step == 2 else None)]
         try:
             job.run()
         except Died:
             return None
-        return job.strategy.lost, job.strategy.share(9), job.epochs
+        return job.strategy.members.lost, job.strategy.members.share(9), job.epochs
 
     *living, dead = threads.run(3, run)
     assert dead is None
     assert living == [([2], (0, 2), 3), ([2], (1, 2), pytest.approx(living[1][2]))]
-    assert told == [2]
+    assert reported == [2]
 
 
 @pytest.mark.parametrize("dead", [0, 2])
 @pytest.mark.parametrize("sync", body.EVERY, ids=lambda s: s["strategy"])
-def test_nobody_goes_on_without_rank_0_or_a_server(sync: dict[str, Any], dead: int) -> None:
+def test_no_rank_continues_without_rank_0_or_a_server(sync: dict[str, Any], dead: int) -> None:
     served = sync["strategy"] != "async_gossip"
     if dead and not served:
         return
@@ -291,7 +297,7 @@ def test_nobody_goes_on_without_rank_0_or_a_server(sync: dict[str, Any], dead: i
         if comm.rank == dead == 0:
             job.sinks = [body.Each(lambda step: die(job) if step == 3 else None)]
         if comm.rank == dead == 2:
-            job.strategy.serve = lambda: die(job)  # type: ignore[method-assign,return-value,func-returns-value]
+            job.strategy.members.serve = lambda: die(job)  # type: ignore[method-assign,return-value,func-returns-value]
         try:
             return str(job.run())
         except Died:
@@ -322,10 +328,10 @@ def test_an_idle_server_takes_no_time() -> None:
     assert min(threads.run(2, run)) < 0.05
 
 
-def test_what_a_server_sends_while_its_rank_evaluates_is_trainings() -> None:
+def test_answers_of_a_server_count_as_training_while_its_rank_evaluates() -> None:
     def run(comm: Communicator) -> tuple[int, int]:
         job = training.trainer(comm, body.configuration(6, {"strategy": "async_ps"}, train={"eval_every": 1}))
-        agreed = job.strategy.agreed
+        agreed = job.strategy.view.agreed
 
         @contextmanager
         def slowly() -> Iterator[None]:
@@ -333,15 +339,17 @@ def test_what_a_server_sends_while_its_rank_evaluates_is_trainings() -> None:
             with agreed():
                 yield
 
-        job.strategy.agreed = slowly  # type: ignore[method-assign]
+        job.strategy.view.agreed = slowly  # type: ignore[method-assign]
         job.run()
-        return job.bytes_sent, 6 * 8 * sum(p.numel() for p in job.optimizer.model.parameters() if p.requires_grad)
+        return job.accounting.bytes_sent, 6 * 8 * sum(
+            p.numel() for p in job.optimizer.model.parameters() if p.requires_grad
+        )
 
     (sent, answers), _ = threads.run(2, run)
     assert sent >= answers
 
 
-def test_a_server_that_fails_takes_its_rank_along() -> None:
+def test_the_failure_of_a_server_thread_fails_its_rank() -> None:
     def run(comm: Communicator) -> None:
         job = training.trainer(comm, body.configuration(3, {"strategy": "async_ps"}))
         start = job.strategy.start
@@ -375,10 +383,13 @@ def test_many_short_runs_all_end(sync: dict[str, Any]) -> None:
 
 
 def test_the_launcher_knows_whose_ranks_outlive_others_without_importing_them() -> None:
-    found = {name for name in plugins.names("hvd_train.sync") if plugins.asynchronous(name, {})}
+    def asynchronous(name: str, **options: Any) -> bool:
+        return read_section(SyncSection, Document({"strategy": name, **options}, "test")).asynchronous
+
+    found = {name for name in plugins.names("hvd_train.sync.strategies") if asynchronous(name)}
     assert found == {"async_ps", "ssp", "async_gossip"}
-    assert plugins.asynchronous("parameter_server", {"backup_workers": 1})
-    assert not plugins.asynchronous("parameter_server", {"backup_workers": 0})
+    assert asynchronous("parameter_server", backup_workers=1)
+    assert not asynchronous("parameter_server", backup_workers=0)
 
 
 @pytest.mark.parametrize(
@@ -387,36 +398,38 @@ def test_the_launcher_knows_whose_ranks_outlive_others_without_importing_them() 
 def test_mpirun_lets_the_others_go_on_where_they_can(outlives: bool, version: tuple[int, ...], recovers: bool) -> None:
     job = Job(("program",), 2, "mpi", outlives=outlives)
     placement = place(job, Machine("n0", False, (4,)))
-    assert ("--enable-recovery" in _openmpi.options(job, placement, version, root=False)) == recovers
+    assert ("--enable-recovery" in openmpi.options(job, placement, version, root=False)) == recovers
 
 
-def started(world_size: int) -> Watchdog:
-    watchdog = Watchdog(world_size, 300, 0.0)
+def started(world_size: int) -> JobState:
+    state = JobState(world_size)
     for rank in range(world_size):
-        watchdog.hear({"event": "started", "rank": rank, "host": "a", "machine": "m", "pid": 100 + rank}, 0.0)
-    return watchdog
+        state.record({"event": "started", "rank": rank, "host": "a", "machine": "m", "pid": 100 + rank}, 0.0)
+    return state
 
 
-def test_a_loss_that_the_run_reports_is_no_failure_and_the_next_one_is_seen() -> None:
-    watchdog = started(3)
-    watchdog.end("m", 102, 1.0)
-    assert not watchdog.unreported(4.0, 4.0)
-    assert watchdog.unreported(5.5, 4.0)
-    watchdog.hear({"event": "lost", "rank": 0, "host": "a", "machine": "m", "pid": 100, "lost": 2}, 5.5)
-    assert watchdog.gone(5.5) is None
-    watchdog.end("m", 101, 6.0)
-    gone = watchdog.gone(6.0)
-    assert gone is not None
-    assert gone.rank is not None
-    assert gone.rank.number == 1
+def test_an_exit_that_the_run_reports_is_no_failure_and_the_next_one_is_seen() -> None:
+    state = started(3)
+    exits = EarlyExits(state)
+    exits.process_ended("m", 102, 1.0)
+    assert not exits.unreported(4.0, 4.0)
+    assert exits.unreported(5.5, 4.0)
+    state.record({"event": "lost", "rank": 0, "host": "a", "machine": "m", "pid": 100, "lost": 2}, 5.5)
+    assert exits.first(5.5) is None
+    exits.process_ended("m", 101, 6.0)
+    first = exits.first(6.0)
+    assert first is not None
+    assert first.rank is not None
+    assert first.rank.number == 1
 
 
-def test_nobody_waits_to_hear_from_the_lost() -> None:
-    watchdog = started(2)
-    watchdog.hear({"event": "lost", "rank": 0, "host": "a", "machine": "m", "pid": 100, "lost": 1}, 1.0)
+def test_lost_ranks_need_no_heartbeat() -> None:
+    state = started(2)
+    watchdog = Watchdog(state, 300, 0.0)
+    state.record({"event": "lost", "rank": 0, "host": "a", "machine": "m", "pid": 100, "lost": 1}, 1.0)
     for now in range(2, 400, 2):
-        watchdog.hear({"event": "started", "rank": 0, "host": "a", "machine": "m", "pid": 100}, now)
-        assert watchdog.look(now) is None
+        state.record({"event": "started", "rank": 0, "host": "a", "machine": "m", "pid": 100}, now)
+        assert watchdog.check(now) is None
 
 
 def test_a_launchers_word_on_a_lost_rank_accuses_nobody() -> None:

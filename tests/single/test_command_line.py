@@ -1,4 +1,4 @@
-"""The surface of the command: its words, its options, its help, and what it says about a command line it cannot use."""
+"""The command line of ddl: words, options, help, and messages for invalid command lines."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 import typer
 
-from cli import argv, main
-from cli.columns import columns
-from cli.options import PANELS
-from hvd_train import display, names
+from cli import main
+from cli.arguments import argv
+from cli.arguments.options import PANELS
+from cli.output.columns import columns
+from hvd_train.config.plugins import FAMILIES
 from hvd_train.errors import UserError
-from hvd_train.monitor import terminal
+from hvd_train.monitor.sinks import terminal
+from hvd_train.text import display, names
 from tests.integration.ddl import DIGITS, ROOT
 
 VALUED = {
@@ -41,7 +43,7 @@ Ddl = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def ddl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ddl:
-    """Runs a command line in this process; its exit code, stdout and stderr."""
+    """Return a function that runs a command line in this process: exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "train.py").touch()
@@ -134,7 +136,7 @@ def test_options_may_stand_behind_a_yaml_file(ddl: Ddl) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("run", "run: nothing to run; expected a YAML file (.yaml)"),
+        ("run", "run: expected a YAML file (.yaml)"),
         ("rnu", "no command 'rnu'; did you mean 'run'?"),
         ("--hlp", "no option '--hlp'; did you mean '--help'?"),
         ("run --nq 2 m.yaml", "no option '--nq'; did you mean '--np'?"),
@@ -144,17 +146,17 @@ def test_options_may_stand_behind_a_yaml_file(ddl: Ddl) -> None:
         ("run --np -1 train.py", "--np: expected at least 1 rank, got -1"),
         ("run --np 1.5 train.py", "--np: expected a number of ranks, got '1.5'"),
         ("run --np 1_0 train.py", "--np: expected a number of ranks, got '1_0'"),
-        ("run --timeout nan train.py", "--timeout: expected a number, got nan"),
-        ("run --timeout -inf train.py", "--timeout: expected a number, got -inf"),
-        ("run --timeout -1 train.py", "--timeout: expected seconds above 0, got -1"),
+        ("run --timeout nan train.py", "--timeout: expected seconds above 0, got 'nan'"),
+        ("run --timeout -inf train.py", "--timeout: expected seconds above 0, got '-inf'"),
+        ("run --timeout -1 train.py", "--timeout: expected seconds above 0, got '-1'"),
         ("run --stall-timeout -1 train.py", "Invalid value for '--stall-timeout'"),
         ("run --engine mpii train.py", "--engine: no engine 'mpii'; did you mean 'mpi'?"),
         ("run --engine= train.py", "--engine: expected a value, got ''"),
         ("run --output -- train.py", "--output: expected a value before --"),
         ("run -m", "Option '-m' requires an argument."),
         ("run --np 1000000 train.py", "--np: expected at most 999999 ranks, got 1000000"),
-        ("run --output \udcff train.py", r"--output: {tmp}/\udcff is not UTF-8; give another name"),
-        ("compare m.yaml --target loss=nan", "--target: 'loss=nan' is none; expected METRIC=VALUE"),
+        ("run --output \udcff train.py", r"--output: {tmp}/\udcff is not UTF-8; give another path"),
+        ("compare m.yaml --target loss=nan", "--target: 'loss=nan' is no goal; expected METRIC=VALUE"),
         ("init no/such/folder.yaml", "init: cannot write no/such/folder.yaml: No such file or directory"),
         ("validate .", ".: cannot be read: Is a directory"),
         (f"run {'x' * 300}.py", f"{'x' * 300}.py: "),
@@ -162,14 +164,15 @@ def test_options_may_stand_behind_a_yaml_file(ddl: Ddl) -> None:
         ("run --launcher mpirunn train.py", "--launcher: no launcher 'mpirunn'; did you mean 'mpirun'?"),
         ("run --quiet=yes train.py", "Option '--quiet' does not take a value."),
         ("submit --launcher horovodrun train.py", "--launcher: no launcher 'horovodrun' (choices: auto, mpirun, srun)"),
-        ("submit", "submit: nothing to submit; expected a YAML file (.yaml), a Python script (.py) or -m MODULE"),
+        ("submit", "submit: expected a YAML file (.yaml), a Python script (.py) or -m MODULE"),
         ("list modles", "list: no family 'modles'; did you mean 'models'?"),
         ("list a b", "Got unexpected extra argument"),
         ("bench steps", "bench: no measurement 'steps'; did you mean 'step'?"),
+        ("bench allreduce --sizes 9999999999G", "--sizes: an all-reduce of 10737418238926258176 bytes needs "),
         ("bench step --pairs x", "Invalid value for '--pairs'"),
         ("compare m.yaml --latency-ms nan", "--latency-ms: expected a number, got nan"),
         ("compare m.yaml --gbps inf", "--gbps: expected a number, got inf"),
-        ("data shwo m.yaml", "data: no 'shwo'; did you mean 'show'?"),
+        ("data shwo m.yaml", "data: no command 'shwo'; did you mean 'show'?"),
         ("hosts --to openmp f", "--to: no dialect 'openmp'; did you mean 'openmpi'?"),
         ("status --jsno", "no option '--jsno'; did you mean '--json'?"),
         ("results", "Missing argument"),
@@ -195,13 +198,11 @@ def test_without_words_there_is_help(ddl: Ddl) -> None:
     assert "Commands:" in out
     assert re.fullmatch(r"ddl \S+\n", ddl("--version", "run")[1])
     assert ddl("LIST") == ddl("list")
-    assert ddl("list")[1].split() == [
-        "engines", "strategies", "compressors", "models", "data", "partitions", "launchers", "optimizers",
-    ]  # fmt: skip
+    assert ddl("list")[1].split() == [*FAMILIES, "optimizers", "metrics"]
 
 
 def _texts(command: Any) -> list[str]:
-    """What the help of `command` is made of."""
+    """Return the help texts of the parameters of `command`."""
     return [text for p in command.params for text in (p.help, p.show_default) if isinstance(text, str)]
 
 
@@ -299,9 +300,7 @@ def test_a_table_of_runs_shows_names_as_they_are() -> None:
 def test_a_starter_names_itself_so_that_it_can_be_pasted(ddl: Ddl, tmp_path: Path) -> None:
     assert ddl("init", "my $model.yaml")[1].endswith("ddl run --np 2 'my $model.yaml'\n")
     assert ddl("init", "a\nb\udcff.yaml")[0] == 0
-    assert (
-        r"# A run of ddl. Start it with: ddl run --np 2 'a\nb\udcff.yaml'" in (tmp_path / "a\nb\udcff.yaml").read_text()
-    )
+    assert r"# Start this run with: ddl run --np 2 'a\nb\udcff.yaml'" in (tmp_path / "a\nb\udcff.yaml").read_text()
 
 
 @pytest.mark.parametrize(

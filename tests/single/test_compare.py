@@ -1,4 +1,4 @@
-"""`ddl compare`: what it is asked for, and what it makes of recorded runs."""
+"""`ddl compare`: its options, and its reports of recorded runs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 
-from cli import emulation
 from cli.compare import entries, outcome
-from cli.compare.entries import Entry, budget
+from cli.compare.entries import StrategyEntry, budget
 from cli.compare.outcome import Outcome
 from cli.compare.plot import picture
 from cli.compare.report import Report
 from cli.compare.series import Series
-from hvd_train.comm import threads
-from hvd_train.comm.base import Communicator
+from cli.launch.emulation import Emulation
+from hvd_train.comm.communicator import Communicator
 from hvd_train.errors import UserError
 from tests.bodies import training
+from tests.engines import threads
 
 MODEL = "model: mlp\ndata: digits\n"
 
@@ -55,7 +55,7 @@ def test_strategies_with_their_options() -> None:
 
 def test_overrides_of_a_strategy_keep_what_all_have_in_common() -> None:
     of_file = {"strategy": "local_sgd", "period": 4, "compression": "fp16", "fusion_mb": 1}
-    entry = Entry("", "diloco", ("period=50", "optimizer.lr=0.1", "data.partition=dirichlet", "seed=3"))
+    entry = StrategyEntry("", "diloco", ("period=50", "optimizer.lr=0.1", "data.partition=dirichlet", "seed=3"))
     whole, *others = entry.overrides(of_file)
     assert json.loads(whole.removeprefix("sync=")) == {"compression": "fp16", "fusion_mb": 1, "strategy": "diloco"}
     assert others == ["sync.period=50", "optimizer.lr=0.1", "data.partition=dirichlet", "seed=3"]
@@ -79,31 +79,34 @@ def test_budgets(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: budget("10"), "--budget: '10' is none; expected epochs, steps, seconds or bytes"),
-        (lambda: budget("0s"), "--budget: '0s' is none"),
-        (lambda: budget("1.5epochs"), "--budget: '1.5epochs' has a fraction"),
-        (lambda: entries.target("accuracy"), "--target: 'accuracy' is none; expected METRIC=VALUE"),
-        (lambda: entries.target("accuracy=high"), "--target: 'accuracy=high' is none"),
-        (lambda: entries.entries("a,,b"), "--strategies: 'a,,b': expected NAME or NAME:OPTION=VALUE"),
-        (lambda: entries.entries("a:period"), "--strategies: 'a:period': expected NAME or NAME:OPTION=VALUE"),
-        (lambda: entries.entries("a:=3"), "--strategies: 'a:=3': expected NAME"),
-        (lambda: entries.entries("a,b:c=1,a"), "--strategies: 'a' stands there twice"),
-        (lambda: emulation.section(-1, None, None, 2), "--latency-ms: expected milliseconds, got -1"),
-        (lambda: emulation.section(0, 0, None, 2), "--gbps: expected Gbit/s above 0, got 0"),
-        (lambda: emulation.section(0, None, "1", 2), "--straggler: '1' is none; expected RANK:FACTOR"),
-        (lambda: emulation.section(0, None, "1:0.5", 2), "--straggler: '1:0.5' is none"),
-        (lambda: emulation.section(0, None, "2:5", 2), "--straggler: no rank 2 among 2; expected 0 to 1"),
+        (lambda: budget("10"), "--budget: '10' is no budget; expected epochs, steps, seconds or bytes"),
+        (lambda: budget("0s"), "--budget: '0s' is no budget"),
+        (lambda: budget("1.5epochs"), "--budget: '1.5epochs' is not whole"),
+        (lambda: entries.goal("accuracy"), "--target: 'accuracy' is no goal; expected METRIC=VALUE"),
+        (lambda: entries.goal("accuracy=high"), "--target: 'accuracy=high' is no goal"),
+        (lambda: entries.entries("a,,b"), "--strategies: 'a,,b' is no strategy; expected NAME or NAME:OPTION=VALUE"),
+        (
+            lambda: entries.entries("a:period"),
+            "--strategies: 'a:period' is no strategy; expected NAME or NAME:OPTION=VALUE",
+        ),
+        (lambda: entries.entries("a:=3"), "--strategies: 'a:=3' is no strategy; expected NAME"),
+        (lambda: entries.entries("a,b:c=1,a"), "--strategies: 'a' is listed twice"),
+        (lambda: Emulation(-1).section(2), "--latency-ms: expected milliseconds, got -1"),
+        (lambda: Emulation(gbps=0).section(2), "--gbps: expected Gbit/s above 0, got 0"),
+        (lambda: Emulation(straggler="1").section(2), "--straggler: expected RANK:FACTOR"),
+        (lambda: Emulation(straggler="1:0.5").section(2), "such as 3:5, got '1:0.5'"),
+        (lambda: Emulation(straggler="2:5").section(2), "--straggler: no rank 2 among 2; expected 0 to 1"),
     ],
 )
-def test_what_cannot_be_read_is_said(ask: Any, message: str) -> None:
+def test_a_bad_option_is_an_error(ask: Any, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         ask()
 
 
 def test_emulation_is_what_was_written() -> None:
-    assert emulation.section(0.0, None, None, 4) is None
+    assert Emulation().section(4) is None
     expected = {"latency_ms": 5.0, "gbps": 1.0, "straggler": 3, "factor": 5.0}
-    assert emulation.section(5.0, 1.0, "3:5", 4) == expected
+    assert Emulation(5.0, 1.0, "3:5").section(4) == expected
 
 
 def test_a_strategy_replaces_that_of_the_file(tmp_path: Path) -> None:
@@ -117,10 +120,10 @@ def test_a_strategy_replaces_that_of_the_file(tmp_path: Path) -> None:
     [
         ("allreduce,localsgd", None, "no 'localsgd' here; did you mean 'local_sgd'?"),
         ("allreduce,local_sgd:perod=2", None, "sync.perod: unknown key; did you mean 'period'?"),
-        ("allreduce", "60s", "the schedule 'cosine' falls over the length of a run, which '60s' does not tell"),
+        ("allreduce", "60s", "the schedule 'cosine' needs the length of a run, which '60s' does not give"),
     ],
 )
-def test_mistakes_are_told_before_the_first_run(
+def test_mistakes_are_reported_before_the_first_run(
     strategies: str, budget: str | None, message: str, tmp_path: Path
 ) -> None:
     file = model(tmp_path, "schedule: {name: cosine}\n")
@@ -130,7 +133,7 @@ def test_mistakes_are_told_before_the_first_run(
 
 
 def recorded(folder: Path, bytes_of_ranks: list[int | None], sent: list[int], **summary: Any) -> Path:
-    """A run with an evaluation every ten steps and two seconds, of accuracies 0.5, 0.7, ..."""
+    """Write a run with an evaluation every ten steps and two seconds, with accuracies 0.5, 0.7, ..."""
     folder.mkdir()
     evaluations = [
         {"kind": "eval", "step": 10 * n, "seconds": 2.0 * n, "bytes_sent": b, "accuracy": 0.3 + 0.2 * n, "loss": 1 / n}
@@ -207,12 +210,12 @@ def test_rows(outcomes: list[Outcome]) -> None:
     assert third == {**dict.fromkeys(first), "strategy": "broken", "ended": "failed: no such thing"}
 
 
-def test_what_no_run_reaches_is_an_empty_column(outcomes: list[Outcome]) -> None:
+def test_a_goal_that_no_run_reaches_is_an_empty_column(outcomes: list[Outcome]) -> None:
     assert [row["s to loss 0.01"] for row in outcome.rows(outcomes, ("loss", 0.01))] == [None] * 3
-    assert outcomes[0].first("loss", 0.6) == outcomes[0].evaluations[1], "a loss falls"
+    assert outcomes[0].first("loss", 0.6) == outcomes[0].evaluations[1], "a loss improves by falling"
 
 
-def test_the_first_that_succeeds_is_what_others_are_compared_with(outcomes: list[Outcome]) -> None:
+def test_rows_are_relative_to_the_first_run_that_succeeds(outcomes: list[Outcome]) -> None:
     rows = outcome.rows([outcomes[2], outcomes[1], outcomes[0]], None)
     assert [row.get("bytes over first") for row in rows] == [None, 1.0, 2.0]
     assert [list(row) for row in outcome.rows(outcomes[2:], None)] == [["strategy", "ended"]]
@@ -239,7 +242,7 @@ def test_every_strategy_has_a_line_of_its_own_and_one_without_bytes_is_drawn() -
     seconds, sent, _ = picture(many, "loss", "", None).axes
     looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in seconds.get_lines()}
     assert len(looks) == 20
-    assert sent.get_xscale() == "linear", "an axis of powers has no zero"
+    assert sent.get_xscale() == "linear", "a logarithmic axis has no zero"
 
 
 def test_a_report_in_three_forms(outcomes: list[Outcome], tmp_path: Path) -> None:
@@ -277,12 +280,12 @@ def test_a_report_of_nothing(tmp_path: Path) -> None:
 def test_a_budget_ends_a_run_at_the_first_evaluation_after_it(
     limit: dict[str, Any], evaluations: int, reason: str
 ) -> None:
-    """In a step each of two ranks sends 84 numbers of float64: together 1,344 bytes."""
+    """Each of two ranks sends 84 float64 numbers a step, 1,344 bytes together."""
     train = {"epochs": 100, "eval_every": 2, **limit}
 
     def ended(comm: Communicator) -> tuple[str, int, int]:
         job = training.trainer(comm, training.configuration(train=train, sync={"fusion_mb": 1.0}))
-        return job.run(), job.progress.step, job.bytes_sent
+        return job.run(), job.progress.step, job.accounting.bytes_sent
 
     (first, steps, sent), second = threads.run(2, ended)
     assert second == (first, steps, sent)

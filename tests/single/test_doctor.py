@@ -1,4 +1,4 @@
-"""The judgement of each check, and what becomes of findings."""
+"""The judgement of each check, and the reports of findings."""
 
 from __future__ import annotations
 
@@ -15,50 +15,37 @@ from typing import Any
 
 import pytest
 
-from cli.diagnose import (
-    _hosts,
-    _places,
-    _python,
-    _report,
-    _trial,
-    container,
-    cpus,
-    gpus,
-    horovod,
-    limits,
-    mpi,
-    network,
-    shm,
-    slurm,
-    torch,
-)
-from cli.diagnose._library import Library
-from cli.diagnose._places import Here, load, survey
-from cli.diagnose.base import Check, Finding, Level, Line
-from cli.diagnose.network import Interface
-from cli.flavor import Flavor, recognise
-from cli.hosts import Host
-from cli.ssh import framed
-from hvd_train import plugins
+from cli.doctor import examine as _examine
+from cli.doctor import hosts as _hosts
+from cli.doctor import python, report, trial
+from cli.doctor.base import Check, Finding, Level, Row
+from cli.doctor.checks import container, cpus, gpus, horovod, limits, mpi, network, shm, slurm, torch
+from cli.doctor.checks.network import Interface
+from cli.doctor.examine import examine, examine_hosts, load
+from cli.doctor.library import Library
+from cli.hosts.hostfile import Host
+from cli.launch.flavor import Flavor, recognise
+from cli.remote.ssh import framed
+from hvd_train.config import plugins
 from hvd_train.errors import UserError
 from tests.single.test_flavor import HYDRA, MPICH_LIBRARY, OPEN_MPI_4, OPEN_MPI_5, OPEN_MPI_5_LIBRARY
 
 ROOT = Path(__file__).parents[2]
-NAMES = plugins.names("cli.diagnose")
+NAMES = plugins.names("cli.doctor.checks")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_check_says_what_it_looks_at_and_has_a_row_in_the_documentation(name: str) -> None:
+def test_a_check_has_a_summary_and_a_row_in_the_documentation(name: str) -> None:
     assert isinstance(load(name), Check)
-    assert plugins.summary("cli.diagnose", name)
+    assert plugins.summary("cli.doctor.checks", name)
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "doctor.md").read_text(), re.MULTILINE)
     assert rows == NAMES
 
 
 def test_findings_are_json() -> None:
-    found = Here().examine({name: {} for name in ("container", "cpus", "limits", "network", "python", "shm")})
-    told = json.loads(json.dumps({name: asdict(finding) for name, finding in found.items()}))
-    assert {name: Finding(**finding) for name, finding in told.items()} == found
+    found = examine({name: {} for name in ("container", "cpus", "limits", "network", "python", "shm")})
+    decoded = json.loads(json.dumps({name: asdict(finding) for name, finding in found.items()}))
+    assert {name: Finding(**finding) for name, finding in decoded.items()} == found
     assert found["python"].facts["executable"] == sys.executable
     assert found["cpus"].facts["processors"] == len(os.sched_getaffinity(0))
 
@@ -73,35 +60,35 @@ def test_findings_are_json() -> None:
         ("import sys; sys.exit('the end')", "the end"),
     ],
 )
-def test_why_a_python_has_no_answer(source: str, reason: str) -> None:
-    with pytest.raises(_python.NoAnswer) as caught:
-        _python.ask(source)
+def test_the_reason_why_a_process_gives_no_answer(source: str, reason: str) -> None:
+    with pytest.raises(python.ProbeFailed) as caught:
+        python.ask(source)
     assert str(caught.value) == reason
 
 
-def test_a_python_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_python, "SECONDS", 1)
-    with pytest.raises(_python.NoAnswer, match="no answer within 1 seconds"):
-        _python.ask(
+def test_a_process_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(python, "SECONDS", 1)
+    with pytest.raises(python.ProbeFailed, match="no answer within 1 seconds"):
+        python.ask(
             f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
         )
     assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
 
 
-def test_what_a_module_prints_while_it_is_imported_is_no_answer() -> None:
-    assert _python.ask("print('welcome'); print('{\"a\": 1}')") == {"a": 1}
+def test_output_of_an_import_is_not_the_answer() -> None:
+    assert python.ask("print('welcome'); print('{\"a\": 1}')") == {"a": 1}
 
 
-def test_a_mistake_of_the_user_and_a_file_that_is_away_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_error_and_an_os_error_become_findings(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong() -> Finding:
         raise UserError("no mpirun here; install one")
 
-    def away() -> Finding:
+    def missing() -> Finding:
         raise FileNotFoundError(2, "No such file or directory", "/dev/shm")
 
-    made = {"a": Check(wrong), "b": Check(away)}
-    monkeypatch.setattr(_places, "load", lambda name, options=None: made[name])
-    found = Here().examine({"a": {}, "b": {}})
+    checks = {"a": Check(wrong), "b": Check(missing)}
+    monkeypatch.setattr(_examine, "load", lambda name, options=None: checks[name])
+    found = examine({"a": {}, "b": {}})
     assert found["a"] == Finding("error", "no mpirun here", "install one")
     assert found["b"].level == "error"
     assert "/dev/shm" in found["b"].figure
@@ -127,7 +114,7 @@ def test_shm(size: int, free: int, level: Level, remedy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "memory", "pins", "level", "remedy"),
+    ("files", "memory", "rdma", "level", "remedy"),
     [
         (1023, 8 << 20, False, "warning", "ulimit -n 4096"),
         (1024, 8 << 20, False, "ok", ""),
@@ -135,8 +122,8 @@ def test_shm(size: int, free: int, level: Level, remedy: str) -> None:
         (1024, resource.RLIM_INFINITY, True, "ok", ""),
     ],
 )
-def test_limits(files: int, memory: int, pins: bool, level: Level, remedy: str) -> None:
-    found = limits.judge(files, memory, pins)
+def test_limits(files: int, memory: int, rdma: bool, level: Level, remedy: str) -> None:
+    found = limits.judge(files, memory, rdma)
     assert found.level == level
     assert remedy in found.remedy
 
@@ -161,11 +148,11 @@ def test_the_quota_of_a_cgroup(files: dict[str, str], expected: float | None, tm
 @pytest.mark.parametrize(
     ("quota", "environment", "level", "words"),
     [
-        (None, {}, "ok", "2 of 4 processors, 2 cores: with --np 2, 2 threads a rank"),
+        (None, {}, "ok", "2 of 4 CPUs, 2 cores: with --np 2, 2 threads a rank"),
         (2.0, {"OMP_NUM_THREADS": "2"}, "ok", "2 threads a rank"),
-        (1.5, {}, "warning", "may use 1.5 of them at a time"),
-        (0.5, {}, "warning", "may use 0.5"),
-        (None, {"OMP_NUM_THREADS": "3"}, "warning", "OMP_NUM_THREADS=3 of every rank"),
+        (1.5, {}, "warning", "quota of the container is 1.5 CPUs"),
+        (0.5, {}, "warning", "is 0.5 CPUs"),
+        (None, {"OMP_NUM_THREADS": "3"}, "warning", "OMP_NUM_THREADS=3 gives every rank more threads"),
     ],
 )
 def test_cpus(
@@ -185,27 +172,27 @@ ETH1 = Interface("eth1", IPv4Interface("10.0.0.6/24"), False)
 
 
 @pytest.mark.parametrize(
-    ("found", "way_out", "level", "words"),
+    ("found", "route", "level", "words"),
     [
         ([], None, "ok", "loopback"),
-        ([ETH0, DOCKER0], "eth0", "ok", "the way out is eth0"),
+        ([ETH0, DOCKER0], "eth0", "ok", "default route over eth0"),
         ([ETH0, ETH1], None, "ok", "no default route"),
         (
             [ETH0, DOCKER0, VIRBR0],
             "eth0",
             "warning",
-            "docker0 172.17.0.1/16 and virbr0 172.17.8.1/24 are of one subnet",
+            "docker0 172.17.0.1/16 and virbr0 172.17.8.1/24 are in one subnet",
         ),
         ([VIRBR0, Interface("eth0", IPv4Interface("172.17.8.9/24"), False)], None, "warning", "and eth0 172.17.8.9/24"),
     ],
 )
-def test_network(found: list[Interface], way_out: str | None, level: Level, words: str) -> None:
-    said = network.judge(found, way_out)
-    assert said.level == level
-    assert words in said.figure
+def test_network(found: list[Interface], route: str | None, level: Level, words: str) -> None:
+    finding = network.judge(found, route)
+    assert finding.level == level
+    assert words in finding.figure
     if level == "warning":
-        assert said.remedy.endswith("ddl run --iface eth0")
-    assert said.facts["bridges"] == [str(i.address.ip) for i in found if i.bridge]
+        assert finding.remedy.endswith("ddl run --iface eth0")
+    assert finding.facts["bridges"] == [str(i.address.ip) for i in found if i.bridge]
 
 
 def test_the_default_route_of_the_lowest_metric() -> None:
@@ -238,8 +225,8 @@ def test_gpus(visible: str | None, level: Level, words: str) -> None:
 @pytest.mark.parametrize(
     ("cuda", "seen", "devices", "hidden", "level", "words"),
     [
-        (None, 0, 0, False, "ok", "2.13.0 for processors only"),
-        (None, 0, 2, False, "warning", "beside 2 GPUs"),
+        (None, 0, 0, False, "ok", "2.13.0 for CPUs only"),
+        (None, 0, 2, False, "warning", "has 2 GPUs"),
         ("12.8", 0, 2, False, "error", "for CUDA 12.8, which finds none of 2 GPUs"),
         ("12.8", 0, 2, True, "ok", "for CUDA 12.8"),
         ("12.8", 2, 2, False, "ok", "finds 2 of 2 GPUs"),
@@ -266,7 +253,7 @@ HOROVOD = {
     [
         ({}, False, "ok", "0.28.1 with mpi and gloo; operations mpi, gloo; for torch 2.13.0"),
         ({"built_for": None}, False, "ok", "0.28.1"),
-        ({"built_for": "2.0.1"}, False, "warning", "built for torch 2.0.1, and this is 2.13.0"),
+        ({"built_for": "2.0.1"}, False, "warning", "built for torch 2.0.1, but torch is 2.13.0"),
         (
             {"mpi_libraries": ["/a/libmpi.so.12", "/b/libmpi.so.40"]},
             False,
@@ -274,7 +261,7 @@ HOROVOD = {
             "/a/libmpi.so.12 and /b/libmpi.so.40",
         ),
         ({"controllers": ["gloo"]}, False, "warning", "mpirun and srun cannot start it"),
-        ({}, True, "warning", "pass through the processor's memory"),
+        ({}, True, "warning", "pass through host memory"),
         ({"operations": ["nccl", "mpi"]}, True, "ok", "nccl, mpi"),
     ],
 )
@@ -300,7 +287,7 @@ def test_mpi(mpirun: str, library: str, level: Level) -> None:
 
 
 def test_an_mpirun_of_another_kind_is_refused() -> None:
-    with pytest.raises(UserError, match="every rank would be alone"):
+    with pytest.raises(UserError, match="every rank would be in a world of size 1"):
         mpi.judge(Flavor(*recognise(HYDRA), Path("/usr/bin/mpirun")), loaded(OPEN_MPI_5_LIBRARY))
 
 
@@ -311,9 +298,9 @@ def test_an_mpirun_of_another_kind_is_refused() -> None:
             ["none", "pmi2", "pmix", "pmix_v4"],
             "7",
             "ok",
-            "in job 7, with none, pmi2, pmix, pmix_v4: ddl takes srun --mpi=pmix_v4",
+            "in job 7, with none, pmi2, pmix, pmix_v4: ddl uses srun --mpi=pmix_v4",
         ),
-        (["none", "pmi2"], None, "warning", "outside of an allocation: Open MPI needs srun's MPI plugin pmix"),
+        (["none", "pmi2"], None, "warning", "outside an allocation: Open MPI needs the MPI plugin pmix of srun"),
     ],
 )
 def test_slurm(plugins: list[str], job: str | None, level: Level, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,10 +334,10 @@ def versions(**facts: str | None) -> Finding:
     return Finding("ok", "", facts=facts)
 
 
-def test_what_differs_between_hosts_is_an_error_with_the_command_that_aligns_them() -> None:
+def test_a_fact_that_differs_between_hosts_is_an_error_with_a_remedy() -> None:
     here = {"torch": versions(torch="2.13.0+cpu", cuda=None), "python": versions(python="3.11.7", ddl="0.1.0")}
     n2 = {"torch": versions(torch="2.4.0", cuda="12.4"), "python": versions(python="3.11.7", ddl="0.2.0")}
-    found = _hosts.compare({"n1": here, "n2": n2, "n3": {"reach": Finding("error", "refused")}}, here)
+    found = _hosts.conflicts({"n1": here, "n2": n2, "n3": {"reach": Finding("error", "refused")}}, here)
     assert [(x.host, x.check, x.finding.level, x.finding.figure) for x in found] == [
         ("n2", "torch", "error", "torch is 2.4.0, and 2.13.0+cpu here"),
         ("n2", "torch", "error", "cuda is 12.4, and missing here"),
@@ -360,12 +347,12 @@ def test_what_differs_between_hosts_is_an_error_with_the_command_that_aligns_the
     assert sys.prefix in found[2].finding.remedy
 
 
-def test_one_address_on_two_hosts_is_told_once() -> None:
+def test_one_address_on_two_hosts_is_reported_once() -> None:
     here = {"network": network.judge([ETH0], "eth0")}
     with_docker = {"network": network.judge([ETH0, DOCKER0], "eth0")}
     with_libvirt = {"network": network.judge([ETH0, VIRBR0], "eth0")}
     found = {"n1": here, "n2": with_docker, "n3": with_docker, "n4": with_docker, "n5": with_libvirt}
-    (line,) = _hosts.compare(found, here)
+    (line,) = _hosts.conflicts(found, here)
     assert (line.host, line.check, line.finding.level) == ("n3", "network", "warning")
     assert "172.17.0.1 (bridges) is an address of n2 too" in line.finding.figure
     assert line.finding.remedy.startswith("ddl run --iface ")
@@ -373,7 +360,7 @@ def test_one_address_on_two_hosts_is_told_once() -> None:
 
 def test_the_table_of_hosts() -> None:
     n1 = {"torch": versions(torch="2.13.0", cuda=None), "shm": Finding("ok", "")}
-    table = _report.table({"n1": n1, "node-22": {"reach": Finding("error", "refused")}})
+    table = report.table({"n1": n1, "node-22": {"reach": Finding("error", "refused")}})
     assert table.splitlines() == [
         "host     reached  torch   cuda",
         "n1       yes      2.13.0  -",
@@ -383,14 +370,14 @@ def test_the_table_of_hosts() -> None:
 
 def test_lines_and_json() -> None:
     lines = [
-        Line("vm", "shm", Finding("error", "full", "rm", {"free_mib": 0})),
-        Line("n2", "ssh", Finding("ok", "8.4")),
+        Row("vm", "shm", Finding("error", "full", "rm", {"free_mib": 0})),
+        Row("n2", "ssh", Finding("ok", "8.4")),
     ]
-    assert [_report.text(lines[0]), _report.text(lines[1], named=True)] == [
+    assert [report.text(lines[0]), report.text(lines[1], named=True)] == [
         "\x1b[31merror   \x1b[0m shm          full  -> rm",
         "\x1b[32mok      \x1b[0m ssh          n2  8.4",
     ]
-    assert json.loads(_report.to_json(lines)) == {
+    assert json.loads(report.to_json(lines)) == {
         "ok": False,
         "errors": 1,
         "warnings": 0,
@@ -410,65 +397,65 @@ def test_lines_and_json() -> None:
 
 @pytest.fixture
 def fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program called ssh, first on PATH, to be written by the test."""
+    """An empty program `ssh`, first on PATH, for the test to write."""
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "ssh").touch(mode=0o755)
     return tmp_path / "ssh"
 
 
-def test_many_slow_hosts_are_asked_at_once(fake_ssh: Path) -> None:
+def test_many_slow_hosts_are_examined_at_once(fake_ssh: Path) -> None:
     fake_ssh.write_text("#!/bin/sh\nsleep 2; echo 'ssh: connect to host: Connection refused' >&2; exit 255\n")
     hosts = [Host(f"slow{number}", 1) for number in range(64)]
     began = time.monotonic()
-    found = survey(hosts, {"python": {}}, {})
+    found = examine_hosts(hosts, {"python": {}}, {})
     assert time.monotonic() - began < 20, "one after the other takes 128 s"
     assert list(found) == [host.name for host in hosts]
     assert found["slow63"]["reach"].remedy == "start sshd on slow63"
 
 
-def test_a_host_that_never_answers_is_given_up(fake_ssh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_never_answers_times_out(fake_ssh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_ssh.write_text("#!/bin/sh\nexec sleep 60\n")
-    monkeypatch.setattr(_places, "HOST_SECONDS", 1)
-    found = survey([Host("stuck", 1), Host("localhost", 1)], {"python": {}}, {"python": versions(python="3")})
+    monkeypatch.setattr(_examine, "HOST_SECONDS", 1)
+    found = examine_hosts([Host("stuck", 1), Host("localhost", 1)], {"python": {}}, {"python": versions(python="3")})
     assert found["stuck"]["reach"].figure == "no answer within 1 seconds"
     assert found["localhost"] == {"python": versions(python="3")}, "this machine is not reached over ssh"
 
 
-def test_what_a_login_script_prints_is_no_finding(fake_ssh: Path) -> None:
+def test_output_of_a_login_script_is_ignored(fake_ssh: Path) -> None:
     answer = framed({"python": asdict(versions(python="3.11.7"))})
     fake_ssh.write_text(f"#!/bin/sh\n[ $2 = BatchMode=yes ] && cat <<'END'\nWelcome!\n{answer}\nEND\n")
-    found = survey([Host("n2", 1)], {"python": {}}, {})["n2"]
+    found = examine_hosts([Host("n2", 1)], {"python": {}}, {})["n2"]
     assert found == {"reach": Finding("ok", "over ssh"), "python": versions(python="3.11.7")}
 
 
-def test_a_host_without_this_ddl_is_told_to_install_it(fake_ssh: Path) -> None:
+def test_the_remedy_for_a_host_without_ddl(fake_ssh: Path) -> None:
     fake_ssh.write_text("#!/bin/sh\necho \"/venv/bin/python: can't open file '/venv/internal.py'\" >&2; exit 1\n")
-    found = survey([Host("n2", 1)], {"python": {}}, {})["n2"]["reach"]
+    found = examine_hosts([Host("n2", 1)], {"python": {}}, {})["n2"]["reach"]
     assert found.figure == "/venv/bin/python: can't open file '/venv/internal.py'"
-    assert found.remedy == f"install this ddl on n2: {sys.executable} -m pip install ddl"
+    assert found.remedy == f"install ddl on n2: in a checkout of ddl there, run {sys.executable} -m pip install -e ."
 
 
 def test_the_figures_of_a_trial() -> None:
     def case(name: str, rounds: list[float]) -> dict[str, Any]:
         return {"case": name, "variants": {"ddl_mpi": {"rounds": rounds}}, "unavailable": {}}
 
-    found = _trial.judge(
+    found = trial.judge(
         "mpirun", "mpi", {"cases": [case("67108864", [0.5, 0.25, 9]), case("4096", [3e-5, 1e-5, 2e-5])]}
     )
     assert found.figure == "64 MiB at 0.125 GiB/s, 4 KiB in 20 us"
     assert found.facts["gib_per_second"] == 0.125
     missing = {"case": "4096", "variants": {}, "unavailable": {"ddl_mpi": "ImportError: no"}}
-    assert _trial.judge("mpirun", "mpi", {"cases": [missing]}) == Finding("error", "ImportError: no")
+    assert trial.judge("mpirun", "mpi", {"cases": [missing]}) == Finding("error", "ImportError: no")
 
 
-def test_trials_are_those_of_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_trial, "trial", lambda launcher, engine, *_: Finding("ok", f"{launcher} {engine}"))
-    monkeypatch.setattr(_trial, "find_spec", lambda name: None)
+def test_trials_run_on_the_launchers_and_engines_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "trial", lambda launcher, engine, *_: Finding("ok", f"{launcher} {engine}"))
+    monkeypatch.setattr(trial, "find_spec", lambda name: None)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    names = [name for name, _ in _trial.trials()]
+    names = [name for name, _ in trial.trials()]
     hosts = (Host("n1", 2), Host("n2", 2))
-    monkeypatch.setattr(_trial, "trial", lambda launcher, engine, *where: Finding("ok", f"{where}"))
-    assert dict(_trial.trials(hosts, "-p 2"))["mpirun/mpi"].figure == f"{(hosts, '-p 2')}"
-    assert _trial._where(hosts, "-p 2") == ["--hosts", "n1:1,n2:1", "--ssh-args", "-p 2"]
+    monkeypatch.setattr(trial, "trial", lambda launcher, engine, *where: Finding("ok", f"{where}"))
+    assert dict(trial.trials(hosts, "-p 2"))["mpirun/mpi"].figure == f"{(hosts, '-p 2')}"
+    assert trial._where(hosts, "-p 2") == ["--hosts", "n1:1,n2:1", "--ssh-args", "-p 2"]
     assert "mpirun/mpi" in names
     assert not any("srun" in name or name.endswith("/horovod") for name in names)

@@ -1,4 +1,4 @@
-"""Lengths of time, as users write them."""
+"""Durations as users write them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hvd_train.duration import for_slurm
+from cli.slurm.duration import for_slurm
 
 
 @pytest.mark.parametrize(

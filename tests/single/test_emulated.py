@@ -1,4 +1,7 @@
-"""Emulated networks and stragglers: costs by hand, times by a clock that only sleeping moves, and the bodies of every engine."""
+"""Emulated networks and stragglers.
+
+Costs are computed by hand, and a clock that only sleep advances measures times.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hvd_train import clock as clocks
-from hvd_train import trainer
-from hvd_train.comm import _emulated, threads
-from hvd_train.comm._emulated import Arrivals, Emulation, Network, Pace, emulated
-from hvd_train.comm._mailbox import LOST, Message
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
-from hvd_train.straggler import SlowClock
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.comm.messages import LOST, Message
+from hvd_train.comm.wrappers import emulated as _emulated
+from hvd_train.comm.wrappers.emulated import Arrivals, EmulatedNetwork, EmulationState, Pace, emulated
+from hvd_train.compute import clock as clocks
+from hvd_train.compute.straggler import SlowClock
+from hvd_train.training import accounting
 from tests.bodies import comm as comm_bodies
 from tests.bodies import mailbox as mailbox_bodies
 from tests.bodies import training
+from tests.engines import threads
 
 FAST = {"latency_ms": 0.001, "gbps": 1000.0}
-N = Network(latency=3.0, bandwidth=10.0)
+N = EmulatedNetwork(latency=3.0, bandwidth=10.0)
 
 
 class VirtualTime(threading.local):
-    """A clock of each thread that stands still but for sleeping."""
+    """A clock per thread that only `sleep` advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -72,8 +76,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
         (N.barrier(4), 6),
         (N.barrier(5), 9),
         (N.transfer(80), 8),
-        (Network(latency=0.5).all_reduce(4, 1 << 40), 3),
-        (Network(bandwidth=1e9 / 8).all_reduce(4, 4_000_000), 0.048),
+        (EmulatedNetwork(latency=0.5).all_reduce(4, 1 << 40), 3),
+        (EmulatedNetwork(bandwidth=1e9 / 8).all_reduce(4, 4_000_000), 0.048),
     ],
 )
 def test_costs(cost: float, expected: float) -> None:
@@ -153,7 +157,7 @@ def test_time_runs_from_issue_and_two_operations_share_the_link(clock: VirtualTi
     assert threads.run(2, body) == [[8, 16, 66]] * 2
 
 
-def test_what_is_aside_takes_no_time_and_does_not_wait_for_the_link(clock: VirtualTime) -> None:
+def test_operations_aside_take_no_time_and_do_not_wait_for_the_link(clock: VirtualTime) -> None:
     def body(world: Communicator) -> float:
         comm = emulated(world, gbps=10 * 8 / 1e9)
         work = comm.all_reduce_async_(torch.zeros(20))
@@ -173,14 +177,14 @@ def test_what_is_aside_takes_no_time_and_does_not_wait_for_the_link(clock: Virtu
 def test_bytes_are_those_of_the_engine() -> None:
     comm = SingleCommunicator()
     above = emulated(comm, **FAST)
-    comm.bytes_sent = 5
+    comm.traffic.add(5)
     assert above.bytes_sent == 5
-    above.bytes_sent += 2
+    above.traffic.add(2)
     assert comm.bytes_sent == 7
 
 
-def test_a_straggler_sleeps_for_what_it_has_computed(clock: VirtualTime) -> None:
-    emulation = Emulation(N, Pace(5.0))
+def test_a_straggler_sleeps_in_proportion_to_its_computing(clock: VirtualTime) -> None:
+    emulation = EmulationState(N, Pace(5.0))
     clock.sleep(1)
     assert took(clock, lambda: emulation.run(lambda: None, 2.0)) == 2, "not before training"
     with emulation.aside():
@@ -196,7 +200,7 @@ def test_a_straggler_sleeps_for_what_it_has_computed(clock: VirtualTime) -> None
 
 
 def test_other_threads_of_a_straggler_are_not_slower_and_do_not_stop_its_clock(clock: VirtualTime) -> None:
-    emulation = Emulation(Network(), Pace(5.0))
+    emulation = EmulationState(EmulatedNetwork(), Pace(5.0))
     with emulation.aside():
         pass
     clock.sleep(1)
@@ -219,7 +223,7 @@ def message(source: int, kind: str = "m") -> Message:
 
 
 def drained(arrivals: Arrivals, clock: VirtualTime, until: int) -> list[tuple[float, str]]:
-    """When each message is here, looking once a second."""
+    """Return when each message has arrived, polling once a second."""
     found = []
     for _ in range(until):
         while came := arrivals.get(0):
@@ -228,7 +232,7 @@ def drained(arrivals: Arrivals, clock: VirtualTime, until: int) -> list[tuple[fl
     return found
 
 
-def test_a_message_is_here_once_its_last_byte_is(clock: VirtualTime) -> None:
+def test_a_message_arrives_with_its_last_byte(clock: VirtualTime) -> None:
     arrivals = Arrivals()
     arrivals.put(message(1), delay=3, seconds=4)
     assert drained(arrivals, clock, 10) == [(7, "m")]
@@ -242,14 +246,14 @@ def test_messages_of_several_ranks_share_the_link_in_the_order_of_their_first_by
     assert drained(arrivals, clock, 20) == [(5, "near"), (9, "then"), (13, "far")]
 
 
-def test_a_rank_that_is_lost_is_lost_after_its_last_message(clock: VirtualTime) -> None:
+def test_lost_follows_the_last_message_of_a_rank(clock: VirtualTime) -> None:
     arrivals = Arrivals()
     arrivals.put(message(1, "last"), delay=3, seconds=4)
     arrivals.put(message(1, LOST), delay=0, seconds=0)
     assert drained(arrivals, clock, 10) == [(7, "last"), (7, LOST)]
 
 
-def test_who_looks_late_finds_what_has_come(clock: VirtualTime) -> None:
+def test_a_late_receiver_finds_all_messages_that_have_arrived(clock: VirtualTime) -> None:
     arrivals = Arrivals()
     for _ in range(3):
         arrivals.put(message(1), delay=0, seconds=2)
@@ -260,8 +264,11 @@ def test_who_looks_late_finds_what_has_come(clock: VirtualTime) -> None:
     assert arrivals.get(0) == message(1)
 
 
-def test_messages_take_latency_and_transfer_and_hold_up_nobody() -> None:
-    """Ranks 1 and 2 send 0.15 s each to rank 0, whose link takes one after the other; 0.05 s away. Rank 0 writes to itself."""
+def test_messages_take_latency_and_transfer_and_do_not_block_senders() -> None:
+    """Ranks 1 and 2 send 0.15 s each over 0.05 s of latency to rank 0.
+
+    Its link carries one message at a time.
+    """
 
     def body(world: Communicator) -> list[float]:
         comm = emulated(world, 50.0, 0.008)
@@ -288,7 +295,7 @@ def test_messages_take_latency_and_transfer_and_hold_up_nobody() -> None:
     assert max(max(s) for s in sent) < 0.15, "a sender waited for its link"
 
 
-def test_a_sender_s_messages_share_its_link() -> None:
+def test_messages_of_one_sender_share_its_link() -> None:
     def body(world: Communicator) -> float:
         comm = emulated(world, gbps=0.008)
         mail = comm.mailbox()
@@ -307,7 +314,7 @@ def test_a_sender_s_messages_share_its_link() -> None:
     assert threads.run(3, body)[2] >= 0.3
 
 
-def test_waiting_for_a_message_takes_no_processor() -> None:
+def test_waiting_for_a_message_takes_no_cpu_time() -> None:
     def body(world: Communicator) -> float:
         mail = emulated(world, 500.0).mailbox()
         world.barrier()
@@ -323,7 +330,7 @@ def test_waiting_for_a_message_takes_no_processor() -> None:
     assert max(threads.run(2, body)) < 0.1
 
 
-def test_nothing_is_left_of_a_closed_mailbox() -> None:
+def test_a_closed_mailbox_leaves_no_thread() -> None:
     before = threading.active_count()
     emulated(SingleCommunicator(), **FAST).mailbox().close()
     emulated(SingleCommunicator(), **FAST).mailbox().hang_up()
@@ -331,7 +338,7 @@ def test_nothing_is_left_of_a_closed_mailbox() -> None:
 
 
 class Heavy(nn.Module):
-    """A forward pass takes a second of virtual time."""
+    """A model whose forward pass takes a second of virtual time."""
 
     clock: VirtualTime
 
@@ -346,7 +353,7 @@ class Heavy(nn.Module):
 
 
 def heavy(**sync: Any) -> Any:
-    """8 steps with two evaluations; 21 parameters of float64."""
+    """Return a configuration of 8 steps with two evaluations and 21 parameters of float64."""
     return training.configuration(
         model={"target": "tests.single.test_emulated:Heavy"},
         train={"steps": 8, "epochs": None, "eval_every": 4, "log_every": 3},
@@ -355,19 +362,21 @@ def heavy(**sync: Any) -> Any:
 
 
 @pytest.mark.parametrize("sync", [{}, {"strategy": "local_sgd", "period": 4}], ids=str)
-def test_training_takes_as_long_as_its_bytes(
+def test_the_duration_of_training_follows_from_its_bytes(
     sync: dict[str, Any], clock: VirtualTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two ranks at 10 bytes per second, rank 1 three times slower: metrics, stopping and evaluations cost nothing."""
+    """Two ranks at 10 bytes per second, rank 1 three times slower.
+
+    Metrics, stopping and evaluations take no time.
+    """
     Heavy.clock = clock
-    monkeypatch.setattr(trainer, "time", clock)
+    monkeypatch.setattr(accounting, "time", clock)
     monkeypatch.setattr(clocks, "time", clock)
 
     def body(world: Communicator) -> tuple[float, float, int]:
         comm = emulated(world, gbps=10 * 8 / 1e9, factor=3.0 if world.rank else 1.0)
-        job = training.trainer(comm, heavy(**sync))
-        job.clock = SlowClock(comm.pace)
-        return took(clock, job.run), job.clock.computing, job.bytes_sent
+        job = training.trainer(comm, heavy(**sync), clock=SlowClock(comm.pace))
+        return took(clock, job.run), job.clock.computing, job.accounting.bytes_sent
 
     (fast, computing, sent), slow = threads.run(2, body)
     assert sent >= 21 * 8 * (2 if sync else 8)
@@ -377,7 +386,7 @@ def test_training_takes_as_long_as_its_bytes(
 
 
 @pytest.mark.parametrize("sync", [{"shard_optimizer": False}, {"strategy": "local_sgd", "period": 3}])
-def test_what_is_learned_is_the_same(sync: dict[str, Any]) -> None:
+def test_emulation_does_not_change_the_result(sync: dict[str, Any]) -> None:
     config = training.configuration(train={"epochs": 1}, sync=sync)
     plain = threads.run(2, lambda comm: training.trained(comm, config))
     slow = threads.run(2, lambda comm: training.trained(emulated(comm, 0.1, 1.0), config))
@@ -386,4 +395,4 @@ def test_what_is_learned_is_the_same(sync: dict[str, Any]) -> None:
 
 
 def test_without_a_limit_nothing_takes_time() -> None:
-    assert emulated(SingleCommunicator()).network == Network(0.0, math.inf)
+    assert emulated(SingleCommunicator()).network == EmulatedNetwork(0.0, math.inf)

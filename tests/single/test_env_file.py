@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import env_file
+from cli.launch import env_file
 from hvd_train.errors import UserError
 
 
@@ -31,7 +31,7 @@ def test_a_line(line: str, value: str) -> None:
 
 @pytest.mark.parametrize("line", ["A", "A B=1", "1A=1", "=1", "A='x", 'A="x', "A='x' y", "A-B=1"])
 def test_a_line_that_is_none_is_named_without_its_value(line: str) -> None:
-    with pytest.raises(UserError, match=r"^\.env:2: '.*' is no variable; expected KEY=VALUE"):
+    with pytest.raises(UserError, match=r"^\.env:2: '.*' is not a variable; expected KEY=VALUE"):
         env_file.parse(f"B=1\n{line}\n", ".env")
 
 
@@ -40,4 +40,4 @@ def test_a_value_is_not_told_and_a_missing_file_is() -> None:
         env_file.parse("TOKEN 1=hush", ".env")
     assert "hush" not in str(caught.value)
     with pytest.raises(UserError, match=r"--env-file: no\.env cannot be read"):
-        env_file.load(Path("no.env"))
+        env_file.load_env_file(Path("no.env"))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from cli.environment import variables
+from cli.launch.environment import variables
 from hvd_train.errors import UserError
 
 HERE = {"WANDB_API_KEY": "k", "A": "1"}
 
 
-def test_names_are_taken_over_and_values_are_given() -> None:
+def test_a_name_is_forwarded_and_a_value_is_set() -> None:
     assert variables(["A", "B=2=3", "WANDB_API_KEY"], HERE) == (("A", "WANDB_API_KEY"), {"B": "2=3"})
 
 
@@ -18,12 +18,12 @@ def test_names_are_taken_over_and_values_are_given() -> None:
     ("word", "said"),
     [
         ("C", "--env: C is not set in this shell; set it, or give C=VALUE"),
-        ("1=2", "--env: '1=2' is no variable; expected KEY=VALUE or KEY"),
-        ("=2", "is no variable"),
+        ("1=2", "--env: '1=2' is not a variable; expected KEY=VALUE or KEY"),
+        ("=2", "is not a variable"),
         *((f"{name}=x", f"{name} looks like a secret") for name in ("WANDB_API_KEY", "my_token", "Db_Password")),
     ],
 )
-def test_what_is_refused(word: str, said: str) -> None:
+def test_variables_that_are_refused(word: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         variables([word], HERE)
     assert said in str(caught.value)

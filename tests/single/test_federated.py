@@ -1,4 +1,4 @@
-"""Federated rounds of threads; `tests/parallel/test_federated.py` runs the same bodies under mpirun."""
+"""Federated rounds on threads; `tests/parallel/test_federated.py` runs the bodies under mpirun."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from hvd_train.checkpoint import Snapshot
-from hvd_train.comm import threads
-from hvd_train.comm.base import Communicator
+from hvd_train.comm.communicator import Communicator
 from hvd_train.errors import UserError
-from hvd_train.sync._clients import Sample
+from hvd_train.gradients.optimizer import Build
+from hvd_train.sync.clients.sample import Sample
+from hvd_train.training.checkpoint import Snapshot
 from tests.bodies import federated as body
 from tests.bodies import training
+from tests.engines import threads
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -30,8 +31,8 @@ def test_masked_bodies_on_threads(check: Any, size: int) -> None:
     threads.run(size, check)
 
 
-def test_every_evaluation_tells_epsilon() -> None:
-    threads.run(3, body.every_evaluation_tells_epsilon)
+def test_every_evaluation_records_epsilon() -> None:
+    threads.run(3, body.every_evaluation_records_epsilon)
 
 
 @pytest.mark.parametrize("check", body.ON_DISK, ids=lambda f: f.__name__)
@@ -61,20 +62,20 @@ REFUSED = {
         {"secure": True, "aggregate": "krum"},
         "'krum' needs single updates; choose aggregate: mean or secure: false",
     ),
-    "a threshold of nothing": ({"threshold": 2}, "sync.threshold is that of secure aggregation: add secure: true"),
+    "a threshold of nothing": ({"threshold": 2}, "sync.threshold is an option of secure aggregation: add secure: true"),
     "a threshold out of range": ({"secure": True, "threshold": 4}, "sync.threshold: expected 3 to 3, .* got 4"),
     "a threshold that hides nobody": (
         {"secure": True, "threshold": 2},
-        "sync.threshold: expected 3 to 3, .* got 2; of two updates each client reads the other's off the sum",
+        "sync.threshold: expected 3 to 3, .* got 2; of two updates each client can compute the other from the sum",
     ),
-    "one alone": ({"secure": True, "fraction": 0.3}, "a round of one client has nobody to hide among"),
+    "one alone": ({"secure": True, "fraction": 0.3}, "a round of one client hides nobody"),
     "two of three": (
         {"secure": True, "fraction": 0.7},
-        "a round of two clients has nobody .*expected 3 clients or more",
+        "a round of two clients hides nobody.*expected 3 clients or more",
     ),
     "noise too fine for masks": (
         {"secure": True, "noise": 1.0, "clip": 1e-9},
-        "sync.clip: with secure: true, noise of deviation 1.2.*e-09 does not go into fixed point",
+        "sync.clip: with secure: true, noise of deviation 1.2.*e-09 does not fit fixed-point numbers",
     ),
     "noise too large for masks": (
         {"secure": True, "noise": 1.0, "clip": 1e11},
@@ -92,7 +93,7 @@ def test_what_cannot_work_is_refused_at_the_start(name: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{"secure": True}, {"noise": 1.0, "clip": 1.0}])
-def test_running_statistics_are_refused_where_they_would_tell_on_a_client(options: dict[str, Any]) -> None:
+def test_running_statistics_are_refused_in_confidential_runs(options: dict[str, Any]) -> None:
     config = training.configuration(
         model={"target": "tests.bodies.federated:normed_model"},
         data={"partition": "contiguous"},
@@ -103,17 +104,17 @@ def test_running_statistics_are_refused_where_they_would_tell_on_a_client(option
 
 
 def test_two_clients_alone_cannot_be_masked() -> None:
-    with pytest.raises(UserError, match=r"a round of two clients has nobody to hide among.*start more ranks"):
+    with pytest.raises(UserError, match=r"a round of two clients hides nobody.*start more ranks"):
         threads.run(2, lambda comm: training.trainer(comm, body.configuration(1, secure=True)))
 
 
 def test_class_weights_that_count_labels_are_refused_with_noise() -> None:
     config = training.configuration(
         data={"partition": "contiguous"},
-        train={"class_weights": "balanced"},
+        train={"loss": {"name": "cross_entropy", "class_weights": "balanced"}},
         sync={"fusion_mb": None, "strategy": "federated", "noise": 1.0, "clip": 1.0},
     )
-    with pytest.raises(UserError, match=r"train.class_weights: 'balanced' counts the labels of all clients"):
+    with pytest.raises(UserError, match=r"train.loss.class_weights: 'balanced' counts the labels of all clients"):
         threads.run(2, lambda comm: training.trainer(comm, config))
 
 
@@ -126,7 +127,7 @@ def test_extra_state_is_refused_where_only_tensors_are_covered() -> None:
 
     def masked(comm: Communicator) -> None:
         strategy = training.trainer(comm, body.configuration(1, secure=True)).strategy
-        strategy.optimizer(Counts(2, 2), lambda parameters: torch.optim.SGD(parameters, 0.1))
+        strategy.optimizer(Counts(2, 2), Build("SGD", {"lr": 0.1}))
 
     with pytest.raises(UserError, match="sync: '_extra_state' is state beside tensors, which neither noise nor masks"):
         threads.run(3, masked)
@@ -140,7 +141,7 @@ def test_complex_parameters_are_refused_where_only_real_numbers_are_covered() ->
 
     def masked(comm: Communicator) -> None:
         strategy = training.trainer(comm, body.configuration(1, secure=True)).strategy
-        strategy.optimizer(Turned(), lambda parameters: torch.optim.SGD(parameters, 0.1))
+        strategy.optimizer(Turned(), Build("SGD", {"lr": 0.1}))
 
     with pytest.raises(UserError, match="sync: 'turn' is complex, and noise and masks cover real numbers only"):
         threads.run(3, masked)
@@ -148,12 +149,12 @@ def test_complex_parameters_are_refused_where_only_real_numbers_are_covered() ->
 
 def test_noise_for_clients_whose_samples_change_is_refused() -> None:
     config = training.configuration(sync={"fusion_mb": None, "strategy": "federated", "noise": 1.0, "clip": 1.0})
-    with pytest.raises(UserError, match=r"data.partition: 'random' deals samples to other clients.*take contiguous"):
+    with pytest.raises(UserError, match=r"data.partition: 'random' assigns samples to other clients.*take contiguous"):
         threads.run(2, lambda comm: training.trainer(comm, config))
 
 
 def test_a_checkpoint_for_which_no_epsilon_holds_is_refused() -> None:
-    """Of a run without noise, or of other clients; one of the same is gone on with, and counted on."""
+    """Checkpoints without noise or of other clients are refused; others are counted on."""
     private = body.configuration(2, noise=1.0, clip=1.0)
     plain = threads.run(3, lambda comm: snapshot(comm, body.configuration(1)))
     noised = threads.run(3, lambda comm: snapshot(comm, body.configuration(1, noise=2.0, clip=1.0)))
@@ -162,7 +163,7 @@ def test_a_checkpoint_for_which_no_epsilon_holds_is_refused() -> None:
         job = training.trainer(comm, private)
         job.restore(snapshots[comm.rank])
         job.run()
-        return job.strategy.state_dict()["spent"]
+        return job.strategy.view.state_dict()["spent"]
 
     for size, snapshots in ((3, plain), (2, noised)):
         with pytest.raises(UserError, match="--resume: no epsilon holds"):
@@ -194,11 +195,11 @@ def test_rounds_without_noise_after_rounds_with_it_are_warned_of() -> None:
     noised = threads.run(2, lambda comm: snapshot(comm, body.configuration(1, noise=2.0, clip=1.0)))
 
     def resumed(comm: Communicator) -> list[str]:
-        told: list[str] = []
+        warnings: list[str] = []
         job = training.trainer(comm, body.configuration(2))
-        job.restore(noised[comm.rank], told.append)
+        job.restore(noised[comm.rank], warnings.append)
         job.run()
-        return told
+        return warnings
 
     (text,) = [text for text in threads.run(2, resumed)[0] if "noise" in text]
     assert text.startswith("--resume: sync.noise was set, is 0: no epsilon holds")
@@ -207,18 +208,18 @@ def test_rounds_without_noise_after_rounds_with_it_are_warned_of() -> None:
 def snapshot(comm: Communicator, config: Any) -> Snapshot:
     job = training.trainer(comm, config)
     job.run()
-    return job.snapshot()
+    return job.state.snapshot()
 
 
 def test_a_round_without_clients_changes_nothing_but_by_noise() -> None:
-    """A Poisson sample may be empty: rank 0 takes steps then, which do not count."""
+    """If a Poisson sample is empty, rank 0 takes steps that do not count."""
 
     def run(comm: Communicator) -> float:
         job = training.trainer(comm, body.configuration(1, noise=1e-9, clip=1.0))
-        job.strategy._sample = Sample(comm.size, 1e-12, 0, poisson=True)  # type: ignore[attr-defined]
+        job.strategy.members.sample = Sample(comm.size, 1e-12, 0, poisson=True)  # type: ignore[attr-defined]
         before = body.flat(job)
         comm.broadcast_(before)
-        assert job.strategy.share(0) == ((0, 2) if comm.rank == 0 else None)
+        assert job.strategy.members.share(0) == ((0, 2) if comm.rank == 0 else None)
         job.run()
         assert job.progress.step > 0
         return float((body.flat(job) - before).abs().max())
@@ -226,9 +227,9 @@ def test_a_round_without_clients_changes_nothing_but_by_noise() -> None:
     assert 0 < max(threads.run(2, run)) < 1e-7
 
 
-def test_the_first_line_says_who_takes_part() -> None:
+def test_roles_describe_the_clients_of_a_round() -> None:
     def roles(comm: Communicator, **options: Any) -> str:
-        return training.trainer(comm, body.configuration(1, **options)).strategy.roles()
+        return training.trainer(comm, body.configuration(1, **options)).strategy.members.roles()
 
     assert threads.run(4, lambda comm: roles(comm, fraction=0.5)) == ["4 clients, 2 of them in a round"] * 4
     poisson = {"fraction": 0.5, "noise": 1.0, "clip": 1.0}
@@ -237,7 +238,7 @@ def test_the_first_line_says_who_takes_part() -> None:
 
 @pytest.mark.parametrize("partition", ["contiguous", "dirichlet"])
 def test_digits_are_learned_nearly_as_well_as_with_allreduce(partition: str) -> None:
-    """Four clients, ten epochs: within 2 points where clients are alike, within 5 where a Dirichlet draw made them unlike."""
+    """Four clients, ten epochs: within 2 points for equal clients, within 5 for unequal ones."""
 
     def accuracy(comm: Communicator, strategy: str) -> float:
         config = training.configuration(
@@ -250,7 +251,7 @@ def test_digits_are_learned_nearly_as_well_as_with_allreduce(partition: str) -> 
         )
         job = training.trainer(comm, config)
         job.run()
-        return job.metrics["accuracy"]
+        return job.evaluation.metrics["accuracy"]
 
     ours, theirs = (threads.run(4, lambda comm: accuracy(comm, s))[0] for s in ("federated", "allreduce"))  # noqa: B023
     assert ours > theirs - (0.02 if partition == "contiguous" else 0.05)

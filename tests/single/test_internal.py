@@ -1,4 +1,4 @@
-"""Modules of ddl that ddl starts by itself, in a folder of a user who has files of the same names."""
+"""Programs that ddl starts by itself, in a folder with user files of the same names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import ssh
-from hvd_train import internal
+from cli.remote import ssh
+from hvd_train.rank import internal
 
 NAMES = ("cli", "hvd_train", "psutil", "typer")
 
@@ -24,11 +24,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("path", ["", "/nowhere"])
 def test_the_files_of_a_user_do_not_hide_those_of_ddl(folder: Path, path: str) -> None:
-    """The environment finds no ddl, as in a checkout that nobody has installed."""
+    """The environment has no ddl, as with a checkout that is not installed."""
     own = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(internal.argv("cli.stacks", "0"), cwd=folder, env=own, capture_output=True, text=True)
+    done = subprocess.run(internal.argv("cli.follow.stacks", "0"), cwd=folder, env=own, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert ssh.unframed(done.stdout) == {"0": {"answered": False, "text": "process 0 is no rank that can be asked"}}
+    assert ssh.unframed(done.stdout) == {"0": {"answered": False, "text": "process 0 is not a rank of ddl"}}
 
 
 def test_words_reach_the_module_and_the_path_is_that_of_the_environment(folder: Path) -> None:

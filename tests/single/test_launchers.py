@@ -1,4 +1,4 @@
-"""The whole command line of every launcher and flavour; the local lines of this machine's mpirun also run."""
+"""The whole command line of every launcher and flavor; those for this machine also run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from cli.elastic import Elastic
-from cli.flavor import Flavor
-from cli.hosts import Host, parse_hosts
-from cli.launchers import _interface, local, srun
-from cli.launchers.base import Command, Job
-from cli.launchers.horovodrun import Horovodrun
-from cli.launchers.mpirun import Mpirun
-from cli.machine import Machine
-from cli.network import Network
-from cli.slurm.allocation import Allocation
-from hvd_train import plugins
-from hvd_train.comm import _addresses
+from cli.hosts.allocation import Allocation
+from cli.hosts.hostfile import Host, parse_hosts
+from cli.hosts.machine import Machine
+from cli.hosts.network import Network
+from cli.launch import interface as _interface
+from cli.launch.elastic import Elastic
+from cli.launch.flavor import Flavor
+from cli.launch.job import Command, Job
+from cli.launch.launchers import local, srun
+from cli.launch.launchers.horovodrun import Horovodrun
+from cli.launch.launchers.mpirun import Mpirun
+from hvd_train.comm import addresses
+from hvd_train.config import plugins
 from hvd_train.errors import UserError
 from tests.integration.parts import needs
 
@@ -59,7 +60,7 @@ def bound(job: Job, to: str) -> Job:
 
 
 def line(command: Command, job: Job = JOB) -> str:
-    """The command without its program, which ends it as it is."""
+    """Return the command line without the program at its end."""
     assert command.argv[-len(job.program) :] == job.program
     return shlex.join(command.argv[: -len(job.program)])
 
@@ -174,7 +175,7 @@ def test_mpirun_refuses_what_a_flavour_cannot_do() -> None:
         Mpirun(FLAVORS["intel"], FOUR).command(uneven)
     with pytest.raises(UserError, match=r"Cray MPICH 8\.1 .* --launcher srun"):
         Mpirun(FLAVORS["cray"], FOUR).command(JOB)
-    with pytest.raises(UserError, match="cannot give ssh the word 'ProxyCommand a b', which has a space"):
+    with pytest.raises(UserError, match="cannot pass 'ProxyCommand a b' to ssh, because it contains a space"):
         Mpirun(FLAVORS["openmpi5"], FOUR).command(dataclasses.replace(REMOTE, ssh=("-o", "ProxyCommand a b")))
     with pytest.raises(UserError, match="2 too few"):
         Mpirun(FLAVORS["openmpi5"], FOUR).command(dataclasses.replace(REMOTE, world_size=6))
@@ -269,23 +270,25 @@ def test_horovodrun_elastic_goes_over_gloo(elastic: Elastic, hosts: str, expecte
     command = horovodrun("openmpi5").command(dataclasses.replace(HOROVOD, elastic=elastic, hosts=places))
     assert list(command.argv[:-4]) == shlex.split(f"/venv/bin/horovodrun --gloo -np 2 {expected}")
     assert command.argv[-4:] == ("/venv/bin/python", "-m", "hvd_train", PROGRAM[-1])
-    assert [note.partition(",")[0] for note in command.notes] == ["ranks talk over lo"] * (hosts == "localhost:2")
+    assert [note.partition(",")[0] for note in command.notes] == ["ranks use the interface lo"] * (
+        hosts == "localhost:2"
+    )
 
 
 @pytest.mark.parametrize(
     ("flavor", "machine", "job", "words"),
     [
         (None, FOUR, dataclasses.replace(JOB, elastic=Elastic(Path("/hosts"), 1)), "use --engine horovod"),
-        (None, FOUR, JOB, "--engine mpi would be alone in its world; use --engine horovod"),
+        (None, FOUR, JOB, "--engine mpi would be in a world of size 1; use --engine horovod"),
         (
             None,
             FOUR,
             dataclasses.replace(HOROVOD_REMOTE, ssh=("-J", "b")),
-            "cannot give ssh the word '-J', only -p and -i",
+            "passes only -p and -i to ssh, not '-J'",
         ),
-        (None, FOUR, bound(HOROVOD, "core"), "over Gloo takes no --bind"),
-        ("mpich", FOUR, bound(HOROVOD, "core"), r"through MPICH 5\.0\.2 takes no --bind"),
-        ("openmpi5", ALLOCATED, HOROVOD, "knows no SLURM allocation"),
+        (None, FOUR, bound(HOROVOD, "core"), "over Gloo does not support --bind"),
+        ("mpich", FOUR, bound(HOROVOD, "core"), r"through MPICH 5\.0\.2 does not support --bind"),
+        ("openmpi5", ALLOCATED, HOROVOD, "cannot use a SLURM allocation"),
         ("openmpi5", FOUR, dataclasses.replace(HOROVOD_REMOTE, world_size=5), "1 too few"),
     ],
 )
@@ -298,16 +301,16 @@ def test_no_horovodrun_names_the_script_that_builds_it(tmp_path: Path, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(UserError, match="scripts/install-horovod"):
-        plugins.create("cli.launchers", "horovodrun")
+        plugins.create("cli.launch.launchers", "horovodrun")
 
 
 def test_without_mpirun_horovodrun_goes_over_gloo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     (tmp_path / "horovodrun").touch(mode=0o755)
-    assert plugins.create("cli.launchers", "horovodrun").flavor is None
+    assert plugins.create("cli.launch.launchers", "horovodrun").flavor is None
     with pytest.raises(UserError, match="no mpirun"):
-        plugins.create("cli.launchers", "horovodrun", controller="mpi")
+        plugins.create("cli.launch.launchers", "horovodrun", controller="mpi")
 
 
 def test_local_is_the_program_itself() -> None:
@@ -379,13 +382,13 @@ def test_srun_hands_over_by_environment_what_mpirun_is_told(
 @pytest.mark.parametrize("interface", ["ib0", "10.1.0.0/16"])
 def test_mailboxes_obey_the_interface_that_srun_and_batch_scripts_tell(interface: str) -> None:
     told = _interface.variables(interface)
-    assert _addresses.chosen(told) == interface
+    assert addresses.chosen(told) == interface
     assert ("NCCL_SOCKET_IFNAME" in told) == (interface == "ib0")
 
 
 def test_mailboxes_obey_horovod_over_gloo() -> None:
-    assert _addresses.chosen({"HOROVOD_GLOO_IFACE": "eth1"}) == "eth1"
-    assert _addresses.chosen({}) == ""
+    assert addresses.chosen({"HOROVOD_GLOO_IFACE": "eth1"}) == "eth1"
+    assert addresses.chosen({}) == ""
 
 
 def test_a_variable_of_the_user_stays() -> None:
@@ -394,7 +397,7 @@ def test_a_variable_of_the_user_stays() -> None:
 
 
 def test_srun_refuses_hosts_and_a_shell_outside_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="hosts of its allocation"):
+    with pytest.raises(UserError, match="hosts of the allocation"):
         srun.Srun("pmix", ALLOCATED).command(REMOTE)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(UserError, match="inside a SLURM allocation"):
@@ -421,13 +424,13 @@ def test_plugins_that_srun_lists() -> None:
     [("openmpi", "pmix_v10"), ("mpich", "pmi2"), ("intel", "pmi2"), ("cray", "cray_shasta")],
 )
 def test_plugin_for_a_library(library, plugin: str) -> None:
-    assert srun.choose(srun.listed(SLURM_22), library) == plugin
-    assert srun.choose(["pmix", "pmi2", "cray_shasta"], library) == plugin.removesuffix("_v10")
+    assert srun.choose_plugin(srun.listed(SLURM_22), library) == plugin
+    assert srun.choose_plugin(["pmix", "pmi2", "cray_shasta"], library) == plugin.removesuffix("_v10")
 
 
 def test_no_plugin_for_a_library_says_the_way_out() -> None:
     with pytest.raises(UserError) as caught:
-        srun.choose(srun.listed(SLURM_18), "openmpi")
+        srun.choose_plugin(srun.listed(SLURM_18), "openmpi")
     for word in ("Open MPI", "pmix", "none, pmi2, openmpi", "--launcher mpirun"):
         assert word in str(caught.value)
 
@@ -443,8 +446,8 @@ if said:
 
 
 def run(command: Command) -> list[list[object]]:
-    """What each rank of a pasted line saw; nothing may be said beside it."""
-    done = subprocess.run(["sh", "-c", str(command)], capture_output=True, text=True, timeout=60)
+    """Return what each rank of a pasted command line printed; nothing else may be printed."""
+    done = subprocess.run(["bash", "-c", str(command)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     said: list[list[object]] = json.loads(done.stdout[done.stdout.index("[[") :])
     return said
@@ -458,7 +461,7 @@ def test_the_local_line_runs(launcher: str, ranks: int) -> None:
     words = ("x, 'y' \"z\"; $HOME `id` *", '{"a": [1, "two words"]}')
     program = (sys.executable, "-m", "mpi4py", "-c", SAY, words[1])
     job = Job(program, ranks, "horovod", environment={"A": words[0]})
-    said = run(plugins.create("cli.launchers", launcher).command(job))
+    said = run(plugins.create("cli.launch.launchers", launcher).command(job))
     assert [rank[:2] for rank in said] == [list(words)] * ranks
 
 
@@ -468,6 +471,6 @@ def test_ranks_with_cores_of_their_own_do_not_overlap() -> None:
     if cores < 2 or not Machine.here().whole:
         pytest.skip("needs a machine with two cores")
     program = (sys.executable, "-m", "mpi4py", "-c", SAY, "")
-    said = run(plugins.create("cli.launchers", "mpirun").command(Job(program, 2, "mpi", environment={"A": ""})))
+    said = run(plugins.create("cli.launch.launchers", "mpirun").command(Job(program, 2, "mpi", environment={"A": ""})))
     first, second = (set(rank[2]) for rank in said)  # type: ignore[call-overload]
     assert first.isdisjoint(second)

@@ -1,4 +1,4 @@
-"""What a rank prints reaches its log and the terminal, whatever becomes of the rank, the terminal or the disk."""
+"""Output of a rank reaches its log and the terminal, even if the rank, the terminal or the disk fails."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hvd_train import pump
-from hvd_train.pump import Lines, Terminal
+from hvd_train.rank import pump
+from hvd_train.rank.pump import Lines, TerminalWriter
 
 ROOT = Path(__file__).parents[2]
 LONG = b"x" * (pump.LONGEST + 1)
@@ -35,46 +35,46 @@ LONG = b"x" * (pump.LONGEST + 1)
         ([], b""),
     ],
 )
-def test_lines_of_a_rank_bear_its_number(pieces: list[bytes], shown: bytes) -> None:
+def test_lines_of_a_rank_begin_with_its_number(pieces: list[bytes], shown: bytes) -> None:
     lines = Lines(b"[2] ")
     found = b"".join(lines.take(piece, 0.0) for piece in pieces)
     assert found + lines.rest() == shown
     assert lines.rest() == b""
 
 
-def test_the_output_of_one_rank_is_passed_on_as_it_is() -> None:
+def test_output_without_a_tag_is_unchanged() -> None:
     lines = Lines(b"")
     assert [lines.take(piece, 0.0) for piece in (b"no end", b"\r 10%", b"\xff")] == [b"no end", b"\r 10%", b"\xff"]
-    assert not lines.waits
+    assert not lines.has_partial
     assert lines.rest() == b""
 
 
-def test_a_line_waits_from_when_it_was_begun() -> None:
+def test_an_incomplete_line_has_the_time_of_its_beginning() -> None:
     lines = Lines(b"[0] ")
     lines.take(b"whole\nbegun", 5.0)
     lines.take(b" and more", 7.0)
-    assert (lines.waits, lines.since) == (True, 5.0)
+    assert (lines.has_partial, lines.since) == (True, 5.0)
     assert lines.rest() == b"[0] begun and more\n"
-    assert not lines.waits
+    assert not lines.has_partial
 
 
-def test_a_terminal_that_takes_nothing_is_left_out_and_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_that_a_terminal_does_not_accept_is_omitted_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pump, "STALL", 0.05)
     reader, writer = os.pipe()
-    terminal = Terminal(writer, paced=False)
+    terminal = TerminalWriter(writer, paced=False)
     terminal.write(b"a" * 2**20)
     terminal.write(b"lost")
     taken = os.read(reader, 2**20)
     assert set(taken) == set(b"a")
     terminal.write(b"heard")
-    assert os.read(reader, 2**20) == pump.LEFT_OUT + b"heard"
+    assert os.read(reader, 2**20) == pump.OMITTED + b"heard"
     os.close(reader)
     terminal.write(b"to nobody")
     assert terminal.problem == "Broken pipe"
 
 
 def test_bursts_of_two_ranks_do_not_mix_lines() -> None:
-    """Each reads as much as a launcher does at once."""
+    """Each read is as long as that of a launcher."""
     text = b"".join(b"[0] line %d\n" % i for i in range(3000))
     reader, writer = os.pipe()
     found: list[bytes] = []
@@ -85,7 +85,7 @@ def test_bursts_of_two_ranks_do_not_mix_lines() -> None:
 
     thread = threading.Thread(target=read)
     thread.start()
-    terminal = Terminal(writer, paced=True)
+    terminal = TerminalWriter(writer, paced=True)
     terminal.write(text)
     os.close(terminal._descriptor)
     os.close(writer)
@@ -96,7 +96,7 @@ def test_bursts_of_two_ranks_do_not_mix_lines() -> None:
 RANK = """\
 import os, sys
 from pathlib import Path
-from hvd_train.logs import Output
+from hvd_train.rank.logs import Output
 output = Output()
 output.capture(Path(sys.argv[1]), 3, show=sys.argv[2] == "shown", tag=sys.argv[2] == "shown")
 print("begun", end=" ")
@@ -121,7 +121,7 @@ def rank(what: str, log: Path, show: str, **options: int) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("what", WHATS)
-def test_the_last_words_of_a_rank_are_in_its_log_and_nobody_waits(what: str, tmp_path: Path) -> None:
+def test_the_last_output_of_a_rank_is_in_its_log_and_blocks_nobody(what: str, tmp_path: Path) -> None:
     done = rank(WHATS[what], tmp_path / "logs" / "rank-3.log", "shown", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     log = (tmp_path / "logs" / "rank-3.log").read_bytes()
     assert log.startswith(b"begun ")
@@ -145,24 +145,27 @@ def test_nobody_waits_for_a_child_that_outlives_its_rank(what: str, tmp_path: Pa
     assert done.returncode == 0
     pid = int(done.stdout.split()[-1])
     with contextlib.suppress(ProcessLookupError) if what == "talks" else contextlib.nullcontext():
-        os.kill(pid, signal.SIGKILL)  # fails where it has ended
+        os.kill(pid, signal.SIGKILL)  # fails if it has ended
 
 
-def test_a_rank_goes_on_without_a_terminal_and_without_a_disk(tmp_path: Path) -> None:
-    """A reader that went and a full device are told of once, and the other place has all of it."""
+def test_a_rank_continues_without_a_terminal_and_without_a_disk(tmp_path: Path) -> None:
+    """A closed reader and a full device cause one warning each, and the other destination has all output."""
     goes_on = f"for i in range(50): print(i); import time; time.sleep(0.002)\nopen({str(tmp_path / 'end')!r}, 'w')"
     reader, writer = os.pipe()
     os.close(reader)
     done = rank(goes_on, tmp_path / "log", "shown", stdout=writer, stderr=subprocess.PIPE)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count(b"rank 3: its output is shown no more (Broken pipe); it goes on") == 1
+    assert done.stderr.count(b"rank 3: its output is no longer shown (Broken pipe); the rank continues") == 1
     assert [line for line in (tmp_path / "log").read_text().splitlines() if line.isdigit()][-1] == "49"
     assert (tmp_path / "end").exists()
     (tmp_path / "full").symlink_to("/dev/full")
     done = rank(goes_on, tmp_path / "full", "shown", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert done.returncode == 0
     assert (
-        done.stderr.count(b"ddl: warning: rank 3: its log cannot be written (No space left on device); it goes on") == 1
+        done.stderr.count(
+            b"ddl: warning: rank 3: its log cannot be written (No space left on device); the rank continues"
+        )
+        == 1
     )
     assert done.stdout.endswith(b"[3] 49\n")
     done = rank("print('on')", tmp_path / "end" / "log", "hidden", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -170,7 +173,7 @@ def test_a_rank_goes_on_without_a_terminal_and_without_a_disk(tmp_path: Path) ->
     assert done.stderr.startswith(b"ddl: warning: rank 3: no log is written to ")
 
 
-def test_what_is_printed_shows_at_once(tmp_path: Path) -> None:
+def test_output_is_shown_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", RANK.format(what="import time; time.sleep(600)"), str(tmp_path / "log"), "shown"]
     command[2] = command[2].replace('tag=sys.argv[2] == "shown"', "tag=False")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -15,12 +15,14 @@ import psutil
 import pytest
 import torch
 
-from hvd_train.comm import _addresses, _connect, _emulated, _mailbox, threads
-from hvd_train.comm._mailbox import Mailbox, Malformed
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
+from hvd_train.comm import addresses, connect, mailbox
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.comm.mailbox import Malformed, TcpMailbox
+from hvd_train.comm.wrappers import emulated
 from hvd_train.errors import UserError
 from tests.bodies import mailbox as body
+from tests.engines import threads
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -29,13 +31,13 @@ def test_bodies_on_threads(check: Any, size: int) -> None:
     threads.run(size, check)
 
 
-def test_nothing_is_left_of_a_closed_mailbox() -> None:
+def test_a_closed_mailbox_leaves_no_thread() -> None:
     before = threading.active_count()
     SingleCommunicator().mailbox().close()
     assert threading.active_count() == before
 
 
-def test_an_idle_mailbox_takes_no_time() -> None:
+def test_an_idle_mailbox_takes_no_cpu_time() -> None:
     def idle(comm: Communicator) -> float:
         mail = comm.mailbox()
         comm.barrier()
@@ -51,7 +53,7 @@ def test_an_idle_mailbox_takes_no_time() -> None:
 
 @pytest.fixture
 def listens(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[tuple[str, int]], None]], None]:
-    """Have a function be called with the address of each rank that listens, before any other rank calls it."""
+    """Call a function with the address of each rank that listens, before another rank connects."""
     real = socket.create_server
 
     def watch(seen: Callable[[tuple[str, int]], None]) -> None:
@@ -73,8 +75,8 @@ def test_ranks_of_one_host_listen_on_loopback_only(listens: Any) -> None:
 
 
 def hello(rank: int) -> bytes:
-    """As long as a rank's first words, and with a proof that is none."""
-    return _connect._CALL.pack(rank, bytes(16), bytes(32))
+    """Return a client's hello with a wrong proof."""
+    return connect._HELLO.pack(rank, bytes(16), bytes(32))
 
 
 STRANGERS = {
@@ -93,8 +95,8 @@ STRANGERS = {
 def test_strangers_neither_delay_nor_replace_a_rank(
     words: list[bytes], listens: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are there before any rank calls, and stay; a silent one would once have taken five seconds."""
-    monkeypatch.setattr(_connect, "_STRANGERS", 48)
+    """Strangers connect before any rank does, and stay connected."""
+    monkeypatch.setattr(connect, "_PENDING", 48)
     left: list[socket.socket] = []
 
     def visit(address: tuple[str, int]) -> None:
@@ -110,18 +112,18 @@ def test_strangers_neither_delay_nor_replace_a_rank(
     for stranger in left:
         stranger.settimeout(10)
         try:
-            told = stranger.recv(1 << 16)
-            assert len(told) <= 16, "a stranger is told more than a challenge"
-            assert not told or stranger.recv(1 << 16) == b""
+            received = stranger.recv(1 << 16)
+            assert len(received) <= 16, "a stranger received more than a challenge"
+            assert not received or stranger.recv(1 << 16) == b""
         except ConnectionError:
             pass
         stranger.close()
 
 
-def test_a_rank_that_does_not_come_is_named_on_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connect, "_SECONDS", 1.0)
-    real = _connect._Meeting.call
-    monkeypatch.setattr(_connect._Meeting, "call", lambda self: None if self._me == 2 else real(self))
+def test_a_rank_that_does_not_connect_is_named_on_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "_SECONDS", 1.0)
+    real = connect._Handshakes.connect
+    monkeypatch.setattr(connect._Handshakes, "connect", lambda self: None if self._me == 2 else real(self))
 
     def refused(comm: Communicator) -> str:
         with pytest.raises(UserError) as error:
@@ -134,19 +136,17 @@ def test_a_rank_that_does_not_come_is_named_on_all_ranks(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("answer", [b"", b"x" * 16, b"x" * 47, b"x" * 48, b"x" * 4096])
-def test_a_program_that_answers_in_a_ranks_place_is_not_taken_for_it(
-    answer: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has the address that was announced. Of the token it hears nothing but a proof for its own challenge."""
-    monkeypatch.setattr(_connect, "_SECONDS", 0.6)
-    heard: list[bytes] = []
+def test_a_program_at_the_address_of_a_rank_is_not_accepted(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It receives a proof for its own challenge, and never the token."""
+    monkeypatch.setattr(connect, "_SECONDS", 0.6)
+    received_hellos: list[bytes] = []
 
     def answering(listener: socket.socket) -> None:
         while True:
             try:
                 connection, _ = listener.accept()
                 connection.sendall(answer)
-                heard.append(connection.recv(4096) if len(answer) >= 16 else b"")
+                received_hellos.append(connection.recv(4096) if len(answer) >= 16 else b"")
                 connection.close()
             except OSError:
                 return
@@ -155,44 +155,47 @@ def test_a_program_that_answers_in_a_ranks_place_is_not_taken_for_it(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         threading.Thread(target=answering, args=(listener,), daemon=True).start()
-        places = [{"host": "n0", "at": "127.0.0.1", "port": port}, {"host": "n1", "at": "127.0.0.1", "port": 1}]
-        met = _connect._Meeting(1, places, token, time.monotonic() + 0.6)
+        endpoints = [{"host": "n0", "at": "127.0.0.1", "port": port}, {"host": "n1", "at": "127.0.0.1", "port": 1}]
+        handshakes = connect._Handshakes(1, endpoints, token, time.monotonic() + 0.6)
         with pytest.raises(
             UserError, match=rf"rank 1 on n1 .* does not reach rank 0 on n0 \(127.0.0.1, TCP port {port}\)"
         ):
-            met.call()
+            handshakes.connect()
         listener.shutdown(socket.SHUT_RDWR)
-    assert not met.connections
-    assert len(heard) > 1, "it calls again"
-    for said in filter(None, heard):
-        caller, _, proof = _connect._CALL.unpack(said)
-        assert (caller, proof) == (1, _connect._proof(token, b"call", answer[:16], 1, 0))
+    assert not handshakes.connections
+    assert len(received_hellos) > 1, "the client tries again"
+    for hello in filter(None, received_hellos):
+        client, _, proof = connect._HELLO.unpack(hello)
+        assert (client, proof) == (1, connect._proof(token, b"call", answer[:16], 1, 0))
 
 
-def test_a_rank_is_taken_once_and_only_where_it_is_expected() -> None:
-    """Rank 1 of 4 listens for 2 and 3; who knows the token calls as 0, as 1, as 4, and as 2 again."""
+def test_only_missing_ranks_are_accepted_and_each_once() -> None:
+    """Rank 1 of 4 expects 2 and 3.
+
+    Clients that know the token connect as 0, 1, 4, and as 2 again.
+    """
     token, deadline = secrets.token_bytes(32), time.monotonic() + 30
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        places = [{"host": "here", "at": "127.0.0.1", "port": listener.getsockname()[1]}] * 4
-        met = _connect._Meeting(1, places, token, deadline)
-        met.connections[0] = socket.socket()
-        waiting = threading.Thread(target=met.accept, args=(listener,))
+        endpoints = [{"host": "here", "at": "127.0.0.1", "port": listener.getsockname()[1]}] * 4
+        handshakes = connect._Handshakes(1, endpoints, token, deadline)
+        handshakes.connections[0] = socket.socket()
+        waiting = threading.Thread(target=handshakes.accept, args=(listener,))
         waiting.start()
-        made = [_connect._Meeting(2, places, token, deadline)._introduced(1)]
+        made = [connect._Handshakes(2, endpoints, token, deadline)._authenticated(1)]
         for rank in (0, 1, 4, 2):
             with pytest.raises(ConnectionError):
-                _connect._Meeting(rank, places, token, deadline)._introduced(1)
-        made.append(_connect._Meeting(3, places, token, deadline)._introduced(1))
+                connect._Handshakes(rank, endpoints, token, deadline)._authenticated(1)
+        made.append(connect._Handshakes(3, endpoints, token, deadline)._authenticated(1))
         waiting.join(30)
-    assert sorted(met.connections) == [0, 2, 3]
-    for connection in [*made, *met.connections.values()]:
+    assert sorted(handshakes.connections) == [0, 2, 3]
+    for connection in [*made, *handshakes.connections.values()]:
         connection.close()
 
 
-def test_a_proof_holds_for_one_challenge_one_direction_and_two_ranks() -> None:
-    """So that no recorded one is of use to anybody else, or to the same one again."""
+def test_a_proof_is_valid_for_one_challenge_one_direction_and_two_ranks() -> None:
+    """A recorded proof is of no use, neither for another rank nor for another connection."""
     token = secrets.token_bytes(32)
-    proof = _connect._proof(token, b"call", b"a" * 16, 2, 1)
+    proof = connect._proof(token, b"call", b"a" * 16, 2, 1)
     others = [
         (token, b"answer", b"a" * 16, 2, 1),
         (token, b"call", b"b" * 16, 2, 1),
@@ -200,7 +203,7 @@ def test_a_proof_holds_for_one_challenge_one_direction_and_two_ranks() -> None:
         (token, b"call", b"a" * 16, 2, 0),
         (secrets.token_bytes(32), b"call", b"a" * 16, 2, 1),
     ]
-    assert len({proof, *(_connect._proof(*other) for other in others)}) == 6
+    assert len({proof, *(connect._proof(*other) for other in others)}) == 6
 
 
 def message(kind: Any = "x", values: Any = None, shapes: Any = None, tensors: bytes = b"") -> bytes:
@@ -231,22 +234,25 @@ NO_MESSAGE = {
 }
 
 
-@pytest.mark.parametrize("wrap", [None, _emulated.emulated], ids=["plain", "emulated"])
+@pytest.mark.parametrize("wrap", [None, emulated.emulated], ids=["plain", "emulated"])
 @pytest.mark.parametrize("data", NO_MESSAGE.values(), ids=NO_MESSAGE)
 def test_bytes_that_are_no_message_end_every_wait_with_an_error(data: bytes, wrap: Any) -> None:
-    """Of `receive`, also one that waits already and each one after it, and of `send`; the sender is named."""
+    """`receive` and `send` raise, also a `receive` that waits already.
+
+    The error names the sender.
+    """
 
     def body(comm: Communicator) -> None:
         mail = (wrap(comm) if wrap else comm).mailbox()
         if comm.rank == 1:
-            inner: Mailbox = mail._inner if wrap else mail
+            inner: TcpMailbox = mail._inner if wrap else mail
             inner._peers[0].connection.sendall(data)
             comm.barrier()
             mail.hang_up()
             return
         for _ in range(2):
             with pytest.raises(
-                ConnectionError, match=r"the mailbox of rank 0 has failed: rank 1 sent what is no message"
+                ConnectionError, match=r"the mailbox of rank 0 has failed: rank 1 sent bytes that are not a message"
             ):
                 mail.receive(20)
         with pytest.raises(ConnectionError, match="the mailbox of rank 0 has failed"):
@@ -261,7 +267,7 @@ def test_bytes_that_are_no_message_end_every_wait_with_an_error(data: bytes, wra
     assert threading.active_count() <= before
 
 
-def test_what_else_goes_wrong_in_the_thread_of_a_mailbox_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_in_the_thread_of_a_mailbox_are_raised_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def body(comm: Communicator) -> None:
         mail = comm.mailbox()
         if comm.rank == 0:
@@ -278,15 +284,15 @@ def test_what_else_goes_wrong_in_the_thread_of_a_mailbox_is_told_too(monkeypatch
     threads.run(2, body)
 
 
-def test_memory_grows_with_what_comes_and_not_with_what_is_announced() -> None:
-    """Of 32 GiB announced, 8 MiB come: neither is so much taken as announced, nor is it taken for an end."""
+def test_memory_grows_with_received_and_not_with_announced_bytes() -> None:
+    """Of 32 GiB announced, 8 MiB arrive. The reader allocates at most twice what has arrived."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    reader = _mailbox._Reader(1)
+    reader = mailbox._Reader(1)
     before = psutil.Process().memory_info().rss
     ours.sendall(struct.pack("!II", 16, 2**32 - 1))
     assert reader.read(theirs) == ([], False)
-    assert len(reader._buffer) <= _mailbox._CHUNK
+    assert len(reader._buffer) <= mailbox._CHUNK
     for _ in range(128):
         ours.sendall(bytes(1 << 16))
         assert reader.read(theirs) == ([], False)
@@ -299,12 +305,12 @@ def test_memory_grows_with_what_comes_and_not_with_what_is_announced() -> None:
 
 @pytest.mark.parametrize("nbytes", [0, 1, 8, (1 << 20) - 8, 1 << 20, (1 << 20) + 8, (3 << 20) + 5])
 def test_messages_of_every_length_are_read_whole(nbytes: int) -> None:
-    """Around the size up to which memory is taken at once; two in a row."""
+    """Two messages in a row, of lengths around the size up to which memory is allocated at once."""
     x = torch.arange(nbytes, dtype=torch.int64).to(torch.uint8)
-    data = b"".join(_mailbox._encoded("x", {"n": nbytes}, (x,))) * 2
+    data = b"".join(mailbox._encoded("x", {"n": nbytes}, (x,))) * 2
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    reader, found = _mailbox._Reader(1), []
+    reader, found = mailbox._Reader(1), []
     for start in range(0, len(data), 50_000):
         ours.sendall(data[start : start + 50_000])
         messages, ended = reader.read(theirs)
@@ -316,31 +322,32 @@ def test_messages_of_every_length_are_read_whole(nbytes: int) -> None:
     theirs.close()
 
 
-def test_a_text_that_is_too_long_is_refused_where_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_mailbox, "_TEXT", 100)
+def test_a_text_that_is_too_long_is_refused_by_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "_TEXT", 100)
     with pytest.raises(ValueError, match=r"a message 'x' has 1.. bytes beside its tensors, and at most 100"):
-        _mailbox._encoded("x", {"names": ["n" * 100]}, ())
-    reader = _mailbox._Reader(1)
+        mailbox._encoded("x", {"names": ["n" * 100]}, ())
+    reader = mailbox._Reader(1)
     reader._buffer = bytearray(struct.pack("!II", 101, 0))
     with pytest.raises(Malformed, match="a text of 101 bytes"):
         reader._advance([])
 
 
-def told(stack: int, *at: str) -> _addresses.Facts:
+def location(stack: int, *at: str) -> addresses.Facts:
     return {"host": f"n{stack}", "stack": ["kernel", 4, stack], "at": list(at)}
 
 
 BRIDGE = "172.17.0.1/16"
 PLACES = {
-    "one host": ([told(1, "10.0.0.1/24", BRIDGE)] * 3, ["127.0.0.1"] * 3),
-    "one host without a network": ([told(1)] * 2, ["127.0.0.1"] * 2),
-    "two hosts": ([told(1, "10.0.0.1/24"), told(2, "10.0.0.2/24")], ["10.0.0.1", "10.0.0.2"]),
+    "one host": ([location(1, "10.0.0.1/24", BRIDGE)] * 3, ["127.0.0.1"] * 3),
+    "one host without a network": ([location(1)] * 2, ["127.0.0.1"] * 2),
+    "two hosts": ([location(1, "10.0.0.1/24"), location(2, "10.0.0.2/24")], ["10.0.0.1", "10.0.0.2"]),
     "a bridge with one address everywhere": (
-        [told(1, BRIDGE, "10.0.0.1/24"), told(2, BRIDGE, "10.0.0.2/24")],
+        [location(1, BRIDGE, "10.0.0.1/24"), location(2, BRIDGE, "10.0.0.2/24")],
         ["10.0.0.1", "10.0.0.2"],
     ),
     "uneven ranks and order": (
-        [told(1, "10.1.0.1/16", "10.0.0.1/24")] * 2 + [told(2, "10.0.0.2/24", "10.1.0.2/16"), told(3, "10.1.0.3/16")],
+        [location(1, "10.1.0.1/16", "10.0.0.1/24")] * 2
+        + [location(2, "10.0.0.2/24", "10.1.0.2/16"), location(3, "10.1.0.3/16")],
         ["10.1.0.1", "10.1.0.1", "10.1.0.2", "10.1.0.3"],
     ),
 }
@@ -349,22 +356,22 @@ PLACES = {
 @pytest.mark.parametrize("name", PLACES)
 def test_ranks_listen_in_the_network_that_joins_them(name: str) -> None:
     ranks, right = PLACES[name]
-    assert [_addresses.own(rank, ranks) for rank in range(len(ranks))] == right
+    assert [addresses.own(rank, ranks) for rank in range(len(ranks))] == right
 
 
 def test_between_routed_networks_a_rank_listens_where_it_sends_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = [told(1, BRIDGE, "10.0.0.1/24"), told(2, BRIDGE, "10.9.0.2/24")]
-    monkeypatch.setattr(_addresses, "_source", {"10.9.0.2": "10.0.0.1", "10.0.0.1": "10.9.0.2"}.get)
-    assert [_addresses.own(rank, ranks) for rank in (0, 1)] == ["10.0.0.1", "10.9.0.2"]
-    monkeypatch.setattr(_addresses, "_source", lambda _: None)
+    ranks = [location(1, BRIDGE, "10.0.0.1/24"), location(2, BRIDGE, "10.9.0.2/24")]
+    monkeypatch.setattr(addresses, "_source", {"10.9.0.2": "10.0.0.1", "10.0.0.1": "10.9.0.2"}.get)
+    assert [addresses.own(rank, ranks) for rank in (0, 1)] == ["10.0.0.1", "10.9.0.2"]
+    monkeypatch.setattr(addresses, "_source", lambda _: None)
     with pytest.raises(UserError, match=r"n1 has no network in common with n2 and no route to them.*--iface"):
-        _addresses.own(0, ranks)
+        addresses.own(0, ranks)
 
 
 def test_the_network_that_the_launcher_chose_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     here = [("eth0", "10.0.0.1/24"), ("ib0", "10.1.0.1/16"), ("docker0", BRIDGE)]
-    found = [(name, _addresses.IPv4Interface(address)) for name, address in here]
-    monkeypatch.setattr(_addresses, "_interfaces", lambda: iter(found))
+    found = [(name, addresses.IPv4Interface(address)) for name, address in here]
+    monkeypatch.setattr(addresses, "_interfaces", lambda: iter(found))
     every = [address for _, address in here]
     for network, right in {
         "": every,
@@ -373,11 +380,11 @@ def test_the_network_that_the_launcher_chose_comes_first(monkeypatch: pytest.Mon
         "docker0,eth0": ["10.0.0.1/24", BRIDGE],
         "none-here": every,
     }.items():
-        assert _addresses.facts(network)["at"] == right
+        assert addresses.facts(network)["at"] == right
 
 
-def test_no_rank_begins_where_one_cannot_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them hear of it, and none waits for a connection."""
+def test_all_ranks_fail_if_one_cannot_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is the same on all ranks, and no rank waits for a connection."""
     real, tried = socket.create_server, list[int]()
 
     def create_server(address: tuple[str, int], **options: Any) -> socket.socket:

@@ -1,4 +1,4 @@
-"""A script or module under `ddl run` finds what `python FILE` and `python -m MODULE` give it."""
+"""A script or module under `ddl run` runs as under `python FILE` and `python -m MODULE`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from hvd_train import events, internal, script_options
-from hvd_train.script_options import Options
+from cli.launch.target import check_module
+from hvd_train.errors import UserError
+from hvd_train.rank import events, internal, script_options
+from hvd_train.rank.script_options import ScriptOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +75,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=" ".join)
-def test_a_program_finds_what_python_gives_it(way: list[str], here: Path) -> None:
+def test_a_program_has_the_path_and_names_of_python(way: list[str], here: Path) -> None:
     words = [word.format(here=here) for word in way]
     expected, found = run(words, here), run([internal.PROGRAM, "hvd_train", "--script", *words], here)
     assert expected.returncode == found.returncode == 0, found.stderr
@@ -117,8 +119,45 @@ def test_a_program_ends_as_under_python(way: str, here: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [Options(), Options("mpi", Path("/a b/=c"), (0, 2), tag=True), Options(None, Path("/x"), ()), Options("horovod")],
+    [
+        ScriptOptions(),
+        ScriptOptions("mpi", Path("/a b/=c"), (0, 2), tag=True),
+        ScriptOptions(None, Path("/x"), ()),
+        ScriptOptions("horovod"),
+    ],
 )
-def test_options_come_back_from_their_words(options: Options) -> None:
+def test_options_survive_the_command_line(options: ScriptOptions) -> None:
     for script in (["/x.py", "--tee=1"], ["-m", "mine", "--output=y"]):
         assert script_options.split([*options.words(), *script]) == (options, script)
+
+
+@pytest.mark.parametrize(
+    "name", ["mine", "package", "package.inner", "json.tool", "extra", "hvd_train.bench", "horovod.x"]
+)
+def test_a_module_that_ranks_find_is_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for file in ("mine.py", "package/__init__.py", "package/inner.py", "elsewhere/extra.py"):
+        (tmp_path / file).write_text("raise AssertionError('the command imports nothing')")
+    monkeypatch.chdir(tmp_path)
+    check_module(name, {"PYTHONPATH": f"{tmp_path}/elsewhere"})
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("no.such.module", "no module 'no' in {here} or installed"),
+        ("package.iner", "no module 'iner' in package 'package'; did you mean 'inner'?"),
+        ("extra", "no module 'extra' in {here} or installed"),
+    ],
+)
+def test_a_module_that_no_rank_finds_is_refused(
+    name: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "package").mkdir()
+    for file in ("package/__init__.py", "package/inner.py"):
+        (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refused:
+        check_module(name, {})
+    assert str(refused.value).startswith(f"-m {name}: {problem.format(here=tmp_path)}")

@@ -5,11 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hvd_train import plugins
+from hvd_train.config import plugins
+from hvd_train.config.document import Document
+from hvd_train.config.resolve import read_section
+from hvd_train.config.schema import ModelSection
+from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
-from hvd_train.spec import DataSpec
 
-PACKAGE = "hvd_train.models"
+PACKAGE = "hvd_train.models.zoo"
 DIGITS = DataSpec((1, 8, 8), 10, "classification")
 CIFAR = DataSpec((3, 32, 32), 10, "classification")
 TABLE = DataSpec((5,), 2, "regression")
@@ -21,7 +24,6 @@ FITTING = {
     "cnn": (DIGITS, CIFAR),
     "resnet": (DIGITS, CIFAR),
     "transformer": (TEXT,),
-    "target": (TABLE,),
 }
 UNFITTING = {
     "linear": (TEXT,),
@@ -30,7 +32,6 @@ UNFITTING = {
     "resnet": (TABLE, TEXT),
     "transformer": (DIGITS, TABLE),
 }
-OPTIONS = {"target": {"target": "torch.nn:Linear", "args": {"in_features": 5, "out_features": 2}}}
 
 
 def cases(table):
@@ -41,7 +42,7 @@ def cases(table):
 
 def create(name: str, spec: DataSpec, **options) -> nn.Module:
     torch.manual_seed(0)
-    return plugins.create(PACKAGE, name, spec, **OPTIONS.get(name, {}), **options)
+    return plugins.create(PACKAGE, name, spec, **options)
 
 
 def inputs(spec: DataSpec, samples: int = 3) -> Tensor:
@@ -186,16 +187,34 @@ def test_impossible_sizes_are_refused(name, spec, options, words):
     assert all(word in str(refusal.value) for word in words)
 
 
+def own(target: str, **fields) -> ModelSection:
+    return read_section(ModelSection, Document({"target": target, **fields}, "test"))
+
+
+def test_a_target_takes_options_beside_it_and_in_args():
+    for section in (
+        own("torch.nn:Linear", in_features=5, out_features=2),
+        own("torch.nn:Linear", in_features=5, args={"out_features": 2}),
+    ):
+        made = section.create(TABLE, expected=nn.Module)
+        assert (made.in_features, made.out_features) == (5, 2)
+
+
+def test_a_target_that_is_like_a_model_of_ddl_receives_the_spec():
+    section = own("hvd_train.models.zoo.mlp:create", hidden=[7])
+    assert next(section.create(TABLE, expected=nn.Module).parameters()).shape == (7, 5)
+
+
 @pytest.mark.parametrize(
     ("target", "args", "words"),
     [
-        ("builtins:dict", {}, ["returned a dict", "torch.nn.Module"]),
+        ("builtins:dict", {}, ["returned a value of type dict", "torch.nn.Module"]),
         ("torch.nn:Linear", {"in_featurs": 5}, ["'in_features'", "parameters are (in_features: int"]),
     ],
 )
 def test_a_target_must_make_a_module(target, args, words):
     with pytest.raises(UserError) as refusal:
-        plugins.create(PACKAGE, "target", TABLE, target=target, args=args)
+        own(target, args=args).create(TABLE, expected=nn.Module)
     assert all(word in str(refusal.value) for word in words)
 
 

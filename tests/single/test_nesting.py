@@ -1,4 +1,4 @@
-"""`ddl run` below another launcher: refused as one of several tasks, and kept apart from the step that it runs in."""
+"""`ddl run` below another launcher: refused in several tasks, separated from a SLURM step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from cli import nesting
-from cli.launchers.base import Command
+from cli.launch import nesting
+from cli.launch.job import Command
 from hvd_train.errors import UserError
 
 TASK = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_TASK_PID": "1"}
@@ -95,6 +95,8 @@ def test_mpirun_gets_the_processors_of_all_tasks_here(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: mine)
     bound = {**TASK, "SLURM_CPU_BIND_TYPE": "mask_cpu:", "SLURM_CPU_BIND_LIST": masks}
-    assert nesting.apart(Command(("mpirun", "x")), bound).argv == (*words, "mpirun", "x")
-    assert nesting.apart(Command(("srun", "x")), bound).argv == ("srun", "x")
-    assert nesting.apart(Command(("mpirun", "x")), {**bound, "SLURM_CPU_BIND_TYPE": "rank"}).argv == ("mpirun", "x")
+    found = nesting.apart(Command(("mpirun", "x")), bound)
+    assert (found.prefix, found.argv) == (words, ("mpirun", "x"))
+    assert str(found).endswith(" ".join((*words, "mpirun", "x")))
+    assert nesting.apart(Command(("srun", "x")), bound).prefix == ()
+    assert nesting.apart(Command(("mpirun", "x")), {**bound, "SLURM_CPU_BIND_TYPE": "rank"}).prefix == ()

@@ -1,4 +1,4 @@
-"""The network between hosts: found by routes, given to every launcher, refused where it is not there."""
+"""The network between hosts: found by routes, passed to every launcher, refused if missing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cli import network
-from cli.flavor import Flavor
-from cli.hosts import Host
-from cli.launchers.base import Job
-from cli.launchers.horovodrun import Horovodrun
-from cli.launchers.mpirun import Mpirun
-from cli.machine import Machine
-from cli.network import Network
+from cli.hosts import network
+from cli.hosts.hostfile import Host
+from cli.hosts.machine import Machine
+from cli.hosts.network import Network
+from cli.launch.flavor import Flavor
+from cli.launch.job import Job
+from cli.launch.launchers.horovodrun import Horovodrun
+from cli.launch.launchers.mpirun import Mpirun
 from hvd_train.errors import UserError
 
 HERE = {"eth0": IPv4Interface("10.77.0.1/24"), "docker0": IPv4Interface("172.17.0.1/16")}
@@ -59,9 +59,12 @@ def test_iface_takes_an_interface_or_a_subnet() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("eth1", r"no interface 'eth1' that is up here; did you mean 'eth0'\? \(choices: docker0, eth0\)"),
-        ("10.9.0.0/16", r"no interface in 10.9.0.0/16 here \(there are: eth0 10.77.0.1/24, docker0 172.17.0.1/16\)"),
-        ("10.77.0.1/16", r"'10.77.0.1/16' is no subnet; expected one such as 10.1.0.0/16"),
+        ("eth1", r"no interface 'eth1' is up on this machine; did you mean 'eth0'\? \(choices: docker0, eth0\)"),
+        (
+            "10.9.0.0/16",
+            r"no interface of this machine is in 10.9.0.0/16 \(interfaces: eth0 10.77.0.1/24, docker0 172.17.0.1/16\)",
+        ),
+        ("10.77.0.1/16", r"'10.77.0.1/16' is not a subnet; expected a subnet such as 10.1.0.0/16"),
     ],
 )
 def test_iface_refuses(text: str, words: str) -> None:

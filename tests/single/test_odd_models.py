@@ -1,4 +1,4 @@
-"""Models that hold odd things, on threads: each trains, saves and resumes, or is refused by name with the way out."""
+"""Models with unusual state, on threads: each trains and resumes, or is refused with a remedy."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hvd_train import batch_norm, model_state
-from hvd_train.comm import threads
-from hvd_train.comm.single import SingleCommunicator
+from hvd_train.comm.engines.single import SingleCommunicator
 from hvd_train.errors import UserError
-from hvd_train.optimizer import ModelOptimizer
+from hvd_train.gradients.optimizer import Build, ModelOptimizer
+from hvd_train.models import batch_norm
+from hvd_train.state import model_state
 from tests.bodies import odd_models as odd
 from tests.bodies import training as body
+from tests.engines import threads
 
 FEATURES = [name for name in odd.FEATURES if name != "dropout"]
-"""Ranks that are threads draw from one generator: what dropout leaves out is compared under mpirun."""
+"""Threads share one generator, so that dropout is compared under mpirun only."""
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -54,13 +55,13 @@ def test_they_train_where_nobody_waits(sync: str, tmp_path: Path) -> None:
     def run(comm: Any) -> dict[str, float]:
         job = body.trainer(comm, odd.configuration(FEATURES, odd.ASYNCHRONOUS[sync]), checkpoints=tmp_path / "c")
         job.run()
-        return job.metrics
+        return job.evaluation.metrics
 
     assert "loss" in threads.run(2, run)[0]
 
 
 class Holds(nn.Module):
-    """A network beside which it holds what `add` adds."""
+    """A network with the state that `add` adds."""
 
     def __init__(self, add: Callable[[nn.Module], object]) -> None:
         super().__init__()
@@ -194,12 +195,12 @@ def test_what_cannot_be_trained_is_refused_by_name(case: str, size: int) -> None
 def test_a_batch_of_one_before_batch_norm(layer: nn.Module, samples: int, batch_size: int, better: int | None) -> None:
     model = nn.Sequential(nn.Linear(6, 6), layer)
     if better is None:
-        batch_norm.check(model, torch.ones(1, 6), samples, batch_size)
+        batch_norm.check(model, lambda m: m(torch.ones(1, 6)), samples, batch_size)
         return
     with pytest.raises(
         UserError, match=rf"\(BatchNorm1d\) needs at least two in training; take data.batch_size: {better},"
     ):
-        batch_norm.check(model, torch.ones(1, 6), samples, batch_size)
+        batch_norm.check(model, lambda m: m(torch.ones(1, 6)), samples, batch_size)
     assert samples % better != 1
     model.train()
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -207,7 +208,7 @@ def test_a_batch_of_one_before_batch_norm(layer: nn.Module, samples: int, batch_
 
 
 def test_every_rank_refuses_a_batch_of_one_that_one_of_them_has() -> None:
-    """203 samples: two ranks have 102 and 101 of them, of which batches of 25 leave one to the second alone."""
+    """Two ranks have 102 and 101 of 203 samples: the last batch of the second has one sample."""
     config = odd.configuration(["batch norm"], {})
     config.data.batch_size = 25
 
@@ -259,7 +260,7 @@ def test_converting_keeps_complex_numbers_ties_and_views(dtype: torch.dtype) -> 
 
 def test_the_trial_step_leaves_no_trace() -> None:
     model = nn.Linear(3, 2)
-    made = ModelOptimizer(model, lambda ps: torch.optim.AdamW(ps))
+    made = ModelOptimizer(model, Build("AdamW"))
     assert made.torch.state == {}
     assert all(p.grad is None for p in model.parameters())
 

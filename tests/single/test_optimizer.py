@@ -1,4 +1,4 @@
-"""Optimizers as `worker` makes them."""
+"""Optimizers: imports, steps, and clipping of parts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ import pytest
 import torch
 from torch import nn
 
-from hvd_train.optimizer import clip, without_compiler
+from hvd_train.comm.communicator import Communicator
+from hvd_train.config import plugins
+from hvd_train.errors import UserError
+from hvd_train.gradients.compressors.none import Identity
+from hvd_train.gradients.optimizer import Build, clip, entries, without_compiler
+from hvd_train.sync.base import Context
+from tests.bodies import training as body
+from tests.engines import threads
 
 STARTS = """
 import sys
-from hvd_train.comm.single import SingleCommunicator
+from hvd_train.comm.engines.single import SingleCommunicator
 from tests.bodies import training
 config = training.configuration(data={"name": "digits", "target": None}, model={"name": "mlp", "target": None})
 job = training.trainer(SingleCommunicator(), config)
 job.run()
-job.restore(job.snapshot())
+job.restore(job.state.snapshot())
 print(*(name for name in ("torch._dynamo", "sympy", "sklearn", "scipy") if name in sys.modules))
 """
 
@@ -31,7 +38,7 @@ def test_a_run_imports_nothing_that_takes_seconds() -> None:
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "Adafactor", "LBFGS", "Rprop"])
-def test_its_steps_are_those_of_torch(name: str) -> None:
+def test_steps_equal_those_of_torch(name: str) -> None:
     after = []
     for make in (without_compiler, lambda build: build()):
         torch.manual_seed(0)
@@ -73,3 +80,40 @@ def test_parts_are_clipped_as_torch_clips_the_whole(bad: float) -> None:
     for part, p in zip(parts, whole.parameters(), strict=True):
         clip([part], square, 0.5)
         torch.testing.assert_close(part, p.grad, equal_nan=True)
+
+
+@pytest.mark.parametrize("sync", [{}, {"shard_optimizer": False}, {"strategy": "local_sgd"}], ids=str)
+def test_options_that_torch_rejects_are_refused_on_all_ranks_in_one_sentence(sync: dict[str, Any]) -> None:
+    def refusal(comm: Communicator) -> str:
+        config = body.configuration(optimizer={"name": "SGD", "lr": -1.0}, sync=sync)
+        with pytest.raises(UserError) as refused:
+            body.trainer(comm, config)
+        return str(refused.value)
+
+    expected = "optimizer: torch.optim.SGD rejects this model or these options: Invalid learning rate: -1.0"
+    assert threads.run(2, refusal) == [expected] * 2
+
+
+@pytest.mark.parametrize("shard", [False, "auto"])
+def test_a_model_without_trained_parameters_is_refused(shard: Any) -> None:
+    def refusal(comm: Communicator) -> str:
+        strategy = plugins.create(
+            "hvd_train.sync.strategies", "allreduce", Context(comm, Identity()), shard_optimizer=shard
+        )
+        with pytest.raises(UserError) as refused:
+            strategy.optimizer(nn.Linear(2, 2).requires_grad_(False), Build("SGD"))
+        return str(refused.value)
+
+    expected = "model: no parameter requires a gradient; expected at least one to train"
+    assert threads.run(2, refusal) == [expected] * 2
+
+
+def test_state_entries_are_known_before_the_first_step() -> None:
+    parameters = {"w": torch.zeros(3, 4), "b": torch.zeros(3)}
+    device = torch.device("cpu")
+    adam = {"step", "exp_avg", "exp_avg_sq"}
+    assert entries(Build("AdamW"), parameters, device) == {"w": adam, "b": adam}
+    assert entries(Build("SGD"), parameters, device) == {"w": set(), "b": set()}
+    assert entries(Build("SparseAdam"), parameters, device) == {"w": adam, "b": adam}
+    assert entries(Build("LBFGS"), parameters, device) is None
+    assert entries(Build("AdamW"), {}, device) == {}

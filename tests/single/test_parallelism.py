@@ -1,4 +1,4 @@
-"""Model parallelism on threads; `tests/parallel/test_parallelism.py` runs the same bodies under mpirun."""
+"""Model parallelism on threads; `tests/parallel/test_parallelism.py` uses mpirun."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from hvd_train import checkpoint, plugins
-from hvd_train.comm import threads
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
-from hvd_train.compress.none import Identity
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.config import plugins
 from hvd_train.errors import UserError
+from hvd_train.gradients.compressors.none import Identity
 from hvd_train.sync.base import Context
+from hvd_train.training import checkpoint
 from tests.bodies import parallelism as body
 from tests.bodies import training
+from tests.engines import threads
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
@@ -33,16 +34,16 @@ def test_convolutions_equal_one_process() -> None:
     threads.run(2, body.convolutions_equal_one_process)
 
 
-def test_local_sgd_of_parts_is_that_of_the_whole() -> None:
-    threads.run(4, body.local_sgd_of_parts_is_that_of_the_whole)
+def test_local_sgd_of_parts_equals_that_of_whole_models() -> None:
+    threads.run(4, body.local_sgd_of_parts_equals_that_of_whole_models)
 
 
-@pytest.mark.parametrize("strategy", plugins.names("hvd_train.sync"))
+@pytest.mark.parametrize("strategy", plugins.names("hvd_train.sync.strategies"))
 def test_every_strategy_takes_parts_or_says_that_it_does_not(strategy: str) -> None:
     def made(comm: Communicator) -> bool:
         try:
             context = Context(comm, Identity(), split=True)
-            return bool(plugins.create("hvd_train.sync", strategy, context).takes_parts)
+            return bool(plugins.create("hvd_train.sync.strategies", strategy, context).takes_parts)
         except UserError as error:
             return "parallel.pipeline and parallel.tensor to 1" in str(error)
 
@@ -50,9 +51,9 @@ def test_every_strategy_takes_parts_or_says_that_it_does_not(strategy: str) -> N
 
 
 def test_compressed_rounds_are_refused() -> None:
-    context = Context(SingleCommunicator(), plugins.create("hvd_train.compress", "fp16"), split=True)
+    context = Context(SingleCommunicator(), plugins.create("hvd_train.gradients.compressors", "fp16"), split=True)
     with pytest.raises(UserError, match=r"sync.compression.*parallel.tensor to 1"):
-        plugins.create("hvd_train.sync", "local_sgd", context)
+        plugins.create("hvd_train.sync.strategies", "local_sgd", context)
 
 
 def test_measured_shares_are_refused() -> None:

@@ -1,4 +1,7 @@
-"""The parameter server on threads; `tests/parallel/test_parameter_server.py` runs the same bodies under mpirun."""
+"""The parameter server on threads.
+
+`tests/parallel/test_parameter_server.py` runs the bodies under mpirun.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hvd_train import checkpoint, plugins
-from hvd_train.comm import threads
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
-from hvd_train.compress.none import Identity
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.config import plugins
 from hvd_train.errors import Diverged, UserError
-from hvd_train.sync._backup import BackupWorkers
-from hvd_train.sync._servers import roles
+from hvd_train.gradients.compressors.none import Identity
+from hvd_train.gradients.optimizer import Build
 from hvd_train.sync.base import Context
-from hvd_train.sync.parameter_server import coefficients
+from hvd_train.sync.servers.client import ServedWorkers
+from hvd_train.sync.servers.roles import roles
+from hvd_train.sync.strategies.parameter_server import coefficients
+from hvd_train.training import checkpoint
 from tests.bodies import parameter_server as served
 from tests.bodies import training as body
 from tests.bodies.branches import Branches, one_process, plans, three_steps
+from tests.engines import threads
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ def sparse() -> nn.Module:
         (
             {"servers": 3},
             {},
-            r"3 servers and a worker take at least 3 ranks, and there are 2: start more .--np., lower",
+            r"3 servers and a worker need at least 3 ranks, and there are 2: start more .--np., lower",
         ),
         ({"servers": 2, "placement": "dedicated"}, {}, r"2 dedicated servers .* at least 3 .*placement: colocated"),
         ({"aggregate": "krum"}, {}, r"krum withstands 1 Byzantine worker among at least 4, and there are 2"),
@@ -94,7 +99,7 @@ def sparse() -> nn.Module:
         ({"compression": "fp16"}, {}, r"sync.compression: .* leave it out, or set sync.strategy: allreduce"),
         ({"backup_workers": 1, "aggregate": "krum"}, {}, r"sync.backup_workers: only the mean of gradients"),
         ({"backup_workers": 1, "mode": "parameters"}, {}, r"sync.backup_workers: only the mean of gradients"),
-        ({}, LBFGS, r"LBFGS looks at all parameters together"),
+        ({}, LBFGS, r"LBFGS needs all parameters at once"),
         ({}, SPARSE, r"takes no sparse gradients"),
         ({"strategy": "allreduce", "op": "adasum"}, SPARSE, r"adasum takes no sparse gradients"),
         ({"strategy": "allreduce", "op": "adasum", "compression": "fp16"}, {}, r"adasum needs gradients as they are"),
@@ -113,15 +118,17 @@ def test_what_cannot_work_is_refused_in_one_sentence(sync: Any, sections: Any, m
 
 def test_backup_workers_are_another_strategy() -> None:
     def start(comm: Communicator) -> type:
-        return type(plugins.create("hvd_train.sync", "parameter_server", Context(comm, Identity()), backup_workers=1))
+        return type(
+            plugins.create("hvd_train.sync.strategies", "parameter_server", Context(comm, Identity()), backup_workers=1)
+        )
 
-    assert threads.run(2, start) == [BackupWorkers] * 2
+    assert threads.run(2, start) == [ServedWorkers] * 2
 
 
 def test_the_rate_is_scaled_by_workers_on_servers_too() -> None:
     def rates(comm: Communicator) -> list[float]:
         sync = {"strategy": "parameter_server", "placement": "dedicated"}
-        return body.trainer(comm, body.configuration(sync=sync, schedule={"scale_by_world_size": True}))._rates
+        return body.trainer(comm, body.configuration(sync=sync, schedule={"scale_by_world_size": True})).step.rates
 
     assert threads.run(3, rates) == [[0.2]] * 3
 
@@ -134,7 +141,7 @@ def test_adasum_of_three_ranks_is_refused() -> None:
 @pytest.mark.parametrize("servers_first", [True, False], ids=["then allreduce", "then servers"])
 @pytest.mark.parametrize("optimizer", ["AdamW", "Adafactor"])
 def test_state_moves_between_servers_and_allreduce(optimizer: str, servers_first: bool, tmp_path: Path) -> None:
-    """Four ranks of which three serve, so that a parameter is cut, and two ranks with all of the optimizer each."""
+    """Three of four ranks serve, so that a parameter is split; two ranks have whole optimizers."""
 
     def config(workers: int, steps: int, sync: dict[str, Any]) -> Any:
         return body.configuration(
@@ -177,7 +184,7 @@ def test_an_overflow_on_one_worker_makes_all_servers_skip_the_step() -> None:
 
 
 def poisoned(strategy: Any, model: nn.Module, poison: Any) -> None:
-    """From now on this rank's gradients go through `poison` before they are pushed."""
+    """Apply `poison` to this rank's gradients before they are pushed."""
     honest = strategy.on_gradients
 
     def on_gradients(step: int) -> None:
@@ -190,7 +197,7 @@ def poisoned(strategy: Any, model: nn.Module, poison: Any) -> None:
 
 
 def test_one_of_four_that_sends_noise_spoils_the_mean_alone() -> None:
-    """Digits: within 2 points of clean with krum, median and trimmed_mean, under noise a hundred times an honest gradient."""
+    """Digits, within 2 points of training without attack, under noise of 100 times a gradient."""
     config = {
         "model": {"name": "mlp", "hidden": [64], "target": None},
         "data": {"name": "digits", "target": None, "batch_size": 32},
@@ -199,7 +206,7 @@ def test_one_of_four_that_sends_noise_spoils_the_mean_alone() -> None:
     }
 
     def accuracy(aggregate: str, noise: float) -> float:
-        """Zero where training has come to nothing."""
+        """Return the accuracy, 0 if training has diverged."""
         generator = torch.Generator().manual_seed(3)
 
         def run(comm: Communicator) -> float:
@@ -208,7 +215,7 @@ def test_one_of_four_that_sends_noise_spoils_the_mean_alone() -> None:
             if comm.rank == 1 and noise:
                 poisoned(job.strategy, job.model, lambda g: g.normal_(0, noise * float(g.std()), generator=generator))
             job.run()
-            return job.metrics["accuracy"]
+            return job.evaluation.metrics["accuracy"]
 
         try:
             return threads.run(4, run)[0]
@@ -225,10 +232,10 @@ def test_one_of_four_that_sends_noise_spoils_the_mean_alone() -> None:
 @settings(max_examples=20, deadline=None)
 @given(plans(), st.integers(1, 3), st.sampled_from(["colocated", "dedicated"]))
 def test_random_models_equal_one_process(plan: dict[str, Any], servers: int, placement: str) -> None:
-    """Mixed dtypes, branches that some ranks or none use, layers unfrozen on the way: three steps, against one process."""
+    """Three steps equal one process with mixed dtypes, unused branches and unfrozen layers."""
     workers, size = plan["size"], plan["size"] + servers * (placement == "dedicated")
     servers = min(servers, size)
-    build = lambda ps: getattr(torch.optim, plan["optimizer"])(ps, lr=0.1, weight_decay=0.1)  # noqa: E731
+    build = Build(plan["optimizer"], {"lr": 0.1, "weight_decay": 0.1})
     reference = one_process(plan, build, workers)
 
     def run(comm: Communicator) -> list[Tensor]:

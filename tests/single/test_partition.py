@@ -1,4 +1,4 @@
-"""Partitioners are pure functions: what every one keeps to, and what each adds."""
+"""Partitioners are pure functions: the properties of all of them, and of each one."""
 
 import time
 from collections import Counter
@@ -10,31 +10,36 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hvd_train import plugins
+from hvd_train.config import plugins
+from hvd_train.data.partitioning.apportion import apportion
+from hvd_train.data.partitioning.bucketing import Buckets
+from hvd_train.data.partitioning.order import bucketed, shuffled
+from hvd_train.data.partitions.weighted import divide, spread
 from hvd_train.errors import UserError
-from hvd_train.partition._apportion import apportion
-from hvd_train.partition.weighted import deal
 
-PACKAGE = "hvd_train.partition"
+PACKAGE = "hvd_train.data.partitions"
 EVERY = plugins.names(PACKAGE)
 RESAMPLING = {"balanced"}
 BY_CLASS = {"balanced", "by_label", "dirichlet"}
 UNEVEN = {"by_label", "dirichlet"}
 SHUFFLING = [name for name in EVERY if name != "round_robin"]
 EQUAL_BATCHES = ["balanced", "random", "round_robin"]
-"""Those whose global batches are the same for any number of ranks; `weighted` is so where batches are its own."""
+"""Those whose global batches are the same for any number of ranks. `test_blocks_by_batches` has those of `weighted`."""
+BATCH = 16
 
 
 def shards(name, labels, size, epoch=0, seed=0, **options):
     labels = torch.tensor(labels, dtype=torch.int64) if isinstance(labels, list) else labels
     partitioner = plugins.create(PACKAGE, name, **options)
-    dealt = [partitioner.indices(labels, rank, size, epoch=epoch, seed=seed) for rank in range(size)]
-    assert all(part.dtype == torch.int64 for part in dealt)
-    return [part.tolist() for part in dealt]
+    partitioner.check(size)
+    parts = [partitioner.share(labels, rank, size, batch_size=BATCH, epoch=epoch, seed=seed) for rank in range(size)]
+    assert all(part.indices.dtype == torch.int64 for part in parts)
+    assert sum(part.batch_size for part in parts) == BATCH * size
+    return [part.indices.tolist() for part in parts]
 
 
 def classes(n, kinds=5):
-    """Unequally frequent, in no order."""
+    """Return classes of unequal frequency in no order."""
     return (torch.arange(n) ** 2 // 3) % kinds
 
 
@@ -66,7 +71,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks(name, n, world, epo
 
 
 @pytest.mark.parametrize("name", SHUFFLING)
-def test_epochs_and_seeds_shuffle_anew(name):
+def test_every_epoch_and_seed_has_its_own_order(name):
     first = shards(name, classes(100), 2)
     assert first != shards(name, classes(100), 2, epoch=1)
     assert first != shards(name, classes(100), 2, seed=1)
@@ -80,26 +85,29 @@ def test_workers_keep_their_samples_for_the_whole_run(name):
 
 
 @pytest.mark.parametrize("name", sorted(UNEVEN))
-def test_a_fixed_split_is_another_by_another_seed(name):
+def test_a_fixed_split_depends_on_the_seed(name):
     first, second = (shards(name, classes(100), 3, seed=seed) for seed in (0, 1))
     assert [set(part) for part in first] != [set(part) for part in second]
 
 
 @pytest.mark.parametrize("name", sorted(BY_CLASS))
-def test_a_partitioner_answers_for_the_data_it_is_asked_about(name):
-    """It remembers its last answer: other labels, workers and seeds are other questions."""
+def test_a_cached_split_is_not_used_for_other_arguments(name):
+    """A partitioner caches its last split. Other labels, workers and seeds need another split."""
     partitioner = plugins.create(PACKAGE, name)
 
     def sets(labels, size, seed):
-        return [set(partitioner.indices(labels, r, size, epoch=0, seed=seed).tolist()) for r in range(size)]
+        return [
+            set(partitioner.share(labels, r, size, batch_size=BATCH, epoch=0, seed=seed).indices.tolist())
+            for r in range(size)
+        ]
 
-    for question in [(classes(60), 2, 0), (classes(90), 2, 0), (classes(60), 3, 0), (classes(60), 3, 1)]:
-        assert sets(*question) == [set(part) for part in shards(name, *question[:2], seed=question[2])]
+    for arguments in [(classes(60), 2, 0), (classes(90), 2, 0), (classes(60), 3, 0), (classes(60), 3, 1)]:
+        assert sets(*arguments) == [set(part) for part in shards(name, *arguments[:2], seed=arguments[2])]
 
 
 @pytest.mark.parametrize("name", sorted(BY_CLASS))
-def test_without_classes_there_is_nothing_to_deal_by(name):
-    with pytest.raises(UserError, match="it deals samples by class, and these have none; use random"):
+def test_data_without_classes_is_refused(name):
+    with pytest.raises(UserError, match="divides samples by class, and the data has no classes; use random"):
         shards(name, [-1] * 8, 2)
 
 
@@ -126,7 +134,7 @@ def test_dirichlet_leaves_no_worker_without_samples(per_worker, size, alpha, see
         assert all(parts)
 
 
-def test_dirichlet_deals_each_class_by_the_shares_it_draws():
+def test_dirichlet_divides_each_class_by_its_drawn_shares():
     """Samples of a class are within one of its share, so a large class shows the shares: their moments are known."""
     classes, workers, each, alpha = 200, 4, 500, 0.5
     labels = torch.arange(classes).repeat(each)
@@ -138,14 +146,14 @@ def test_dirichlet_deals_each_class_by_the_shares_it_draws():
 
 
 @pytest.mark.parametrize(("alpha", "least", "most"), [(1e-3, 0.97, 1), (1e6, 0.25, 0.26)])
-def test_the_larger_alpha_the_more_equal_are_workers(alpha, least, most):
+def test_a_larger_alpha_gives_more_equal_shares(alpha, least, most):
     labels = torch.arange(200).repeat(500)
     shares = histograms(shards("dirichlet", labels, 4, alpha=alpha), labels) / 500
     assert least <= shares.max(axis=0).mean() <= most
 
 
 @pytest.mark.parametrize(("n", "alpha"), [(3, 1.0), (0, 1.0), (8, 1e-9)])
-def test_dirichlet_refuses_what_leaves_a_worker_without_samples(n, alpha):
+def test_dirichlet_refuses_a_split_that_leaves_a_worker_without_samples(n, alpha):
     with pytest.raises(UserError, match=f"leaves one of 4 workers without any of {n} samples"):
         shards("dirichlet", [0] * n, 4, alpha=alpha)
 
@@ -228,22 +236,107 @@ def test_apportionment(total, weights, minimum, expected):
 
 
 @given(st.integers(0, 300), weights, st.integers(0, 3))
-def test_weighted_shares_are_within_one_of_their_proportion(n, weights, epoch):
+def test_weighted_shares_are_disjoint_and_in_proportion_to_batches(n, weights, epoch):
     parts = shards("weighted", [-1] * n, len(weights), epoch, weights=weights)
     assert sorted(i for part in parts for i in part) == list(range(n))
-    for part, weight in zip(parts, weights, strict=True):
-        assert abs(len(part) - n * weight / sum(weights)) < 1 + 1e-9
+    batches = apportion(BATCH * len(weights), weights, minimum=1)
+    for part, batch in zip(parts, batches, strict=True):
+        assert abs(len(part) - n * batch / sum(batches)) < 1 + 1e-9
+
+
+def test_weighted_shares_follow_measured_speeds_only_if_no_weights_are_given():
+    labels = torch.full((64,), -1)
+    for given_, expected in (("auto", [12, 4]), ([1, 1], [8, 8])):
+        partitioner = plugins.create(PACKAGE, "weighted", weights=given_)
+        parts = [partitioner.share(labels, r, 2, batch_size=8, epoch=0, seed=0, speeds=[0.75, 0.25]) for r in (0, 1)]
+        assert [part.batch_size for part in parts] == expected
+        assert [len(part.indices) for part in parts] == [4 * batch for batch in expected]
 
 
 @given(st.integers(0, 300), st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 3))
-def test_blocks_dealt_by_batches_are_those_of_one_process(n, batches, epoch):
+def test_blocks_by_batches_are_those_of_one_process(n, batches, epoch):
     (alone,) = shards("random", [-1] * n, 1, epoch, 3)
-    parts = [deal(n, rank, batches, epoch=epoch, seed=3).tolist() for rank in range(len(batches))]
+    parts = [divide(shuffled(n, epoch=epoch, seed=3), rank, batches).tolist() for rank in range(len(batches))]
     block = sum(batches)
     for step in range(-(-n // block)):
         mine = [part[step * b : (step + 1) * b] for part, b in zip(parts, batches, strict=True)]
         assert sorted(i for part in mine for i in part) == sorted(alone[step * block : (step + 1) * block])
     assert all(len(part) <= -(-n // block) * b for part, b in zip(parts, batches, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("batches", "columns"), [([2, 2], [[0, 2], [1, 3]]), ([1, 3], [[1], [0, 2, 3]]), ([0, 2], [[], [0, 1]])]
+)
+def test_parts_of_a_block_are_evenly_spread(batches, columns):
+    assert [spread(batches, worker).tolist() for worker in range(len(batches))] == columns
+
+
+lengths_of = st.lists(st.integers(1, 30), min_size=1, max_size=200)
+
+
+@given(lengths_of, st.integers(1, 7), st.integers(1, 4), st.integers(0, 3))
+def test_buckets_are_sorted_windows_whose_batches_are_shuffled(lengths, batch, window, seed):
+    lengths, order = np.array(lengths), np.random.default_rng(seed).permutation(len(lengths))
+    arranged = bucketed(order, lengths, batch=batch, window=window, generator=np.random.default_rng(seed))
+    full = len(order) // batch * batch
+    expected = [
+        tuple(part[start : start + batch])
+        for at in range(0, full, batch * window)
+        for part in [sorted(order[at : min(at + batch * window, full)], key=lambda i: lengths[i])]
+        for start in range(0, len(part), batch)
+    ]
+    assert sorted(tuple(arranged[start : start + batch]) for start in range(0, full, batch)) == sorted(expected)
+    assert arranged[full:].tolist() == order[full:].tolist()
+
+
+@pytest.mark.parametrize("name", [*EQUAL_BATCHES, "weighted"])
+@given(lengths_of, st.sampled_from([(1, 12, 1), (2, 6, 1), (3, 2, 2), (4, 3, 1), (1, 2, 6)]), st.integers(0, 2))
+def test_bucketed_global_batches_do_not_depend_on_ranks_and_accumulation(name, lengths, world, epoch):
+    n, options = len(lengths), {"weighted": {"weights": "auto"}}.get(name, {})
+
+    def steps(size, batch, accumulate):
+        buckets = Buckets(np.array(lengths), 3, accumulate, seed=5)
+        partitioner = buckets.of(plugins.create(PACKAGE, name, **options))
+        speeds = list(range(1, size + 1))
+        parts = [
+            partitioner.share(classes(n), r, size, batch_size=batch, epoch=epoch, seed=0, speeds=speeds)
+            for r in range(size)
+        ]
+        full = [part.batch_size * accumulate for part in parts]
+        count = max(-(-len(part.indices) // f) for part, f in zip(parts, full, strict=True))
+        return [
+            Counter(i for part, f in zip(parts, full, strict=True) for i in part.indices[s * f : (s + 1) * f].tolist())
+            for s in range(count)
+        ]
+
+    assert steps(*world) == steps(1, 12, 1)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_buckets_keep_the_samples_of_a_fixed_partition_with_their_workers(name):
+    lengths = np.arange(101) ** 2 % 37
+    partitioner = Buckets(lengths, 4, 2, seed=1).of(plugins.create(PACKAGE, name))
+    parts = [
+        [partitioner.share(classes(101), r, 3, batch_size=4, epoch=e, seed=0).indices.tolist() for r in range(3)]
+        for e in (0, 1)
+    ]
+    assert parts[0] != parts[1]
+    if name not in RESAMPLING:
+        assert sorted(i for part in parts[1] for i in part) == list(range(101))
+    if partitioner.fixed:
+        assert [set(part) for part in parts[0]] == [set(part) for part in parts[1]]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_buckets_save_padding(name):
+    lengths = np.random.default_rng(0).integers(1, 200, 512)
+
+    def padded(partitioner):
+        own = [partitioner.share(classes(512), r, 2, batch_size=8, epoch=0, seed=0).indices.numpy() for r in range(2)]
+        return sum(8 * lengths[part[at : at + 8]].max() for part in own for at in range(0, len(part), 8))
+
+    plain = plugins.create(PACKAGE, name)
+    assert padded(Buckets(lengths, 16, 1, seed=0).of(plain)) < 0.7 * padded(plain)
 
 
 def test_weights_are_one_for_each_worker():
@@ -252,12 +345,15 @@ def test_weights_are_one_for_each_worker():
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in {"contiguous", "round_robin"}])
-def test_the_shards_of_64_workers_of_a_million_samples_take_one_look_at_them(name):
+def test_the_shares_of_64_workers_take_about_the_time_of_one(name):
     labels = torch.arange(1_000_000) % 10
 
     def seconds(size, epoch):
         partitioner, before = plugins.create(PACKAGE, name), time.thread_time()
-        lengths = [len(partitioner.indices(labels, rank, size, epoch=epoch, seed=0)) for rank in range(size)]
+        lengths = [
+            len(partitioner.share(labels, rank, size, batch_size=BATCH, epoch=epoch, seed=0).indices)
+            for rank in range(size)
+        ]
         assert sum(lengths) == len(labels)
         return time.thread_time() - before
 

@@ -11,14 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.blame import Death, killed
-from hvd_train import events
-from hvd_train.affinity import threads
-from hvd_train.data.base import Dataset, TensorSplit
-from hvd_train.errors import UserError, nearest
-from hvd_train.loss import class_weights, correct, cross_entropy, squared_error
-from hvd_train.sampler import Epoch
-from hvd_train.spec import DataSpec
+from cli.follow.blame import Death, killed
+from hvd_train.errors import nearest
+from hvd_train.rank import events
+from hvd_train.rank.affinity import threads
+from hvd_train.training.sampler import Epoch
 
 
 def emitted(**fields: object) -> bytes:
@@ -48,6 +45,14 @@ def test_a_long_event_keeps_the_end_of_its_traceback() -> None:
     line = emitted(rank=1, message="m", traceback="x\n" * 9000 + "ValueError: the end")
     assert len(line) <= events.LIMIT + 100
     assert events.split(line)[0][0]["traceback"].endswith("ValueError: the end")
+
+
+def test_an_event_inside_another_one_is_found() -> None:
+    inner, outer = ({"event": e, "host": "n", "machine": "m", "pid": 1, "time": 0} for e in ("done", "beat"))
+    whole = events._encode(outer)
+    found, text, rest = events.split(b"a" + whole[:20] + events._encode(inner) + whole[20:] + b"b")
+    assert [e["event"] for e in found] == ["done", "beat"]
+    assert (text, rest) == (b"ab", b"")
 
 
 def test_the_first_failure_is_the_earliest_one() -> None:
@@ -106,33 +111,6 @@ def test_an_epoch_whose_ranks_have_unequal_shares() -> None:
     assert epoch.steps == 2
     assert [epoch.samples(s) for s in range(3)] == [8, 4, 0]
     assert [[b.tolist() for b in epoch.micro_batches(s)] for s in range(3)] == [[[0, 1], [2, 3]], [[4]], []]
-
-
-def test_losses_are_sums_over_samples() -> None:
-    outputs, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
-    expected = torch.nn.functional.cross_entropy(outputs, targets, reduction="sum")
-    torch.testing.assert_close(cross_entropy(outputs, targets), expected)
-    tokens = torch.randn(2, 5, 7)
-    each = [torch.nn.functional.cross_entropy(t, torch.zeros(5, dtype=torch.int64)) for t in tokens]
-    torch.testing.assert_close(cross_entropy(tokens, torch.zeros(2, 5, dtype=torch.int64)), each[0] + each[1])
-    a, b = torch.randn(3, 2), torch.randn(3, 2)
-    torch.testing.assert_close(squared_error(a, b), (a - b).square().mean(1).sum())
-    assert float(correct(torch.eye(3), torch.tensor([0, 1, 0]))) == 2
-
-
-def _labelled(labels: list[int]) -> Dataset:
-    y = torch.tensor(labels)
-    split = TensorSplit(torch.zeros(len(y), 1), y, y)
-    return Dataset(split, split, DataSpec((1,), 3, "classification"))
-
-
-def test_class_weights_have_a_mean_of_one_over_the_samples() -> None:
-    data = _labelled([0, 0, 0, 1, 1, 2])
-    torch.testing.assert_close(class_weights("balanced", data), torch.tensor([2 / 3, 1.0, 2.0]))
-    torch.testing.assert_close(class_weights([1.0, 1.0, 4.0], data), torch.tensor([2 / 3, 2 / 3, 8 / 3]))
-    assert class_weights(None, data) is None
-    with pytest.raises(UserError, match="expected 3 weights, one a class, got 2"):
-        class_weights([1.0, 1.0], data)
 
 
 def test_the_nearest_choice_is_named() -> None:

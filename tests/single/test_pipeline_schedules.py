@@ -1,4 +1,4 @@
-"""Schedules, layouts and cuts: pure functions, by tables and against what they must obey."""
+"""Schedules, layouts and cuts: pure functions, by tables and by properties."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hvd_train import plugins
+from hvd_train.compute.parallel import stages, tensor
+from hvd_train.compute.parallel.layout import layout
+from hvd_train.compute.parallel.optimizer import check
+from hvd_train.compute.parallel.pipeline import roles
+from hvd_train.compute.parallel.schedules import SCHEDULES, Action, bubble
+from hvd_train.config import plugins
+from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
-from hvd_train.parallel import stages, tensor
-from hvd_train.parallel.layout import layout
-from hvd_train.parallel.optimizer import check
-from hvd_train.parallel.pipeline import roles
-from hvd_train.parallel.schedules import SCHEDULES, Action, bubble
-from hvd_train.spec import DataSpec
 
 TABLE = {
     ("gpipe", 0, 2, 3): "F0 F1 F2 B0 B1 B2",
@@ -40,7 +40,9 @@ def test_schedules(case: tuple[str, int, int, int]) -> None:
 
 
 @given(**SIZES)
-def test_every_micro_batch_comes_forward_and_then_back_in_order(name: str, pipeline: int, micro_batches: int) -> None:
+def test_every_micro_batch_runs_forward_and_then_backward_in_order(
+    name: str, pipeline: int, micro_batches: int
+) -> None:
     for stage in range(pipeline):
         actions = SCHEDULES[name](stage, pipeline, micro_batches)
         for kind in ("forward", "backward"):
@@ -50,15 +52,15 @@ def test_every_micro_batch_comes_forward_and_then_back_in_order(name: str, pipel
 
 
 @given(**SIZES)
-def test_stages_never_wait_for_one_another_in_a_circle(name: str, pipeline: int, micro_batches: int) -> None:
-    """And with passes that take 1 and 2, a stage is idle for as long as the formula says."""
+def test_stages_never_deadlock(name: str, pipeline: int, micro_batches: int) -> None:
+    """With passes that take 1 and 2, a stage is idle for as long as the formula says."""
     end = duration(name, pipeline, micro_batches)
     if micro_batches:
         assert (end - 3 * micro_batches) / end == pytest.approx(bubble(pipeline, micro_batches))
 
 
 def duration(name: str, pipeline: int, micro_batches: int) -> int:
-    """When the last stage is done, if stages take 1 forward and 2 backward, and send in no time."""
+    """Return the end of the last stage, if forward takes 1, backward 2 and sending no time."""
     waiting = [SCHEDULES[name](stage, pipeline, micro_batches) for stage in range(pipeline)]
     free, done = [0] * pipeline, dict[tuple[int, Action], int]()
     while any(waiting):
@@ -74,7 +76,7 @@ def duration(name: str, pipeline: int, micro_batches: int) -> int:
 
 
 def ready_at(stage: int, pipeline: int, action: Action, done: dict[tuple[int, Action], int]) -> int | None:
-    """When what `action` takes in was sent; None where it was not."""
+    """Return when the input of `action` was sent, None if it was not."""
     source = stage - 1 if action.kind == "forward" else stage + 1
     return done.get((source, action)) if 0 <= source < pipeline else 0
 
@@ -90,7 +92,7 @@ def test_activations_that_are_kept(name: str, pipeline: int, micro_batches: int)
 
 
 @pytest.mark.parametrize(
-    ("costs", "parts", "starts"),
+    ("costs", "groups", "starts"),
     [
         ([1], 1, [0]),
         ([1, 1, 1, 1], 2, [0, 2]),
@@ -101,24 +103,24 @@ def test_activations_that_are_kept(name: str, pipeline: int, micro_batches: int)
         ([0, 0, 5], 2, [0, 1]),
     ],
 )
-def test_balanced(costs: list[int], parts: int, starts: list[int]) -> None:
-    assert [piece.start for piece in stages.balanced(costs, parts)] == starts
+def test_balanced(costs: list[int], groups: int, starts: list[int]) -> None:
+    assert [group.start for group in stages.balanced(costs, groups)] == starts
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.data())
 def test_no_cut_is_better_than_the_balanced_one(costs: list[int], data: st.DataObject) -> None:
-    parts = data.draw(st.integers(1, len(costs)))
-    pieces = stages.balanced(costs, parts)
-    assert [i for piece in pieces for i in piece] == list(range(len(costs)))
-    assert len(pieces) == parts
-    assert all(pieces)
-    cuts = ([0, *inner, len(costs)] for inner in combinations(range(1, len(costs)), parts - 1))
+    number = data.draw(st.integers(1, len(costs)))
+    groups = stages.balanced(costs, number)
+    assert [i for group in groups for i in group] == list(range(len(costs)))
+    assert len(groups) == number
+    assert all(groups)
+    cuts = ([0, *inner, len(costs)] for inner in combinations(range(1, len(costs)), number - 1))
     best = min(max(sum(costs[a:b]) for a, b in pairwise(cut)) for cut in cuts)
-    assert max(sum(costs[i] for i in piece) for piece in pieces) == best
+    assert max(sum(costs[i] for i in group) for group in groups) == best
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(0, 1), st.integers(1, 3))
-def test_shares_of_a_tensor_join_to_the_whole(groups: int, size: int, each: int, dim: int, other: int) -> None:
+def test_parts_of_a_tensor_join_to_the_whole(groups: int, size: int, each: int, dim: int, other: int) -> None:
     shape = [other, other]
     shape[dim] = groups * size * each
     x = torch.arange(float(shape[0] * shape[1])).view(shape)
@@ -128,11 +130,11 @@ def test_shares_of_a_tensor_join_to_the_whole(groups: int, size: int, each: int,
     assert torch.equal(cut.join(parts), x)
 
 
-def test_layout_puts_the_ranks_of_a_layer_side_by_side() -> None:
-    places = [tuple(layout(8, 2, 2).place(rank)) for rank in range(8)]
-    assert places[:5] == [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0)]
+def test_ranks_of_a_stage_are_consecutive() -> None:
+    positions = [tuple(layout(8, 2, 2).position(rank)) for rank in range(8)]
+    assert positions[:5] == [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0)]
     assert layout(8, 2, 2).ranks(1, 0) == range(4, 6)
-    assert len(set(places)) == 8
+    assert len(set(positions)) == 8
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_layout_puts_the_ranks_of_a_layer_side_by_side() -> None:
         (1, 1, 2, ["start 2 ranks"]),
     ],
 )
-def test_ranks_that_are_no_whole_copies_are_refused(ranks: int, pipeline: int, tensor: int, words: list[str]) -> None:
+def test_ranks_that_are_not_whole_copies_are_refused(ranks: int, pipeline: int, tensor: int, words: list[str]) -> None:
     with pytest.raises(UserError) as raised:
         layout(ranks, pipeline, tensor)
     assert all(word in str(raised.value) for word in words), raised.value
@@ -166,11 +168,11 @@ def test_the_first_line_says_who_does_what(sizes: tuple[int, int, int], micro_ba
 
 
 def mlp(*hidden: int) -> nn.Module:
-    return plugins.create("hvd_train.models", "mlp", DataSpec((6,), 3, "classification"), hidden=list(hidden))
+    return plugins.create("hvd_train.models.zoo", "mlp", DataSpec((6,), 3, "classification"), hidden=list(hidden))
 
 
 def transformer(**options: int) -> nn.Module:
-    return plugins.create("hvd_train.models", "transformer", DataSpec((5,), 11, "language"), width=12, **options)
+    return plugins.create("hvd_train.models.zoo", "transformer", DataSpec((5,), 11, "language"), width=12, **options)
 
 
 TOKENS, ROWS = torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 6)
@@ -187,7 +189,7 @@ TOKENS, ROWS = torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 6)
     ],
 )
 def test_stages(model: nn.Module, sample: torch.Tensor, count: int, first_of: list[int]) -> None:
-    """A stage begins with a layer that has parameters, and what has none goes with the layer before."""
+    """A stage begins with a layer that has parameters; other layers join the previous one."""
     assert [part.start for part in stages.stages(model, sample, count)] == first_of
 
 
@@ -198,7 +200,7 @@ def shared() -> nn.Module:
 
 
 def plan(model: nn.Module, size: int) -> tensor.Plan:
-    return tensor.plan(model, [stages.links(model)], size)
+    return tensor.plan(model, [stages.layers(model)], size)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def plan(model: nn.Module, size: int) -> tensor.Plan:
         (shared(), 2, ["'2.weight' in stage 2", "'0.weight' in stage 1"]),
     ],
 )
-def test_models_that_have_no_such_stages_are_refused(model: nn.Module, count: int, words: list[str]) -> None:
+def test_models_without_enough_stages_are_refused(model: nn.Module, count: int, words: list[str]) -> None:
     with pytest.raises(UserError) as raised:
         stages.stages(model, ROWS, count)
     assert all(word in str(raised.value) for word in words), raised.value
@@ -231,20 +233,20 @@ def test_models_that_cannot_be_shared_are_refused(model: nn.Module, size: int, w
     assert all(word in str(raised.value) for word in words), raised.value
 
 
-def test_layers_are_shared_in_pairs_and_by_themselves() -> None:
-    layer = tensor.Layer
-    assert plan(mlp(4, 4), 2).layers == {"1": layer("outputs"), "4": layer("inputs"), "7": layer("inputs", alone=True)}
+def test_layers_are_split_in_pairs_or_singly() -> None:
+    split = tensor.LinearSplit
+    assert plan(mlp(4, 4), 2).linear == {"1": split("outputs"), "4": split("inputs"), "7": split("inputs", single=True)}
     odd = nn.Sequential(nn.Linear(5, 4), nn.Softmax(-1), nn.Linear(4, 3))
-    assert plan(odd, 2).layers == {"0": layer("outputs", alone=True), "2": layer("inputs", alone=True)}
-    assert not plan(mlp(3), 1).layers
-    assert plan(shared().append(nn.Linear(6, 3)), 2).layers == {"3": layer("inputs", alone=True)}
+    assert plan(odd, 2).linear == {"0": split("outputs", single=True), "2": split("inputs", single=True)}
+    assert not plan(mlp(3), 1).linear
+    assert plan(shared().append(nn.Linear(6, 3)), 2).linear == {"3": split("inputs", single=True)}
 
 
-def test_noise_differs_between_shares_and_nowhere_else() -> None:
+def test_noise_differs_between_parts_only() -> None:
     def drawn(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(1)
         module = nn.Dropout(0.5)
-        tensor._noise_apart(module, rank)
+        tensor._draw_own_noise(module, rank)
         return module(torch.ones(200)), torch.rand(5)
 
     (mine, after), (yours, too), (again, _) = drawn(0), drawn(1), drawn(0)
@@ -257,7 +259,7 @@ def test_noise_differs_between_shares_and_nowhere_else() -> None:
     ("name", "tensor", "words"),
     [("LBFGS", 1, ["LBFGS", "AdamW"]), ("Muon", 2, ["Muon", "parallel.tensor to 1"])],
 )
-def test_optimizers_that_need_more_than_a_part_are_refused(name: str, tensor: int, words: list[str]) -> None:
+def test_optimizers_that_need_whole_state_are_refused(name: str, tensor: int, words: list[str]) -> None:
     with pytest.raises(UserError) as raised:
         check(name, tensor)
     assert all(word in str(raised.value) for word in words), raised.value

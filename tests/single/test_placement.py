@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cli import addresses
-from cli.hosts import Host
-from cli.launchers.base import Job
-from cli.machine import Machine, cores_each, packages
-from cli.placement import place
-from cli.slurm.allocation import Allocation
+from cli.hosts import addresses
+from cli.hosts.allocation import Allocation
+from cli.hosts.hostfile import Host
+from cli.hosts.machine import Machine, cores_each, packages
+from cli.launch.job import Job
+from cli.launch.placement import place
 from hvd_train.errors import UserError
 
 EIGHT = Machine("vm.example.org", root=False, packages=(8,))
@@ -87,7 +87,7 @@ def test_a_machine_is_known_by_its_names_and_by_its_addresses(name: str, own: bo
 
 def test_this_machine_knows_its_addresses_and_looks_a_name_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(addresses, "_look_up", lambda name: asked.append(name) or addresses.Answer(("127.0.1.1",)))
+    monkeypatch.setattr(addresses, "_resolve_one", lambda name: asked.append(name) or addresses.Lookup(("127.0.1.1",)))
     here = Machine.here()
     assert "127.0.0.1" in here.addresses
     assert here.others([Host("some.alias.invalid", 1)] * 2) == here.others([Host("some.alias.invalid", 3)]) == []

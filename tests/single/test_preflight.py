@@ -1,8 +1,7 @@
-"""What hosts say of themselves, judged; and how long they may take to say it."""
+"""The preflight check: how facts of hosts are judged, and how long hosts may take to answer."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -12,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from cli import ssh
-from cli.hosts import Host
-from cli.network import Network
-from cli.preflight import check as preflight
-from cli.preflight.check import Needs, check
-from cli.preflight.compare import clashes, namesakes, problems, skew
-from cli.preflight.needs import needs
-from cli.target import RANK
-from cli.watchdog import Watchdog
-from hvd_train import events
+from cli.hosts.hostfile import Host
+from cli.hosts.network import Network
+from cli.launch.entrypoint import Module, Script
+from cli.launch.target import RANK, Target, of_script
+from cli.remote import ssh
+from cli.remote.preflight import check as preflight
+from cli.remote.preflight.check import Needs, check
+from cli.remote.preflight.compare import clashes, namesakes, problems, skew
+from cli.remote.preflight.needs import needs
+from hvd_train.config.document import Document
+from hvd_train.config.resolve import resolve
 from hvd_train.errors import UserError
 
 NETWORK = Network("eth0", IPv4Network("10.77.0.0/24"))
@@ -50,13 +50,13 @@ def test_a_host_like_this_one_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("change", "level", "what", "remedy"),
     [
-        ({"shell": "fish"}, "error", "its login shell is fish, and bash here: mpirun cannot", "chsh -s $(which bash)"),
-        ({"shell": "tcsh"}, "error", "its login shell is tcsh, and bash here: mpirun cannot", "chsh -s $(which bash)"),
-        ({"python": "3.9.1"}, "error", "Python 3.9.1, and 3.11.7 here", "install the same"),
+        ({"shell": "fish"}, "error", "its login shell is fish, but bash here: mpirun cannot", "chsh -s $(which bash)"),
+        ({"shell": "tcsh"}, "error", "its login shell is tcsh, but bash here: mpirun cannot", "chsh -s $(which bash)"),
+        ({"python": "3.9.1"}, "error", "Python 3.9.1, but 3.11.7 here", "install the same"),
         (
             {"packages": {**FACTS["packages"], "torch": "2.4.0"}},
             "error",
-            "torch 2.4.0, and 2.13.0 here",
+            "torch 2.4.0, but 2.13.0 here",
             "pip install torch==2.13.0",
         ),
         (
@@ -68,15 +68,15 @@ def test_a_host_like_this_one_has_no_problem() -> None:
         (
             {"packages": {**FACTS["packages"], "horovod": "0.28.1"}},
             "error",
-            "horovod 0.28.1, and none here",
+            "horovod 0.28.1, but none here",
             "uninstall",
         ),
         ({"mpi": "MPICH Version: 4.2"}, "error", "mpi4py loads 'MPICH Version: 4.2'", "install the same MPI"),
-        ({"code": None}, "error", "ddl's code is not the same", "install the same ddl"),
-        ({"files": {"/x.py": "124"}}, "error", "/x.py is not the same as here", "rsync -aR /x.py n2:/"),
+        ({"code": None}, "error", "the code of ddl differs", "install the same ddl"),
+        ({"files": {"/x.py": "124"}}, "error", "/x.py differs from the file here", "rsync -aR /x.py n2:/"),
         ({"files": {"/x.py": None}}, "error", "/x.py is missing", "rsync -aR /x.py n2:/"),
         ({"paths": {"/data": False}}, "error", "no /data", "rsync -aR /data n2:/"),
-        ({"free": {"/dev/shm": 2**20}}, "error", "1 MiB are free in /dev/shm", "make room"),
+        ({"free": {"/dev/shm": 2**20}}, "error", "1 MiB are free in /dev/shm", "free space"),
         (
             {"addresses": [("eth1", "10.1.0.1/255.255.0.0")]},
             "error",
@@ -87,7 +87,7 @@ def test_a_host_like_this_one_has_no_problem() -> None:
         (
             {"variables": ["NCCL_DEBUG", "OMP_NUM_THREADS"]},
             "warning",
-            "sets NCCL_DEBUG, and this",
+            "sets NCCL_DEBUG, which this",
             "-x NCCL_DEBUG=VALUE",
         ),
         ({"skew": -3600.0}, "warning", "its clock is -3600 s off", "time server"),
@@ -100,11 +100,11 @@ def test_a_difference_is_one_problem(change: dict[str, Any], level: str, what: s
     assert remedy in found.remedy
 
 
-def test_a_clock_is_off_only_by_what_asking_does_not_explain() -> None:
+def test_skew_excludes_the_time_that_the_question_takes() -> None:
     assert [skew(t, 10, 20) for t in (4, 10, 15, 20, 27)] == [-6, 0, 0, 0, 7]
 
 
-def test_an_address_that_two_hosts_have_matters_where_it_may_be_used() -> None:
+def test_an_address_of_two_hosts_is_an_error_in_the_network_of_the_job() -> None:
     bridge = ("docker0", "172.17.0.1/255.255.0.0")
     found = {
         "n1": {"addresses": [("eth0", "10.77.0.1/255.255.255.0"), bridge]},
@@ -117,19 +117,19 @@ def test_an_address_that_two_hosts_have_matters_where_it_may_be_used() -> None:
     assert "172.17.0.1 (docker0)" in error.what
 
 
-def test_hosts_of_one_name_are_refused_and_so_is_one_host_under_two() -> None:
+def test_two_hosts_with_one_name_and_one_host_with_two_are_refused() -> None:
     here, other = {"name": "node", "machine": "1"}, {"name": "node", "machine": "2"}
     assert list(namesakes({"this machine": here, "n2": {"name": "n2", "machine": "2"}})) == []
     (error,) = namesakes({"this machine": here, "n2": other})
     assert (error.level, error.host) == ("error", "n2")
-    assert "its hostname is 'node', as that of this machine" in error.what
+    assert "its hostname 'node' is also that of this machine" in error.what
     (error,) = namesakes({"n2": other, "n2-ib": other})
-    assert (error.host, error.what) == ("n2-ib", "it is n2, under another name")
+    assert (error.host, error.what) == ("n2-ib", "it is n2 under another name")
 
 
 @pytest.fixture
 def fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Called as ssh, it does what the file holds; `$host` is the host."""
+    """Return a script that is run as ssh; `$host` is the host."""
     program = tmp_path / "ssh"
     program.write_text("#!/bin/sh\nwhile [ $# -gt 2 ]; do shift; done\nhost=$1\n")
     program.chmod(0o755)
@@ -148,7 +148,7 @@ def test_64_slow_hosts_take_no_longer_than_one(fake_ssh: Path, monkeypatch: pyte
     assert "64 of 64 other hosts cannot run this job" in text
     assert "no answer within 2 seconds" in text
     assert "... and 44 more" in text
-    assert "first, on n0: see that ssh n0 true ends at once: the host may hang, or a login script" in text
+    assert "first, on n0: check that ssh n0 true ends at once: the host may hang, or your login script" in text
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_64_slow_hosts_take_no_longer_than_one(fake_ssh: Path, monkeypatch: pyte
         (f"bash: line 1: {sys.executable}: No such file or directory", f"at the same path: {sys.prefix}"),
     ],
 )
-def test_what_ssh_says_has_a_remedy(says: str, remedy: str, fake_ssh: Path) -> None:
+def test_messages_of_ssh_have_a_remedy(says: str, remedy: str, fake_ssh: Path) -> None:
     fake_ssh.write_text(fake_ssh.read_text() + f"echo '{says}' >&2; exit 255\n")
     answer = ssh.Client().ask("n2", ["true"], 10)
     assert answer.problem == says
     assert remedy in answer.remedy
 
 
-def test_the_probe_tells_all_that_is_compared(tmp_path: Path) -> None:
+def test_the_probe_answers_all_facts_that_are_compared(tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text("pass\n")
     argv = Needs(tmp_path, (str(tmp_path / "x.py"), "/none"), (str(tmp_path), "/none"), (str(tmp_path),)).argv()
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd="/")
@@ -180,104 +180,25 @@ def test_the_probe_tells_all_that_is_compared(tmp_path: Path) -> None:
     assert (found["files"]["/none"], found["paths"]) == (None, {str(tmp_path): True, "/none": False})
 
 
-def test_needs_are_read_from_the_command_of_a_rank(tmp_path: Path) -> None:
-    for name in ("mine.py", "data.npz"):
+@pytest.mark.parametrize(
+    ("values", "files", "paths"),
+    [
+        ({"model": {"target": "mine:Model"}, "data": {"name": "npz", "path": "data.npz"}}, ["mine.py"], ["data.npz"]),
+        ({"model": {"target": "package:Model"}, "data": "digits"}, ["package/__init__.py"], []),
+        ({"model": "mlp", "data": {"target": "elsewhere:create"}}, [], []),
+    ],
+)
+def test_a_yaml_run_needs_its_modules_and_data(
+    values: dict[str, Any], files: list[str], paths: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "package").mkdir()
+    for name in ("mine.py", "package/__init__.py", "data.npz"):
         (tmp_path / name).touch()
-    config = {"model": {"target": "mine:Model"}, "data": {"name": "npz", "path": "data.npz", "x": "x"}}
-    found = needs((*RANK, json.dumps({"config": config, "launch": {}})), tmp_path)
-    assert (found.files, found.paths) == ((str(tmp_path / "mine.py"),), (str(tmp_path / "data.npz"),))
-    assert needs((*RANK, "--script", "--engine=mpi", "/x.py", "a"), tmp_path).files == ("/x.py",)
-    assert needs((*RANK, "--script", "-m", "mine"), tmp_path).files == ()
+    found = needs(Target(RANK, config=resolve(Document(values, "model.yaml"))), tmp_path)
+    assert found.files == tuple(str(tmp_path / name) for name in files)
+    assert found.paths == tuple(str(tmp_path / name) for name in paths)
 
 
-def beat(rank: int, turn: int | None, phase: str = "comm") -> dict[str, Any]:
-    return {
-        "event": "beat", "rank": rank, "host": f"n{rank}", "machine": f"m{rank}", "pid": 100 + rank, "parent": 50,
-        "step": 6, "phase": phase, "turn": turn, "at": "wait (mpi.py:9)",
-    }  # fmt: skip
-
-
-def watch(until: float, dog: Watchdog, *silent: int, turn: int | None = None, phase: str = "comm") -> str | None:
-    """What the dog says by the time `until`, while ranks but the silent ones beat each second."""
-    for rank in (0, 1):
-        dog.hear({**beat(rank, 0), "event": "started"}, dog._looked)
-    for now in range(int(dog._looked) + 1, int(until) + 1):
-        for rank in {0, 1} - {*silent}:
-            dog.hear(beat(rank, now if turn is None else turn, phase), now)
-        said = dog.look(now)
-        if said:
-            return f"{now}: {said}"
-    return None
-
-
-def test_a_job_that_moves_is_left_alone() -> None:
-    assert watch(1000, Watchdog(2, 10, 0)) is None
-
-
-def test_a_silent_rank_is_named() -> None:
-    dog = Watchdog(2, 10, 0)
-    assert watch(5, dog) is None
-    said = watch(100, dog, 1)
-    assert said is not None
-    assert said.splitlines() == [
-        "16: no word from rank 1 for 10 seconds (--stall-timeout)",
-        "rank 1 on n1: last at step 7, comm: wait (mpi.py:9)",
-        "rank 0 on n0: at step 7, comm: wait (mpi.py:9)",
-    ]
-
-
-def test_ranks_that_fall_silent_one_after_the_other_are_named_together() -> None:
-    """Horovod holds the interpreter of a rank that waits for a stopped one, which may then have been heard of later."""
-    dog = Watchdog(2, 10, 0)
-    assert watch(5, dog, 0) is None  # rank 0 was last heard of at 0, rank 1 at 5
-    said = watch(100, dog, 0, 1)
-    assert said is not None
-    assert said.startswith("16: no word from ranks 0, 1 for 10 seconds")
-
-
-def test_ranks_that_beat_and_do_not_move_are_stuck_but_for_phases_that_may_be_long() -> None:
-    dog = Watchdog(2, 10, 0)
-    assert watch(5, dog) is None
-    assert watch(100, dog, turn=5, phase="checkpoint") is None
-    said = watch(200, dog, turn=6)
-    assert said is not None
-    assert said.startswith("112: no rank has moved for 10 seconds")
-
-
-def test_ranks_that_never_start_are_named_after_a_minute_at_least() -> None:
-    said = watch(100, Watchdog(3, 10, 0))
-    assert said is not None
-    assert said.startswith("61: rank 2 did not start within 60 seconds")
-
-
-def test_ranks_that_wait_for_their_engine_for_too_long_are_named_with_the_line() -> None:
-    dog = Watchdog(2, 10, 0)
-    dog.hear({**beat(0, 0), "event": "started"}, 1)
-    for now in range(1, 62):
-        for rank in (0, 1):
-            dog.hear({**beat(rank, None), "step": None, "at": "Init (mpi.py:1)"}, now)
-        said = dog.look(now)
-    assert said == (
-        "rank 1 did not start within 60 seconds\nrank 0 on n0: at Init (mpi.py:1)\nrank 1 on n1: at Init (mpi.py:1)"
-    )
-
-
-def test_a_watchdog_that_slept_itself_blames_nobody() -> None:
-    dog = Watchdog(2, 10, 0)
-    watch(5, dog)
-    assert dog.look(500) is None
-    assert watch(600, dog) is None
-
-
-def test_with_a_timeout_of_0_nothing_is_too_long() -> None:
-    dog = Watchdog(2, 0, 0)
-    watch(5, dog)
-    assert watch(5000, dog, 0, 1) is None
-
-
-def test_an_event_that_another_was_put_into_is_found_too() -> None:
-    inner, outer = ({"event": e, "host": "n", "machine": "m", "pid": 1, "time": 0} for e in ("done", "beat"))
-    whole = events._encode(outer)
-    found, text, rest = events.split(b"a" + whole[:20] + events._encode(inner) + whole[20:] + b"b")
-    assert [e["event"] for e in found] == ["done", "beat"]
-    assert (text, rest) == (b"ab", b"")
+def test_a_script_needs_its_file_and_a_module_nothing(tmp_path: Path) -> None:
+    assert needs(of_script(Script(Path("/x.py"), ("a",))), tmp_path).files == ("/x.py",)
+    assert needs(of_script(Module("mine")), tmp_path).files == ()

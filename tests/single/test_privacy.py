@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvd_train.comm.single import SingleCommunicator
+from hvd_train.comm.engines.single import SingleCommunicator
 from hvd_train.errors import UserError
-from hvd_train.privacy import gaussian, ledger, secure
-from hvd_train.privacy.accountant import Accountant
-from hvd_train.sync import _clients
-from hvd_train.sync._clients import PlainSum, PrivateMean, Sample
-from hvd_train.sync.federated import _flat
+from hvd_train.sync.clients import gaussian, ledger, masks, merges
+from hvd_train.sync.clients.accountant import Accountant
+from hvd_train.sync.clients.merges import PlainSum, PrivateMean
+from hvd_train.sync.clients.round_model import _flat
+from hvd_train.sync.clients.sample import Sample
 from tests.bodies.federated import uniform
 
 
@@ -32,14 +32,14 @@ def spent(*rounds: tuple[float, float, int]) -> Accountant:
 
 
 def exact_delta(epsilon: float, noise: float) -> float:
-    """Of one Gaussian mechanism, in closed form (Balle and Wang, arXiv 1805.06530, theorem 8)."""
+    """Return epsilon of one Gaussian mechanism (Balle and Wang, arXiv 1805.06530, theorem 8)."""
     phi = NormalDist().cdf
     half, tilt = 1 / (2 * noise), epsilon * noise
     return phi(half - tilt) - math.exp(epsilon) * phi(-half - tilt)
 
 
 def renyi(alpha: int, fraction: float, noise: float) -> float:
-    """Of one sampled Gaussian at an integer order, term by term (arXiv 1908.10530, section 3.3)."""
+    """Return the Renyi divergence of one sampled Gaussian (arXiv 1908.10530, section 3.3)."""
     logs = [
         math.log(math.comb(alpha, k) * (1 - fraction) ** (alpha - k) * fraction**k) + (k * k - k) / (2 * noise**2)
         for k in range(alpha + 1)
@@ -49,7 +49,7 @@ def renyi(alpha: int, fraction: float, noise: float) -> float:
 
 @pytest.mark.parametrize(("noise", "rounds"), [(1.0, 1), (2.0, 10), (5.0, 100), (0.5, 3)])
 def test_epsilon_of_all_clients_is_that_of_one_gaussian(noise: float, rounds: int) -> None:
-    """Noise s in T rounds is s / sqrt(T) in one: never less than the exact epsilon, and not a seventh more."""
+    """Noise s in T rounds equals s / sqrt(T) in one: epsilon is exact to a seventh, from above."""
     together, delta = noise / math.sqrt(rounds), 1e-5
     epsilon = spent((noise, 1.0, rounds)).epsilon(delta)
     assert exact_delta(epsilon, together) <= delta
@@ -58,7 +58,7 @@ def test_epsilon_of_all_clients_is_that_of_one_gaussian(noise: float, rounds: in
 
 @pytest.mark.parametrize(("noise", "fraction", "rounds"), [(1.0, 0.1, 50), (1.5, 0.5, 20), (4.0, 0.01, 1000)])
 def test_epsilon_of_a_sample_is_that_of_the_formula(noise: float, fraction: float, rounds: int) -> None:
-    """Integer orders alone give almost the same; other orders only make it smaller."""
+    """Integer orders give almost the same epsilon; other orders make it smaller."""
     delta = 1e-5
     by_order = [
         rounds * renyi(a, fraction, noise) - math.log(delta * a) / (a - 1) + math.log(1 - 1 / a) for a in range(2, 60)
@@ -68,13 +68,13 @@ def test_epsilon_of_a_sample_is_that_of_the_formula(noise: float, fraction: floa
 
 
 def test_epsilon_against_published_figures() -> None:
-    """256 of 60000 samples, noise 1.3, 20 epochs, delta 1e-5: the moments accountant of 2016 said 1.34 (arXiv 1911.11607)."""
+    """256 of 60000 samples, noise 1.3, 20 epochs, delta 1e-5: 1.34 in arXiv 1911.11607."""
     epsilon = spent((1.3, 256 / 60000, 4688)).epsilon(1e-5)
     assert 0.8 * 1.34 < epsilon < 1.34
 
 
 def test_epsilon_against_another_accountant() -> None:
-    """Composition of privacy loss distributions is tight; ours may only be somewhat larger."""
+    """Composition of privacy loss distributions is tight; Renyi divergences may be a bit above."""
     from opacus.accountants import PRVAccountant
 
     other = PRVAccountant()
@@ -93,7 +93,7 @@ def test_rounds_of_other_noise_add_up() -> None:
 
 @pytest.mark.parametrize(("noise", "fraction", "rounds"), [(2.0, 0.3, 10), (1.0, 0.5, 3)])
 def test_who_knows_the_sample_is_told_an_epsilon_without_it(noise: float, fraction: float, rounds: int) -> None:
-    """That of rounds with every client, by opacus' accountant itself and in closed form; larger than the other one."""
+    """It is epsilon of rounds with every client, larger than that of sampled rounds."""
     from opacus.accountants import RDPAccountant
 
     accountant, other = spent((noise, fraction, rounds)), RDPAccountant()
@@ -105,7 +105,7 @@ def test_who_knows_the_sample_is_told_an_epsilon_without_it(noise: float, fracti
 
 
 def test_a_ledger_outlives_its_run_and_knows_what_was_put_aside(tmp_path: Path) -> None:
-    """A restart without a checkpoint begins in a new folder beside the old; another folder may go on from a checkpoint."""
+    """Ledgers of attempts that were moved aside, and of the resumed run, count too."""
     run, aside, branch = tmp_path / "run", tmp_path / "run.lost-1", tmp_path / "branch"
     first: ledger.Processes = {"a": [(1.0, 0.5, 2), (2.0, 0.5, 1)]}
     assert ledger.read(run, None) == {}
@@ -138,20 +138,20 @@ def test_a_ledger_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
 
 def test_a_missing_accountant_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opacus", None)
-    with pytest.raises(UserError, match=r"needs opacus.*pip install 'ddl\[privacy\]'"):
+    with pytest.raises(UserError, match=r"needs opacus.*pip install -e '\.\[privacy\]'"):
         Accountant()
 
 
 def test_a_missing_cryptography_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "Crypto.Cipher", None)
-    monkeypatch.delitem(sys.modules, "hvd_train.privacy.secure")
-    with pytest.raises(UserError, match=r"needs pycryptodome: pip install 'ddl\[privacy\]'"):
-        import hvd_train.privacy.secure  # noqa: F401
+    monkeypatch.delitem(sys.modules, "hvd_train.sync.clients.masks")
+    with pytest.raises(UserError, match=r"needs pycryptodome.*pip install -e '\.\[privacy\]'"):
+        import hvd_train.sync.clients.masks  # noqa: F401
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_clipping_bounds_what_one_client_changes(dtype: torch.dtype) -> None:
-    """Whatever the update is: the mean with and without it differs by clip / expected at most; short ones stay."""
+    """With and without a client, the mean differs by clip / expected at most."""
     for length in (0.0, 1e-30, 0.5, 1.0, 3.0, 1e30):
         update = torch.randn(1000, generator=torch.Generator().manual_seed(1), dtype=dtype)
         update *= length / update.norm()
@@ -165,9 +165,9 @@ def test_clipping_bounds_what_one_client_changes(dtype: torch.dtype) -> None:
 
 
 def test_noise_is_added_before_it_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What leaves a rank is the rounded sum of part and noise, so the lowest digits are those of the sum."""
+    """A rank sends the rounded sum of update and noise: its lowest digits are those of the sum."""
     draw = torch.full((1,), 2.0**-25 + 2.0**-50, dtype=torch.float64)
-    monkeypatch.setattr(_clients, "gaussian", lambda numel, deviation: draw)
+    monkeypatch.setattr(merges, "gaussian", lambda numel, deviation: draw)
     merge = PrivateMean(PlainSum(SingleCommunicator()), 1, 1.0, expected=1.0)
     sent = merge(torch.tensor([1 - 2.0**-23]), 1, [0])
     assert sent.dtype == torch.float32
@@ -175,7 +175,7 @@ def test_noise_is_added_before_it_is_rounded(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_updates_of_halves_are_clipped_and_hidden_in_float32() -> None:
-    """Rounded to bfloat16, one would be up to 0.4 % longer than the norm that the noise is for."""
+    """In bfloat16 an update could be 0.4 % longer than the clipping norm."""
     tensors = [torch.ones(100, dtype=torch.bfloat16), torch.ones(2, 2, dtype=torch.float16), torch.ones(3)]
     flat = _flat(tensors)
     assert (flat.dtype, flat.shape) == (torch.float32, (107,))
@@ -196,7 +196,7 @@ def test_noise_is_normal(numel: int) -> None:
 
 
 def test_samples_are_what_the_accountant_assumes() -> None:
-    """Poisson: each client with probability q, independently, in about q (1 - q) K of variance; fixed size otherwise."""
+    """Poisson samples have variance q (1 - q) K; other samples have a fixed size."""
     poisson, fixed = (Sample(10, 0.3, 7, poisson=p) for p in (True, False))
     drawn = torch.zeros(4000, 10)
     for number in range(len(drawn)):
@@ -212,7 +212,7 @@ def test_samples_are_what_the_accountant_assumes() -> None:
 
 def vectors(clients: list[int]) -> dict[int, Tensor]:
     made = {c: torch.randn(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(c)) for c in clients}
-    return {c: secure.encode(v) for c, v in made.items()}
+    return {c: masks.encode(v) for c, v in made.items()}
 
 
 def total(xs: Iterable[Tensor]) -> Tensor:
@@ -221,15 +221,15 @@ def total(xs: Iterable[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("clients", [[0, 1], [0, 1, 2, 3], [2, 5, 11, 3]])
 def test_masks_cancel_in_the_sum_of_all_and_in_no_other(clients: list[int]) -> None:
-    """Also where vectors are zero, and when whoever looks is a client, which takes its own masks out."""
-    secrets = {c: secure.draw() for c in clients}
-    keys = {c: secure.advertise(secrets[c]) for c in clients}
+    """This holds for zero vectors, and for a client that subtracts its own masks."""
+    secrets = {c: masks.draw() for c in clients}
+    keys = {c: masks.advertise(secrets[c]) for c in clients}
     plain = vectors(clients)
     plain[clients[-1]].zero_()
-    masked = {c: secure.mask(plain[c], secrets[c], c, keys) for c in clients}
+    masked = {c: masks.mask(plain[c], secrets[c], c, keys) for c in clients}
     assert torch.equal(total(masked.values()), total(plain.values()))
     curious, *others = clients
-    own = {c: masked[c] + secure.mask(plain[c], secrets[curious], curious, {c: keys[c]}) - plain[c] for c in others}
+    own = {c: masked[c] + masks.mask(plain[c], secrets[curious], curious, {c: keys[c]}) - plain[c] for c in others}
     for count in range(1, len(others)):
         for some in itertools.combinations(others, count):
             assert uniform(total(masked[c] for c in some))
@@ -239,9 +239,9 @@ def test_masks_cancel_in_the_sum_of_all_and_in_no_other(clients: list[int]) -> N
 
 def test_no_mask_is_used_twice() -> None:
     vector = torch.zeros(20_000, dtype=torch.int64)
-    secrets = [[secure.draw() for _ in range(2)] for _ in range(3)]
+    secrets = [[masks.draw() for _ in range(2)] for _ in range(3)]
     rounds = [
-        secure.mask(vector, mine, 0, dict(enumerate(map(secure.advertise, [mine, *its]))))
+        masks.mask(vector, mine, 0, dict(enumerate(map(masks.advertise, [mine, *its]))))
         for mine, *its in [[a, b] for a, b in secrets]
     ]
     assert all(uniform(a - b) for a, b in itertools.combinations(rounds, 2))
@@ -249,11 +249,11 @@ def test_no_mask_is_used_twice() -> None:
 
 def test_fixed_point_is_exact_to_its_last_digit_and_knows_its_range() -> None:
     x = torch.tensor([0.0, 1.0, -1.0, 2.0**-24, 3.25, -(2.0**30)], dtype=torch.float64)
-    assert torch.equal(secure.decode(secure.encode(x)), x)
+    assert torch.equal(masks.decode(masks.encode(x)), x)
     y = torch.randn(1000, dtype=torch.float64)
-    assert float((secure.decode(secure.encode(y)) - y).abs().max()) <= 2.0**-25
-    edge = torch.tensor([2.0**62 / secure.SCALE / 4])
-    assert not secure.fits(edge, 4)
-    assert secure.fits(edge * 0.999, 4)
-    assert not secure.fits(torch.tensor([math.nan]), 1)
-    assert not secure.fits(torch.tensor([math.inf]), 1)
+    assert float((masks.decode(masks.encode(y)) - y).abs().max()) <= 2.0**-25
+    edge = torch.tensor([2.0**62 / masks.SCALE / 4])
+    assert not masks.fits(edge, 4)
+    assert masks.fits(edge * 0.999, 4)
+    assert not masks.fits(torch.tensor([math.nan]), 1)
+    assert not masks.fits(torch.tensor([math.inf]), 1)

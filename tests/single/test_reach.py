@@ -1,4 +1,4 @@
-"""What goes along to other hosts: variables, and words for ssh."""
+"""How a job reaches other hosts: forwarded variables and ssh arguments."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 
-from cli import forwarded, network
-from cli.hosts import Host, parse_hosts
-from cli.machine import Machine
-from cli.network import Network
-from cli.reach import Reach, reach
+from cli.hosts import network
+from cli.hosts.hostfile import Host, parse_hosts
+from cli.hosts.machine import Machine
+from cli.hosts.network import Network
+from cli.remote import forwarded
+from cli.remote.reach import Reach, reach
 from hvd_train.errors import UserError
 
 HERE = Machine("n0", root=False, packages=(4,))
@@ -45,23 +46,23 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MY_NCCL_DEBUG", False),
     ],
 )
-def test_what_goes_to_other_hosts(name: str, goes: bool) -> None:
-    assert forwarded.chosen({name: "1"}) == ({name: "1"} if goes else {})
+def test_variables_that_are_forwarded(name: str, goes: bool) -> None:
+    assert forwarded.select({name: "1"}) == ({name: "1"} if goes else {})
     told = reach(OTHERS, HERE, forward=("A",), environment={name: "1"})
     assert told.forward == (("A", name) if goes else ("A",))
     assert told.client.environment == ({name: "1"} if goes else {})
 
 
-def test_a_secret_is_told_unless_it_was_asked_for() -> None:
+def test_a_secret_is_noted_unless_the_user_forwards_it() -> None:
     variables = {"HF_TOKEN": "hush", "WANDB_API_KEY": "hush", "MY_TOKEN": "hush"}
     (note,) = reach(OTHERS, HERE, environment=variables).notes
-    assert note.endswith("HF_TOKEN, WANDB_API_KEY; -x HF_TOKEN does")
+    assert note.endswith("HF_TOKEN, WANDB_API_KEY; -x HF_TOKEN forwards it")
     (note,) = reach(OTHERS, HERE, forward=("HF_TOKEN",), environment=variables).notes
-    assert note.endswith("WANDB_API_KEY; -x WANDB_API_KEY does")
+    assert note.endswith("WANDB_API_KEY; -x WANDB_API_KEY forwards it")
     assert "hush" not in note
 
 
-def test_on_this_machine_alone_nothing_needs_to_go_along() -> None:
+def test_without_other_hosts_nothing_is_forwarded() -> None:
     alone = reach(OTHERS[:1], HERE, ssh_args="-p 1", forward=("A",), environment={"NCCL_DEBUG": "1", "HF_TOKEN": "1"})
     assert alone == Reach(forward=("A",))
 
@@ -76,12 +77,12 @@ def test_on_this_machine_alone_nothing_needs_to_go_along() -> None:
         ("n1", None, {"OMPI_MCA_plm_rsh_args": "-q"}, ("-q",)),
     ],
 )
-def test_words_for_ssh(hosts: str, ssh_args: str | None, variables: dict[str, str], expected: tuple[str, ...]) -> None:
+def test_ssh_arguments(hosts: str, ssh_args: str | None, variables: dict[str, str], expected: tuple[str, ...]) -> None:
     found = reach(parse_hosts(hosts, "--hosts"), HERE, ssh_args=ssh_args, environment=variables)
     assert found.client.args == expected
 
 
-def test_a_port_of_a_hostfile_is_ssh_s() -> None:
+def test_a_port_of_a_hostfile_is_an_ssh_argument() -> None:
     assert reach([Host("n1", 1, "me", 2222)], HERE, environment={}).client.args == ("-l", "me", "-p", "2222")
 
 
@@ -90,10 +91,10 @@ def test_a_port_of_a_hostfile_is_ssh_s() -> None:
     [
         ("me@n1,you@n2", None, r"n1 has user=me and n2 has user=you; launchers .* ~/\.ssh/config"),
         ("n1,you@n2", None, "n1 has no user or port and n2 has user=you"),
-        ("n1", "-o 'x", "--ssh-args: '-o 'x' is no list of words"),
+        ("n1", "-o 'x", "--ssh-args: cannot split '-o 'x' into words"),
     ],
 )
-def test_what_ssh_cannot_be_told(hosts: str, ssh_args: str | None, words: str) -> None:
+def test_ssh_arguments_that_are_refused(hosts: str, ssh_args: str | None, words: str) -> None:
     with pytest.raises(UserError, match=words):
         reach(parse_hosts(hosts, "--hosts"), HERE, ssh_args=ssh_args, environment={})
 

@@ -1,4 +1,7 @@
-"""Strategies whose ranks differ while they train, on threads; `tests/parallel/test_replicas.py` runs the bodies under mpirun."""
+"""Strategies whose replicas differ while they train, on threads.
+
+`tests/parallel/test_replicas.py` runs the bodies under mpirun.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvd_train import checkpoint
-from hvd_train.comm import threads
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
-from hvd_train.compress import int8, topk
-from hvd_train.compress.base import Compressor
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.config import plugins
 from hvd_train.errors import UserError
-from hvd_train.sync._rounds import Change
+from hvd_train.gradients.compression.base import Compressor
+from hvd_train.gradients.compressors import int8, topk
+from hvd_train.gradients.compressors.none import Identity
+from hvd_train.sync.base import Context
+from hvd_train.sync.replicas.rounds import Change
+from hvd_train.training import checkpoint
 from tests.bodies import replicas as body
 from tests.bodies import training
+from tests.engines import threads
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +51,7 @@ def test_resumed_is_bitwise_equal_alone(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", body.RESUMED)
 def test_another_number_of_ranks_goes_on_from_the_mean(name: str, tmp_path: Path) -> None:
-    """Stopped between two merges on four ranks; for push-sum the mean of x_i, not of z_i."""
+    """Four ranks stop between two averages; with push-sum the mean is that of x_i, not of z_i."""
     sync, _ = body.RESUMED[name]
 
     def config(comm: Communicator, steps: int) -> Any:
@@ -55,7 +61,8 @@ def test_another_number_of_ranks_goes_on_from_the_mean(name: str, tmp_path: Path
         job = training.trainer(comm, config(comm, 7), checkpoints=tmp_path / "checkpoints")
         job.strategy.finish = lambda: None  # type: ignore[method-assign]
         job.run()
-        biased = getattr(job.strategy, "_biased", [])
+        push_sum = getattr(job.strategy, "_push_sum", None)
+        biased = push_sum._biased if push_sum else []
         return body.vector(job.model), torch.cat([x.clone() for x in biased]) if biased else torch.empty(0)
 
     def then(comm: Communicator) -> Tensor:
@@ -78,18 +85,14 @@ def test_another_number_of_ranks_goes_on_from_the_mean(name: str, tmp_path: Path
 
 
 def test_greedy_without_held_out_samples_is_refused() -> None:
-    job = training.trainer(
-        SingleCommunicator(),
-        body.configuration(SingleCommunicator(), 1, {"strategy": "independent", "merge": "greedy"}),
-    )
-    job.strategy.score = None
+    context = Context(SingleCommunicator(), Identity())
     with pytest.raises(UserError, match=r"sync\.merge: greedy needs held-out samples.* take mean or weighted"):
-        job.run()
+        plugins.create("hvd_train.sync.strategies", "independent", context, merge="greedy")
 
 
 @pytest.mark.parametrize("compressor", [topk.create(ratio=0.3), int8.create()], ids=["topk", "int8"])
 def test_changes_that_a_compressor_holds_back_are_sent_later(compressor: Compressor) -> None:
-    """Once replicas stand still, the mean has moved as far as they have; int8, which keeps nothing, about as far."""
+    """Once replicas stop, the mean catches up; int8, which keeps no residual, nearly does."""
 
     def run(comm: Communicator) -> None:
         generator = torch.Generator().manual_seed(comm.rank)
@@ -109,12 +112,12 @@ def test_changes_that_a_compressor_holds_back_are_sent_later(compressor: Compres
 
 
 def test_digits_are_learnt_as_well_as_by_allreduce() -> None:
-    """After as many epochs, on four ranks: within 2 points; without communication within 5."""
+    """After the same epochs on four ranks: within 2 points, without communication within 5."""
 
     def accuracy(comm: Communicator, sync: dict[str, Any]) -> float:
         job = training.trainer(comm, digits(sync))
         job.run()
-        return job.metrics["accuracy"]
+        return job.evaluation.metrics["accuracy"]
 
     reference = threads.run(4, lambda comm: accuracy(comm, {"strategy": "allreduce"}))[0]
     assert reference > 0.93

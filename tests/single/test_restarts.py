@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cli import restarts
-from cli.hosts import Host
-from cli.restarts import again
+from cli.follow import restarts
+from cli.follow.restarts import Restarts
+from cli.hosts.hostfile import Host
 from hvd_train.errors import UserError
 
 HOSTS = (Host("localhost", 2), Host("up", 2), Host("down", 2), Host("hangs", 2), Host("chatty", 1))
@@ -46,19 +46,27 @@ def _fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hosts_that_answer_are_left(
     hosts: tuple[Host, ...], wanted: int, fewest: int, oversubscribe: bool, left: tuple[str, ...], ranks: int
 ) -> None:
-    """A login shell that returns an error has answered."""
-    found, world_size = again(hosts, wanted, fewest, oversubscribe=oversubscribe)
+    """A host whose login shell returns an error has answered."""
+    found, world_size = Restarts(1, fewest, oversubscribe).choose(hosts, wanted)
     assert (tuple(host.name for host in found), world_size) == (left, ranks)
 
 
 @pytest.mark.parametrize(
     ("hosts", "oversubscribe", "sentence"),
     [
-        (HOSTS[1:3], False, "no restart: down is lost, and 2 slots are left for 4 ranks; --min-np allows fewer"),
-        (HOSTS[2:4], True, "no restart: down, hangs is lost, and 0 slots are left for 4 ranks; --min-np allows fewer"),
+        (
+            HOSTS[1:3],
+            False,
+            "cannot restart: down is lost, and 2 slots are left for 4 ranks; --min-np allows fewer ranks",
+        ),
+        (
+            HOSTS[2:4],
+            True,
+            "cannot restart: down, hangs is lost, and 0 slots are left for 4 ranks; --min-np allows fewer ranks",
+        ),
     ],
 )
-def test_too_few_that_are_left_are_counted(hosts: tuple[Host, ...], oversubscribe: bool, sentence: str) -> None:
+def test_a_restart_with_too_few_slots_is_refused(hosts: tuple[Host, ...], oversubscribe: bool, sentence: str) -> None:
     with pytest.raises(UserError) as error:
-        again(hosts, 4, 4, oversubscribe=oversubscribe)
+        Restarts(1, 4, oversubscribe).choose(hosts, 4)
     assert str(error.value) == sentence

@@ -1,4 +1,4 @@
-"""Resuming into something else: the table, the matrix of real runs on threads, and what is read from disk."""
+"""Resuming with another configuration: the table, real runs on threads, files on disk."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hvd_train import checkpoint, generators, resume
-from hvd_train.comm import threads
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
 from hvd_train.data.base import Dataset
 from hvd_train.errors import UserError
 from hvd_train.monitor.base import Record, Sink
-from hvd_train.sync._asynchronous import Asynchronous
-from hvd_train.sync._replicas import Replicas
-from hvd_train.trainer import Trainer
+from hvd_train.state import checkpoint_folder, generators
+from hvd_train.sync.replicas.replica_set import ReplicaSet
+from hvd_train.sync.servers.asynchronous import AsynchronousGroup
+from hvd_train.sync.strategies.federated import FederatedView
+from hvd_train.training import checkpoint, resume
+from hvd_train.training.loop import Trainer
 from tests.bodies import training as body
+from tests.engines import threads
 
 ROOT = Path(__file__).parents[2]
 ALONE = SingleCommunicator()
@@ -75,28 +77,29 @@ TABLE: list[tuple[str, Any, Any, set[str]]] = [
     ("data.partition.alpha", 0.5, 1.0, {"epoch", "speeds"}),
     ("seed", 0, 1, {"generators", "epoch"}),
     ("train.early_stop.metric", "loss", "accuracy", {"best"}),
+    ("train.early_stop.mode", None, "min", {"best"}),
     ("schedule.name", "constant", "cosine", set()),
     ("train.epochs", 3, 5, set()),
     ("model.hidden", [32], [64], set()),
 ]
 
 
-@pytest.mark.parametrize(("name", "was", "now", "anew"), TABLE)
-def test_the_table(name: str, was: Any, now: Any, anew: set[str]) -> None:
+@pytest.mark.parametrize(("name", "was", "now", "reset"), TABLE)
+def test_the_table(name: str, was: Any, now: Any, reset: set[str]) -> None:
     verdict = resume.compare({name: was, "other": 1}, {name: now, "new": 2})
-    assert verdict.anew == anew
+    assert verdict.reset == reset
     assert all(text.startswith(f"{name} was ") for text in verdict.warnings)
-    assert bool(verdict.warnings) or not anew
-    assert resume.compare({name: was}, {name: was}) == resume.Verdict(frozenset(), ())
-    assert resume.compare({}, {name: now}) == resume.Verdict(frozenset(), ())
+    assert bool(verdict.warnings) or not reset
+    assert resume.compare({name: was}, {name: was}) == resume.Compatibility(frozenset(), ())
+    assert resume.compare({}, {name: now}) == resume.Compatibility(frozenset(), ())
 
 
-def test_a_warning_names_both_values_and_what_becomes_of_which_part() -> None:
+def test_a_warning_names_both_values_and_the_effect_on_each_part() -> None:
     (text,) = resume.compare({"optimizer.name": "SGD"}, {"optimizer.name": "AdamW"}).warnings
-    assert text == "optimizer.name was SGD, is AdamW: the optimizer's state begins anew"
-    converted, anew = resume.compare({"train.precision": "fp64"}, {"train.precision": "fp16"}).warnings[::-1]
+    assert text == "optimizer.name was SGD, is AdamW: the optimizer's state is reset"
+    converted, reset = resume.compare({"train.precision": "fp64"}, {"train.precision": "fp16"}).warnings[::-1]
     assert converted.endswith("parameters, buffers and the optimizer's state are converted")
-    assert anew.endswith("the loss scale begins anew")
+    assert reset.endswith("the loss scale is reset")
 
 
 def test_every_rule_is_documented_and_in_the_table_above() -> None:
@@ -110,11 +113,11 @@ def test_every_rule_is_documented_and_in_the_table_above() -> None:
 def went_on(
     folder: Path, before: Any, after: Any, ranks: tuple[int, int] = (2, 2), steps: tuple[int, int] = (5, 8)
 ) -> tuple[list[str], list[Trainer], list[Trainer]]:
-    """The warnings of rank 0, and the trainers of a run and of one that goes on from it, of configurations by steps."""
+    """Return the warnings of rank 0, and the trainers of a run and of one resumed from it."""
 
     def first(comm: Communicator) -> Trainer:
         job = body.trainer(comm, before(steps[0]), checkpoints=folder / "checkpoints")
-        if isinstance(job.strategy, Replicas):  # whose ranks are then apart, as inside a round
+        if isinstance(job.strategy.view, ReplicaSet | FederatedView):  # whose ranks are then apart, as inside a round
             job.strategy.finish = lambda: None  # type: ignore[method-assign]
         job.run()
         return job
@@ -125,7 +128,7 @@ def went_on(
         job = body.trainer(comm, after(steps[1]))
         job.restore(checkpoint.load(folder, comm, pytest.fail), warnings.append)
         job.run()
-        job.remembered = {} if isinstance(job.strategy, Asynchronous) else job.optimizer.state()  # type: ignore[attr-defined]
+        job.remembered = {} if isinstance(job.strategy.members, AsynchronousGroup) else job.optimizer.state()  # type: ignore[attr-defined]
         return job
 
     return warnings, threads.run(ranks[0], first), threads.run(ranks[1], then)
@@ -208,7 +211,7 @@ def test_optimizers(before: str, after: str, tmp_path: Path) -> None:
 
     warnings, _, then = went_on(tmp_path, config(before), config(after), ranks=(1, 1), steps=(3, 4))
     kept = before == after or (before, after) in KEPT
-    assert [text for text in warnings if "begins anew" in text] == warnings
+    assert [text for text in warnings if "is reset" in text] == warnings
     assert bool(warnings) != kept, warnings
     assert then[0].progress.step == 4
     entries = {name: set(values) for name, values in then[0].remembered.items()}
@@ -236,7 +239,7 @@ def test_optimizers_of_strategies_that_keep_their_state_elsewhere(
         return configured(sync={"strategy": strategy, "fusion_mb": None}, optimizer=OPTIMIZERS[name])
 
     warnings, _, then = went_on(tmp_path, config(before), config(after))
-    assert [("begins anew" in text) for text in warnings] == [True]
+    assert [("is reset" in text) for text in warnings] == [True]
     assert then[0].progress.step == 8
 
 
@@ -261,7 +264,7 @@ COMPRESSION: dict[str, Any] = {
     ],
 )
 def test_compression(strategy: str, before: str, after: str, tmp_path: Path) -> None:
-    """Replicas stay what they were; only what was held back may begin anew."""
+    """Replicas are kept; only residuals may be reset."""
 
     def config(name: str) -> Callable[[int], Any]:
         apart = {"shard_optimizer": False} if strategy == "allreduce" else {"period": 4}
@@ -273,7 +276,7 @@ def test_compression(strategy: str, before: str, after: str, tmp_path: Path) -> 
         job = body.trainer(comm, config(before)(6), checkpoints=tmp_path / "checkpoints")
         job.strategy.finish = lambda: None  # type: ignore[method-assign]
         job.run()
-        return body.parameters(job), {n: t.clone() for n, t in job.strategy.rank_state().items()}
+        return body.parameters(job), {n: t.clone() for n, t in job.strategy.view.rank_state().items()}
 
     def then(comm: Communicator) -> tuple[list[str], dict[str, Tensor], dict[str, Tensor]]:
         warnings: list[str] = []
@@ -284,7 +287,7 @@ def test_compression(strategy: str, before: str, after: str, tmp_path: Path) -> 
 
         def started(model: nn.Module) -> None:
             start(model)
-            seen.extend([body.parameters(job), {n: t.clone() for n, t in job.strategy.rank_state().items()}])
+            seen.extend([body.parameters(job), {n: t.clone() for n, t in job.strategy.view.rank_state().items()}])
 
         job.strategy.start = started  # type: ignore[method-assign]
         job.run()
@@ -358,7 +361,7 @@ COUNTED, WEIGHED = ({"name": "target", "target": f"tests.single.test_resume:{nam
     ],
 )
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
-def test_another_model_is_refused_by_the_first_difference(
+def test_another_model_is_refused_with_its_first_difference(
     there: Any, here: Any, said: str, precision: str, tmp_path: Path
 ) -> None:
     def config(model: dict[str, Any], precision: str) -> Callable[[int], Any]:
@@ -401,20 +404,20 @@ def relabelled() -> Dataset:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (data("fewer"), r"data\.samples was 203, is 150: the epoch under way begins anew"),
-        (data("relabelled"), r"data\.labels was \w{12}\.\.\., is .* the epoch under way begins anew"),
+        (data("fewer"), r"data\.samples was 203, is 150: the current epoch is reset"),
+        (data("relabelled"), r"data\.labels was \w{12}\.\.\., is .* the current epoch is reset"),
         (
             {"data": {"partition": "contiguous"}},
             r"data\.partition\.name was random, is contiguous: the measured speeds of ranks and",
         ),
-        ({"seed": 3}, r"seed was 0, is 3: each rank's random generators and the epoch under way begin anew"),
-        ({"data": {"batch_size": 8}}, r"data\.batch_size was 16, is 8: the epoch under way is converted"),
-        ({"train": {"accumulate": 2}}, r"train\.accumulate was 1, is 2: the epoch under way is converted"),
+        ({"seed": 3}, r"seed was 0, is 3: each rank's random generators and the current epoch are reset"),
+        ({"data": {"batch_size": 8}}, r"data\.batch_size was 16, is 8: the current epoch is converted"),
+        ({"train": {"accumulate": 2}}, r"train\.accumulate was 1, is 2: the current epoch is converted"),
     ],
 )
 @pytest.mark.parametrize("at_the_end", [False, True])
 def test_other_data(change: dict[str, Any], said: str, at_the_end: bool, tmp_path: Path) -> None:
-    """An epoch has 7 steps. What begins anew is the one under way: never one that has ended."""
+    """An epoch has 7 steps. Only the current epoch is reset, never one that has ended."""
     steps = 7 if at_the_end else 5
 
     def then(steps: int) -> Any:
@@ -438,12 +441,12 @@ def test_other_data(change: dict[str, Any], said: str, at_the_end: bool, tmp_pat
     assert seen == [(1, 0) if at_the_end else (0, 5 * 32 if converted else 0)]
 
 
-def test_a_parameter_that_is_unfrozen_begins_anew_and_others_go_on(tmp_path: Path) -> None:
+def test_the_state_of_an_unfrozen_parameter_is_reset_and_others_are_kept(tmp_path: Path) -> None:
     def config(model: str) -> Callable[[int], Any]:
         return configured(model={"target": f"tests.single.test_resume:{model}"}, optimizer=OPTIMIZERS["adamw"])
 
     warnings, _, then = went_on(tmp_path, config("half_frozen"), config("matrices"), steps=(5, 8))
-    assert warnings == ["--resume: '0.weight' was frozen, is trained: what the optimizer remembers of it begins anew"]
+    assert warnings == ["--resume: '0.weight' was frozen, is trained: its optimizer state is reset"]
     assert [int(then[0].remembered[name]["step"]) for name in ("0.weight", "2.weight")] == [3, 8]  # type: ignore[attr-defined]
     again = tmp_path / "again"
     warnings, _, then = went_on(again, config("matrices"), config("half_frozen"))
@@ -466,12 +469,12 @@ def half_frozen() -> nn.Module:
     return model
 
 
-def test_lbfgs_begins_anew_where_it_trains_other_parameters(tmp_path: Path) -> None:
+def test_lbfgs_is_reset_if_it_trains_other_parameters(tmp_path: Path) -> None:
     def config(model: str) -> Callable[[int], Any]:
         return configured(model={"target": f"tests.single.test_resume:{model}"}, optimizer=OPTIMIZERS["lbfgs"])
 
     warnings, _, then = went_on(tmp_path, config("matrices"), config("half_frozen"), ranks=(1, 1))
-    assert warnings == ["--resume: trained.elements was 108, is 36: the optimizer's state begins anew"]
+    assert warnings == ["--resume: trained.elements was 108, is 36: the optimizer's state is reset"]
     assert then[0].progress.step == 8
 
 
@@ -492,7 +495,7 @@ def test_other_buckets_are_warned_of(tmp_path: Path) -> None:
         )
 
     warnings, _, _ = went_on(tmp_path, config(1), config(0))
-    assert warnings == ["--resume: gradients travel in other buckets than before: the state of compression begins anew"]
+    assert warnings == ["--resume: gradients are sent in other buckets than before: the state of compression is reset"]
 
 
 @pytest.mark.parametrize("ranks", [(2, 3), (3, 1), (1, 2)])
@@ -506,8 +509,8 @@ def test_another_number_of_ranks_is_warned_of(strategy: str, ranks: tuple[int, i
 
 
 def of_format_1(folder: Path) -> None:
-    """Make the newest checkpoint in `folder` what an earlier ddl would have written."""
-    newest = checkpoint.folders(folder / "checkpoints")[0]
+    """Turn the newest checkpoint in `folder` into one of format 1."""
+    newest = checkpoint_folder.folders(folder / "checkpoints")[0]
     state = json.loads((newest / "state.json").read_text())
     facts = state.pop("facts")
     del state["format"], state["progress"]["seconds"], state["progress"]["bytes_sent"]
@@ -528,14 +531,17 @@ def of_format_1(folder: Path) -> None:
     [
         ({}, []),
         ({"train": {"precision": "fp16"}}, ["train.precision was fp32, is fp16"]),
-        ({"train": {"precision": "fp64"}}, ["train.precision was fp32, is fp64", "gradients travel in other buckets"]),
+        (
+            {"train": {"precision": "fp64"}},
+            ["train.precision was fp32, is fp64", "gradients are sent in other buckets"],
+        ),
         ({"sync": {"strategy": "local_sgd"}}, ["sync.strategy was allreduce, is local_sgd"]),
         ({"optimizer": {"amsgrad": True}}, ["the checkpoint has no 'max_exp_avg_sq' of '"]),
         ({"optimizer": {"name": "Adafactor"}}, ["the checkpoint has no '"]),
-        ({"sync": {"compression": "powersgd"}}, ["gradients travel in other buckets"]),
+        ({"sync": {"compression": "powersgd"}}, ["gradients are sent in other buckets"]),
     ],
 )
-def test_a_checkpoint_of_the_format_before_loads(change: dict[str, Any], said: list[str], tmp_path: Path) -> None:
+def test_a_checkpoint_of_format_1_loads(change: dict[str, Any], said: list[str], tmp_path: Path) -> None:
     base: dict[str, Any] = {
         "optimizer": {"name": "AdamW", "momentum": None},
         "sync": {"shard_optimizer": False, "compression": {"name": "topk", "ratio": 0.3}},
@@ -566,8 +572,8 @@ def test_a_checkpoint_of_the_format_before_loads(change: dict[str, Any], said: l
 
 
 def forged(folder: Path, change: Callable[[dict[str, bytes]], None]) -> None:
-    """Change the newest checkpoint and its sums with it: no check of sums can find that."""
-    newest = checkpoint.folders(folder / "checkpoints")[0]
+    """Change the newest checkpoint and its sums, which no check of sums can find."""
+    newest = checkpoint_folder.folders(folder / "checkpoints")[0]
     parts = checkpoint.read(newest)
     change(parts)
     for file in newest.iterdir():
@@ -641,15 +647,15 @@ def resumed(folder: Path, source: Path, config: Any) -> list[str]:
 
 
 def steps(folder: Path) -> list[int]:
-    return [int(f.name[5:]) for f in checkpoint.folders(folder)]
+    return [int(f.name[5:]) for f in checkpoint_folder.folders(folder)]
 
 
-def test_checkpoints_of_an_abandoned_branch_are_put_aside(tmp_path: Path) -> None:
+def test_checkpoints_of_another_branch_are_moved_away(tmp_path: Path) -> None:
     config, kept = branch(tmp_path), tmp_path / "checkpoints"
     (kept / ".step-00000040.draft").mkdir()
     told = resumed(tmp_path, kept / "step-00000010", config(15))
     assert len(told) == 1
-    assert "step-00000030, step-00000020 put aside in" in told[0]
+    assert "step-00000030, step-00000020 moved to" in told[0]
     assert steps(kept) == [15, 10]
     assert steps(kept / "abandoned-1") == [30, 20]
     assert not list(kept.glob(".*"))
@@ -673,8 +679,8 @@ def test_a_damaged_checkpoint_never_pushes_out_a_good_one(keep: int, tmp_path: P
     assert checkpoint.load(tmp_path, ALONE, pytest.fail).state["progress"]["step"] == 25
 
 
-def test_a_rewritten_checkpoint_survives_every_place_to_be_cut_short(tmp_path: Path, monkeypatch: Any) -> None:
-    """Between any two changes of the disk there is a whole checkpoint of the step."""
+def test_a_rewritten_checkpoint_survives_an_interruption_at_any_point(tmp_path: Path, monkeypatch: Any) -> None:
+    """A complete checkpoint of the step exists between any two changes of the disk."""
     folder = tmp_path / "checkpoints" / "step-00000001"
     for cut in range(1, 14):
         value = iter(range(1, 100))
@@ -697,12 +703,12 @@ def test_a_rewritten_checkpoint_survives_every_place_to_be_cut_short(tmp_path: P
                 checkpoint.save(snapshot, folder.parent, 1, 1, ALONE)
             except KeyboardInterrupt:
                 assert checkpoint.load(tmp_path, ALONE, pytest.fail).state == {"cut": cut}
-        checkpoint.put_aside(folder.parent, folder)
+        checkpoint.abandon_others(folder.parent, folder)
         assert [f.name for f in folder.parent.iterdir()] == [folder.name]
 
 
-def test_every_draw_after_resuming_is_the_one_that_would_have_come() -> None:
-    """Of each generator, after an odd number of Gaussian numbers: the second of a pair is still to come."""
+def test_draws_after_resuming_are_those_of_an_uninterrupted_run() -> None:
+    """For each generator after an odd number of Gaussian numbers, with the second of a pair left."""
 
     def draws() -> list[float]:
         normal = [
@@ -752,8 +758,8 @@ def unequal_clients(course: str, warmup: int) -> Any:
 
 
 @pytest.mark.parametrize("course", ["cosine", "linear"])
-def test_a_schedule_never_jumps_back_where_epochs_are_unequal(course: str, tmp_path: Path) -> None:
-    """Federated rounds of other clients, who have other numbers of samples; the same rates after resuming at any step."""
+def test_a_schedule_never_decreases_with_unequal_epochs(course: str, tmp_path: Path) -> None:
+    """Federated clients have unequal numbers of samples; resuming at any step keeps the rates."""
 
     def through(comm: Communicator) -> tuple[list[float], list[int]]:
         log = Rates()
@@ -767,7 +773,7 @@ def test_a_schedule_never_jumps_back_where_epochs_are_unequal(course: str, tmp_p
     after = rates[3:]
     assert all(a > b for a, b in pairwise(after))
     assert after[-1] > 0
-    for folder in checkpoint.folders(tmp_path / "checkpoints")[1::3]:
+    for folder in checkpoint_folder.folders(tmp_path / "checkpoints")[1::3]:
 
         def then(comm: Communicator, folder: Path = folder) -> list[float]:
             log = Rates()
@@ -780,7 +786,7 @@ def test_a_schedule_never_jumps_back_where_epochs_are_unequal(course: str, tmp_p
 
 
 @pytest.mark.parametrize("limit", ["max_seconds", "max_bytes"])
-def test_budgets_hold_for_the_run_and_not_for_each_of_its_processes(limit: str, tmp_path: Path) -> None:
+def test_budgets_hold_for_the_run_and_not_for_each_process(limit: str, tmp_path: Path) -> None:
     def config(steps: int, **train: Any) -> Any:
         settings = {"precision": "fp32", "epochs": None, "eval_every": 1, **train}
         return body.configuration(train={**settings, "steps": steps}, sync={"shard_optimizer": False})
@@ -788,7 +794,7 @@ def test_budgets_hold_for_the_run_and_not_for_each_of_its_processes(limit: str, 
     def first(comm: Communicator) -> dict[str, float]:
         job = body.trainer(comm, config(10), checkpoints=tmp_path / "checkpoints")
         job.run()
-        return dict(job._spent())
+        return dict(job.accounting.spent())
 
     spent = threads.run(2, first)[0]
     half = {"max_seconds": spent["seconds"] * 0.5, "max_bytes": int(spent["bytes_sent"] * 1.45)}[limit]

@@ -1,4 +1,4 @@
-"""New run folders: one for each run, and none that a refused run leaves."""
+"""New run folders: each run gets its own, and a refused run leaves none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import run_folder
+from cli.runs import folder
 from hvd_train.errors import UserError
 from tests.integration.ddl import ROOT
 
@@ -18,24 +18,24 @@ NOW = "20260101-000000"
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_folder.time, "strftime", lambda _: NOW)
+    monkeypatch.setattr(folder.time, "strftime", lambda _: NOW)
     return tmp_path
 
 
 def test_runs_that_begin_in_one_second_get_a_folder_each(here: Path) -> None:
     runs = here / "runs"
-    assert run_folder.free("m") == runs / f"m-{NOW}"
+    assert folder.free_run_folder("m") == runs / f"m-{NOW}"
     assert not runs.exists(), "a name is not taken by asking for it"
-    assert [run_folder.claim("m").name for _ in range(3)] == [f"m-{NOW}", f"m-{NOW}-2", f"m-{NOW}-3"]
-    assert run_folder.free("m") == runs / f"m-{NOW}-4"
-    assert run_folder.claim("x") == runs / f"x-{NOW}"
+    assert [folder.claim_run_folder("m").name for _ in range(3)] == [f"m-{NOW}", f"m-{NOW}-2", f"m-{NOW}-3"]
+    assert folder.free_run_folder("m") == runs / f"m-{NOW}-4"
+    assert folder.claim_run_folder("x") == runs / f"x-{NOW}"
 
 
 CLAIM = """\
 import sys
 from pathlib import Path
-from cli import run_folder
-folder = run_folder.claim("m") if sys.argv[1] == "claim" else run_folder.make(Path(sys.argv[1]))
+from cli.runs.folder import claim_run_folder, make_folder
+folder = claim_run_folder("m") if sys.argv[1] == "claim" else make_folder(Path(sys.argv[1]))
 print(folder, flush=True)
 sys.stdin.readline()
 if sys.argv[2] == "write":
@@ -72,14 +72,14 @@ def test_an_output_that_exists_or_cannot_be_made_is_refused(here: Path) -> None:
     (here / "nowhere").symlink_to("gone")
     for dry in (False, True):
         with pytest.raises(UserError, match=r"--output: out exists; give another folder, or wait"):
-            run_folder.new("m", Path("out"), dry=dry, otherwise="wait")
+            folder.new_run_folder("m", Path("out"), dry=dry, otherwise="wait")
     with pytest.raises(UserError, match=r"--output: nowhere exists"):
-        run_folder.new("m", Path("nowhere"), dry=False, otherwise="wait")
-    with pytest.raises(UserError, match=r"file/out: this run folder cannot be made \(File exists\); give another"):
-        run_folder.make(Path("file/out"))
+        folder.new_run_folder("m", Path("nowhere"), dry=False, otherwise="wait")
+    with pytest.raises(UserError, match=r"file/out: cannot make this run folder \(File exists\); give another"):
+        folder.make_folder(Path("file/out"))
     (here / "runs").write_text("")
-    with pytest.raises(UserError, match=r"runs/m-20260101-000000: this run folder cannot be made"):
-        run_folder.claim("m")
+    with pytest.raises(UserError, match=r"runs/m-20260101-000000: cannot make this run folder"):
+        folder.claim_run_folder("m")
     assert sorted(path.name for path in here.iterdir()) == ["file", "nowhere", "out", "runs"]
 
 
@@ -93,9 +93,9 @@ def test_the_newest_run_is_the_last_that_wrote_something(here: Path) -> None:
     ]
     for name in names:
         (here / "runs" / name).mkdir(parents=True)
-    assert run_folder.newest("m") is None
+    assert folder.newest_run("m") is None
     for name in names[:3]:
         (here / "runs" / name / "config.json").write_text("{}")
-    newest = run_folder.newest("m")
+    newest = folder.newest_run("m")
     assert newest is not None
     assert newest.name == "m-20260101-000000-10"

@@ -1,4 +1,4 @@
-"""Which folder a run writes to, what it goes on from, and what a restart goes on from."""
+"""The folder that a run writes to, and the folder that a run or a restart resumes from."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.restarts import Origin
-from cli.target import Target, of_yaml
+from cli.arguments.configuration import load
+from cli.follow.restarts import Origin
+from cli.launch.target import Target, of_yaml
 from hvd_train.errors import UserError
-from hvd_train.submitted import RECORD, awaits_start, has_checkpoint
+from hvd_train.rank.submitted import RECORD, awaits_start, has_checkpoint
 
 YAML = "model: linear\ndata: digits\n"
 
@@ -38,7 +39,7 @@ def checkpoint(parent: Path, step: int, content: str = "{}") -> Path:
 def target(here: Path, name: str, resume: str, output: Path | None = None) -> Target:
     file = here / f"{name}.yaml"
     file.write_text(YAML)
-    return of_yaml(file, [], output=output, resume=resume, world_size=1, engine="single")
+    return of_yaml(file, load(file, []), output=output, resume=resume, world_size=1, engine="single")
 
 
 def source(told: Target) -> str:
@@ -86,7 +87,7 @@ def test_a_checkpoint_says_which_run_it_is_of(
 
 def test_a_checkpoint_without_a_run_needs_an_output(here: Path) -> None:
     step = checkpoint(here / "copied", 5)
-    with pytest.raises(UserError, match=r"is in no run folder; say by --output"):
+    with pytest.raises(UserError, match=r"is not in a run folder; give the run folder with --output"):
         target(here, "B", str(step))
     assert target(here, "B", str(step), here / "new").folder == here / "new"
 
@@ -108,7 +109,7 @@ def test_a_restart_goes_on_from_where_the_job_began_until_it_has_saved(tmp_path:
     chosen = str(run / "checkpoints" / "step-00000040")
     origin = Origin.of(run, chosen)
     assert origin.source() == chosen
-    for step in (50, 60):  # the job began, and put the other branch aside
+    for step in (50, 60):  # the job began and moved the other branch away
         folder = run / "checkpoints" / f"step-{step:08d}"
         (run / "checkpoints" / "abandoned-1").mkdir(exist_ok=True)
         folder.rename(run / "checkpoints" / "abandoned-1" / folder.name)

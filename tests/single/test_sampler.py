@@ -1,4 +1,4 @@
-"""Plans of epochs with batches of each worker's own; `tests/parallel/test_heterogeneous.py` runs the bodies under mpirun."""
+"""Plans of epochs whose workers have their own batch sizes. `tests/parallel/test_heterogeneous.py` runs the bodies too."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvd_train import plugins
-from hvd_train.comm import threads
-from hvd_train.comm.base import Communicator
-from hvd_train.comm.single import SingleCommunicator
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.config import plugins
 from hvd_train.errors import UserError
-from hvd_train.sampler import Epoch, Sampler, Shares, of_equal_time
+from hvd_train.training.sampler import Epoch, Sampler, Workers, smoothed
 from tests.bodies import heterogeneous
+from tests.engines import threads
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -31,11 +31,11 @@ def test_resumed_is_bitwise_equal(tmp_path: Path) -> None:
 
 
 def sampler(
-    comm: Communicator, n: int, weights: Any, batch: int = 4, *, accumulate: int = 1, share: Shares | None = None
+    comm: Communicator, n: int, weights: Any, batch: int = 4, *, accumulate: int = 1, workers: Workers | None = None
 ) -> Sampler:
-    partitioner = plugins.create("hvd_train.partition", "weighted", weights=weights)
-    shares = share or (lambda epoch: (comm.rank, comm.size))
-    return Sampler(torch.zeros(n), partitioner, shares, comm, batch, accumulate, seed=0)
+    partitioner = plugins.create("hvd_train.data.partitions", "weighted", weights=weights)
+    workers = workers or (lambda epoch: (comm.rank, comm.size))
+    return Sampler(torch.zeros(n), partitioner, workers, comm, batch, accumulate, seed=0)
 
 
 @given(
@@ -44,7 +44,7 @@ def sampler(
     st.integers(1, 5),
     st.integers(1, 3),
 )
-def test_workers_take_as_many_steps_and_each_sample_once(
+def test_workers_take_equally_many_steps_and_every_sample_once(
     n: int, weights: list[float], batch: int, accumulate: int
 ) -> None:
     size, full = len(weights), len(weights) * batch * accumulate
@@ -78,10 +78,8 @@ def test_workers_take_as_many_steps_and_each_sample_once(
         ([], [(1, 30), (0, 0)], []),
     ],
 )
-def test_weights_of_equal_time(
-    weights: list[float], measured: list[tuple[float, float]], expected: list[float]
-) -> None:
-    assert of_equal_time(weights, measured) == pytest.approx(expected)
+def test_smoothed_speeds(weights: list[float], measured: list[tuple[float, float]], expected: list[float]) -> None:
+    assert smoothed(weights, measured) == pytest.approx(expected)
 
 
 def after_epochs(comm: Communicator, seconds: Any, epochs: int, batch: int = 16) -> list[tuple[int, ...]]:
@@ -97,7 +95,7 @@ def after_epochs(comm: Communicator, seconds: Any, epochs: int, batch: int = 16)
     return found
 
 
-def test_shares_settle_though_a_step_takes_time_of_its_own() -> None:
+def test_shares_converge_although_a_step_has_a_fixed_cost() -> None:
     """3 + b ms against 3 + 5 b ms, 32 samples together: 26 and 5 take 29 and 28 ms."""
     found = threads.run(2, lambda comm: after_epochs(comm, lambda rank, b: 3 + b * (1, 5)[rank], 12))
     assert found[0] == found[1]
@@ -106,7 +104,7 @@ def test_shares_settle_though_a_step_takes_time_of_its_own() -> None:
     assert found[0][-1] in {(26, 6), (27, 5)}
 
 
-def test_no_worker_starves_and_one_that_recovers_gets_its_share_back() -> None:
+def test_every_worker_keeps_a_sample_and_regains_its_share() -> None:
     def seconds(comm: Communicator) -> list[tuple[int, ...]]:
         steps = iter(range(10**6))
         return after_epochs(comm, lambda rank, b: b * (1 if rank or next(steps) > 10**3 else 10**6), 16)
@@ -121,7 +119,7 @@ def test_a_rank_without_samples_is_no_worker() -> None:
 
     def plan(comm: Communicator) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         share = {0: (1, 2), 1: None, 2: (0, 2)}[comm.rank]
-        one = sampler(comm, 64, "auto", 8, share=lambda epoch: share)
+        one = sampler(comm, 64, "auto", 8, workers=lambda epoch: share)
         found = []
         for number in range(2):
             epoch = one.epoch(number)
@@ -135,9 +133,9 @@ def test_a_rank_without_samples_is_no_worker() -> None:
         assert second == ((20, 0, 44), (5, 8, 11))
 
 
-def test_who_meets_nobody_is_told_that_shares_stay_equal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_workers_that_do_not_step_together_keep_equal_shares_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     def plan(comm: Communicator) -> tuple[int, ...]:
-        one = sampler(SingleCommunicator(), 64, "auto", 8, share=lambda epoch: (comm.rank, comm.size))
+        one = sampler(SingleCommunicator(), 64, "auto", 8, workers=lambda epoch: (comm.rank, comm.size))
         one.check(comm)
         for number in range(2):
             epoch = one.epoch(number)
@@ -150,9 +148,9 @@ def test_who_meets_nobody_is_told_that_shares_stay_equal(capsys: pytest.CaptureF
     assert told.count("\n") == 1
 
 
-def test_who_meets_nobody_has_batches_by_weights_that_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+def test_workers_that_do_not_step_together_use_given_weights(capsys: pytest.CaptureFixture[str]) -> None:
     def plan(comm: Communicator) -> tuple[int, int, int]:
-        one = sampler(SingleCommunicator(), 66, [3, 1], 8, share=lambda epoch: (comm.rank, comm.size))
+        one = sampler(SingleCommunicator(), 66, [3, 1], 8, workers=lambda epoch: (comm.rank, comm.size))
         one.check(comm)
         epoch = one.epoch(0)
         return len(epoch.indices), epoch.batch_size, epoch.steps
@@ -163,14 +161,14 @@ def test_who_meets_nobody_has_batches_by_weights_that_are_given(capsys: pytest.C
 
 def test_shares_are_equal_after_the_loss_of_a_worker() -> None:
     living = [(2, 3)]
-    one = sampler(SingleCommunicator(), 60, [4, 1, 1], 8, share=lambda epoch: living[-1])
+    one = sampler(SingleCommunicator(), 60, [4, 1, 1], 8, workers=lambda epoch: living[-1])
     one.check(SingleCommunicator())
     assert (len(one.epoch(0).indices), one.epoch(0).batch_size) == (10, 4)
     living.append((1, 2))
     assert (len(one.epoch(1).indices), one.epoch(1).batch_size) == (30, 8)
 
 
-def test_parts_of_a_model_that_measure_apart_stay_equal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ranks_with_parts_of_a_model_keep_equal_shares(capsys: pytest.CaptureFixture[str]) -> None:
     """Two copies of a model, each on two ranks: those of a copy would choose different samples."""
 
     def plan(comm: Communicator) -> tuple[int, ...]:
@@ -186,11 +184,11 @@ def test_parts_of_a_model_that_measure_apart_stay_equal(capsys: pytest.CaptureFi
     assert "each with the whole model; here their shares stay equal" in capsys.readouterr().err
 
 
-def test_what_one_worker_cannot_have_all_ranks_refuse() -> None:
+def test_an_error_of_one_worker_is_raised_on_all_ranks() -> None:
     """Rank 1 is a server, which does not know how many workers there are."""
 
     def check(comm: Communicator) -> str:
-        one = sampler(comm, 64, [1, 2, 3], share=lambda epoch: None if comm.rank else (0, 1))
+        one = sampler(comm, 64, [1, 2, 3], workers=lambda epoch: None if comm.rank else (0, 1))
         with pytest.raises(UserError) as refused:
             one.check(comm)
         return str(refused.value)

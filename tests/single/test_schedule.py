@@ -1,9 +1,9 @@
-"""Courses of the learning rate."""
+"""Learning-rate schedules."""
 
 import pytest
 
-from hvd_train.config import ScheduleSection
-from hvd_train.schedule import factor
+from hvd_train.config.schema import ScheduleSection
+from hvd_train.training.schedule import factor
 
 
 @pytest.mark.parametrize(

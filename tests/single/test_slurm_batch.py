@@ -1,4 +1,4 @@
-"""The text of batch scripts, and what goes into them from flags, the YAML file and profiles."""
+"""The text of batch scripts, and their settings from flags, the YAML file and profiles."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 
+from cli.arguments.configuration import RunFile
 from cli.slurm import options, profiles
 from cli.slurm.batch import FOLDER, Batch, directive, text
-from hvd_train import document, internal
-from hvd_train.config import Launch, SlurmProfile, SlurmSection, read_section, resolve, to_document
+from cli.slurm.schema import SlurmProfile, SlurmSection
+from hvd_train.config import document
+from hvd_train.config.launch import Launch, to_document
+from hvd_train.config.resolve import read_section, resolve_as
 from hvd_train.errors import UserError
+from hvd_train.rank import internal
 from tests.cluster.hosts import wait_until
 
 DDL, PYTHON = Path("/opt/my env/bin/ddl"), Path("/opt/my env/bin/python")
@@ -52,11 +56,11 @@ WHOLE = """\
 #SBATCH --exclusive
 #SBATCH --mail-type=END
 
-# Written by ddl submit. Edit it and submit it with sbatch as you like: it needs nothing but ddl.
+# Written by ddl submit. You may edit this script and submit it with sbatch; it needs only ddl.
 folder='/runs/100% a "b"'
 ddl=
 
-# However this script ends: notes why in the run folder, puts a job that was stopped in the queue again, and gives
+# Runs at every end of this script: writes the cause to the run folder, requeues a job that was stopped, and sets
 # the exit code of the job.
 end() {
   code=$?
@@ -64,8 +68,8 @@ end() {
   exec '/opt/my env/bin/python' PROGRAM cli.slurm.end "$folder" "$code" ${ddl:+--began} --notice=300 --max-requeues=4
 }
 trap end EXIT
-# Before the time limit, and on preemption, SLURM signals this shell. ddl run then lets the ranks end their step
-# and save, and exits with 75. Of two signals that come at once, bash may pass over one: both mean the same.
+# SLURM signals this shell before the time limit and on preemption. ddl run then lets the ranks finish their step
+# and save, and exits with 75. Bash may lose one of two simultaneous signals; both have the same effect.
 stop() { ddl=$!; [ "$ddl" ] || exit "$1"; kill -USR1 "$ddl"; }
 trap 'stop 138' USR1
 trap 'stop 143' TERM
@@ -74,8 +78,8 @@ echo "$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0}" > "$folder"/began
 cd -- '/home/me/my models' || exit
 module load gcc/12 || exit
 module load 'openmpi/5; x' || exit
-# A rank of an earlier attempt, on a node that was cut off, may come back and end the step that has its number.
-# Ranks of this attempt get another: the numbers of earlier attempts are used up.
+# A rank of an earlier attempt, on a node that was cut off, may return and end the step with its step number.
+# The steps below use up the numbers of the earlier attempts, so that the ranks of this attempt get another.
 for ((n = 0; n < ${SLURM_RESTART_COUNT:-0}; n++)); do srun --nodes=1 --ntasks=1 --mpi=none true; done
 export OMPI_MCA_btl_tcp_if_include=ib0
 export PRTE_MCA_prte_if_include=ib0
@@ -195,21 +199,33 @@ def test_directives(option: str, value: str | int | None, line: str) -> None:
 @pytest.mark.parametrize(
     ("job", "words"),
     [
-        (made(time=2), "120 s before the end of a job of 120 s; ask for a longer --time or a shorter --notice"),
+        (made(time=2), "120 s before the end of a job of 120 s; request a longer --time or a shorter --notice"),
         (made(time="0:30", notice=30), "30 s before the end of a job of 30 s"),
-        (made(array="a-b"), "'a-b' is no array; expected task numbers such as 0-9"),
+        (made(array="a-b"), "'a-b' is not an array; expected task numbers such as 0-9"),
         (made(array="3-1"), "'3-1' has an empty range; expected task numbers"),
         (made(array="0-4:0"), "'0-4:0' has an empty range"),
         (made(array="0-99999999999"), "'0-99999999999' has more than 10,000 tasks"),
         (made(np=0), "--np: expected at least 1 rank, got 0"),
-        (made(np=3, nodes=2, ntasks_per_node=2), "--np 3: 2 nodes with 2 ranks each are 4; leave out one of the three"),
-        (made(np=1, nodes=2), "--np 1: 2 nodes would have no rank each"),
-        (made(np=3, ntasks_per_node=2), "--np 3: no number of nodes with 2 ranks each has 3; expected a multiple of 2"),
+        (
+            made(np=3, nodes=2, ntasks_per_node=2),
+            "--np 3: 2 nodes with 2 ranks each are 4 ranks; leave out one of the three",
+        ),
+        (made(np=1, nodes=2), "--np 1: each of the 2 nodes needs a rank"),
+        (made(np=3, ntasks_per_node=2), "--np 3: 2 ranks on each node cannot add up to 3; expected a multiple of 2"),
         (made(environment={"WANDB_API_KEY": "x"}), "slurm.environment: WANDB_API_KEY looks like a secret, and job.sh"),
         (made(sbatch={"export": "ALL,A=1,MY_TOKEN=x"}), "MY_TOKEN looks like a secret"),
-        *((made(sbatch={word: "x"}), f"--sbatch {word}: ddl submit sets this by itself; ") for word in options.INSTEAD),
-        (made(sbatch={"outp": "x"}), "--sbatch outp: ddl submit sets this by itself; sbatch takes it for --output: "),
-        (made(array="0-2", sweep=(("seed=0",), ("seed=1",))), "the sweep has the combinations 0-1; '0-2' names others"),
+        *(
+            (made(sbatch={word: "x"}), f"--sbatch {word}: ddl submit sets this option itself; ")
+            for word in options.INSTEAD
+        ),
+        (
+            made(sbatch={"outp": "x"}),
+            "--sbatch outp: ddl submit sets this option itself; sbatch reads it as --output: ",
+        ),
+        (
+            made(array="0-2", sweep=(("seed=0",), ("seed=1",))),
+            "the sweep has the combinations 0-1; '0-2' has other numbers",
+        ),
     ],
 )
 def test_what_cannot_be_submitted(job: Batch, words: str) -> None:
@@ -225,7 +241,7 @@ def test_other_options_of_sbatch_go_on(word: str) -> None:
 
 SAVES = """\
 #!/bin/bash
-# Does as ddl run: at SIGUSR1 it takes its time to save, and exits with 75.
+# Behaves as ddl run: SIGUSR1 makes it save for a while and exit with 75.
 printf '%s\\n' "$PWD" "$@" >> "$LOG"
 trap 'echo stopped >> "$LOG"; sleep 0.3; exit 75' USR1
 echo ready >> "$LOG"
@@ -235,7 +251,7 @@ while :; do sleep 0.05; done
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder with programs that note in `log` how they are called: ddl, python and module."""
+    """Return a folder with programs that write their calls to `log`: ddl, python and module."""
     home = tmp_path / "my $models; `x`"
     home.mkdir()
     notes = '#!/bin/bash\nprintf "%s\\n" "$@" >> "$LOG"\n'
@@ -254,7 +270,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def start(home: Path) -> Iterator[Start]:
-    """Starts the batch script in a real shell; nothing of it outlives the test."""
+    """Return a function that starts the batch script in a real shell, which ends with the test."""
     shells = []
 
     def start(workdir: Path | None = None, **settings: Any) -> subprocess.Popen[bytes]:
@@ -311,7 +327,7 @@ YAML = "model: mlp\ndata: digits\nslurm:\n"
 
 
 def written(text: str) -> SlurmSection:
-    return resolve(document.parse(YAML + text, "m.yaml")).slurm
+    return resolve_as(RunFile, document.parse(YAML + text, "m.yaml")).slurm
 
 
 def test_flags_come_before_the_file_and_the_file_before_the_profile(tmp_path: Path) -> None:
@@ -388,7 +404,7 @@ def test_hours_and_minutes_in_yaml_are_no_number() -> None:
 
 
 def test_ranks_are_not_told_what_was_asked_of_slurm() -> None:
-    config = resolve(document.parse(YAML + "  environment: {TOKEN: secret}\n", "m.yaml"))
+    config = resolve_as(RunFile, document.parse(YAML + "  environment: {TOKEN: secret}\n", "m.yaml"))
     told = to_document(config, Launch(world_size=1, engine="single", output="out"))
     assert "slurm" not in told
     assert "secret" not in told

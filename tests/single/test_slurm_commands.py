@@ -1,4 +1,4 @@
-"""`ddl submit`, `cancel` and `--wait` with programs in the place of SLURM's own."""
+"""`ddl submit`, `cancel` and `--wait` with fake commands of SLURM."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import json
 import os
 import pty
 import stat
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from cli import run_folder
 from cli.main import app
-from cli.slurm import control, follow, jobs, reasons, runs
-from cli.slurm.control import State, environment
-from cli.slurm.runs import Submitted
+from cli.runs import records
+from cli.runs.records import Submitted
+from cli.slurm import control, follow, jobs, reasons
+from cli.slurm.control import JobStatus, environment
 from hvd_train.errors import UserError
 from tests.cluster.fake_slurm import FakeSlurm, shown
 
@@ -24,9 +25,9 @@ NOW = "20260101-000000"
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    """SLURM at a machine whose clock stands still, in a folder with a YAML file, a script and a module."""
+    """Return a fake SLURM at a fixed time, in a folder with a YAML file and a script."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_folder.time, "strftime", lambda _: NOW)
+    monkeypatch.setattr(time, "strftime", lambda _: NOW)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
         monkeypatch.delenv(name)
@@ -50,7 +51,7 @@ def test_a_greeting_is_no_number(answer: str, slurm: FakeSlurm, capsys: pytest.C
     ddl("submit", "m.yaml")
     found = capsys.readouterr()
     assert found.out == "12345\n"
-    assert "PENDING (JobHeldUser: it is held by its user: scontrol release lets it go)" in found.err
+    assert "PENDING (JobHeldUser: its user holds it: scontrol release ends the hold)" in found.err
     assert json.loads(Path(f"runs/m-{NOW}/job.json").read_text())["job"] == "12345"
     ddl("status")
     assert "12345" in capsys.readouterr().out
@@ -58,7 +59,7 @@ def test_a_greeting_is_no_number(answer: str, slurm: FakeSlurm, capsys: pytest.C
 
 def test_an_answer_without_a_number_is_refused(slurm: FakeSlurm) -> None:
     slurm.submits("no job today")
-    with pytest.raises(UserError, match=r"(?s)sbatch gave no job's number; it said: Welcome.*no job today"):
+    with pytest.raises(UserError, match=r"(?s)sbatch printed no job number; it printed: Welcome.*no job today"):
         ddl("submit", "m.yaml")
     assert not list(Path("runs").iterdir())
 
@@ -73,10 +74,11 @@ def test_runs_that_are_submitted_in_one_second_get_a_folder_each_and_a_refused_o
     with pytest.raises(UserError) as caught:
         ddl("submit", "m.yaml")
     assert (
-        str(caught.value) == "SLURM can never run this: Batch job submission failed: Invalid partition name specified"
+        str(caught.value)
+        == "SLURM can never run this job: Batch job submission failed: Invalid partition name specified"
     )
     assert sorted(path.name for path in Path("runs").iterdir()) == [f"m-{NOW}", f"m-{NOW}-2"]
-    with pytest.raises(UserError, match=r"--output: runs/.* exists; give another folder, or go on in it with: sbatch"):
+    with pytest.raises(UserError, match=r"--output: runs/.* exists; give another folder, or resume it with: sbatch"):
         ddl("submit", "--output", f"runs/m-{NOW}", "m.yaml")
     assert script()
 
@@ -90,7 +92,7 @@ def test_a_slurm_that_does_not_answer_is_no_refusal_of_the_job(slurm: FakeSlurm)
 def test_a_submission_without_an_answer_keeps_its_folder(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "SECONDS", 0.2)
     slurm.submits_never()
-    with pytest.raises(UserError, match=r"sbatch does not answer within 0\.2 s.*The job may be in the queue .*stays"):
+    with pytest.raises(UserError, match=r"sbatch did not answer within 0\.2 s.*The job may be in the queue .*is kept"):
         ddl("submit", "m.yaml")
     assert script()
 
@@ -110,15 +112,15 @@ def test_a_wait_outlasts_a_controller_that_restarts(slurm: FakeSlurm, monkeypatc
     two_jobs()
     slurm.fails("scontrol", "Unable to contact slurm controller (connect failure)")
     then = iter([shown("12", "RUNNING"), shown("12", "FAILED", code="3:0"), None])
-    look = jobs.look
+    original = jobs.states
 
-    def once(submitted: Sequence[Submitted]) -> list[tuple[Submitted, State]]:
+    def once(submitted: Sequence[Submitted]) -> list[tuple[Submitted, JobStatus]]:
         try:
-            return look(submitted)
+            return original(submitted)
         finally:
             slurm.shows(next(then))
 
-    monkeypatch.setattr(jobs, "look", once)
+    monkeypatch.setattr(jobs, "states", once)
     monkeypatch.setattr(follow, "SECONDS", (0.01, 0.01))
     assert follow.follow(Path("runs/12")) == 3
 
@@ -132,21 +134,30 @@ def test_scripts_and_modules_have_run_folders_and_their_own_words(slurm: FakeSlu
     assert "run --output \"$folder\" -m pkg.train -- -x 'y z' &" in script(f"runs/pkg-train-{NOW}")
 
 
+def test_options_of_ddl_run_are_in_the_script(slurm: FakeSlurm) -> None:
+    Path("my.env").write_text("A=1\n")
+    ddl("submit", "--launcher", "srun", "--launcher-args", "--mem-bind local", "--env-file", "my.env", "m.yaml")
+    options = f"--launcher srun --launcher-args '--mem-bind local' --env-file {Path.cwd()}/my.env"
+    assert f'run {options} --output "$folder" --resume latest {Path.cwd()}/m.yaml &' in script()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--launcher-args", "'", "m.yaml"], "--launcher-args: "),
+        (["--env-file", "none.env", "m.yaml"], "--env-file: none.env cannot be read"),
         (["--bind", "foo", "m.yaml"], "--bind: no binding 'foo'"),
         (["--engine", "foo", "m.yaml"], "--engine: no engine 'foo'"),
         (["--launcher", "local", "m.yaml"], "--launcher: no launcher 'local'"),
         (["--time", "soon", "m.yaml"], "--time: time: expected minutes, H:M:S, D-H, or units such as 1h30m and 2d"),
-        (["--sbatch", "output=x", "m.yaml"], "--sbatch output: ddl submit sets this by itself; the log is slurm-JOB.log"),
+        (["--sbatch", "output=x", "m.yaml"], "--sbatch output: ddl submit sets this option itself; the log is slurm-JOB.log"),
         (["-x", "MY_TOKEN=abc", "m.yaml"], "--env: MY_TOKEN looks like a secret"),
         (["-x", "UNSET_HERE", "m.yaml"], "--env: UNSET_HERE is not set in this shell"),
         (["m.yaml", "slurm.profile=labb"], "'slurm.profile=labb': slurm.profile: no profile 'labb' in"),
         (["--profile", "labb", "m.yaml"], "--profile: no profile 'labb' in"),
         (["--sweep", "a=1", "train.py"], "--sweep sets fields of a YAML file"),
         (["none.py"], "none.py: no such file; expected a Python script"),
-        ([], "nothing to submit; expected a YAML file (.yaml), a Python script (.py) or -m MODULE"),
+        ([], "submit: expected a YAML file (.yaml), a Python script (.py) or -m MODULE"),
     ],
 )  # fmt: skip
 def test_what_is_refused_leaves_nothing(words: list[str], said: str, slurm: FakeSlurm) -> None:
@@ -218,7 +229,7 @@ def test_variables_that_do_not_go_on_are_named(
 
 def two_jobs() -> None:
     for job in ("12", "13"):
-        runs.record([Submitted(Path("runs", job), job)])
+        records.record([Submitted(Path("runs", job), job)])
 
 
 def test_one_job_is_cancelled_without_a_question(slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,8 +250,8 @@ def test_several_jobs_are_cancelled_by_those_who_say_so(
     with pytest.raises(UserError) as caught:
         ddl("cancel", "runs")
     assert str(caught.value).splitlines() == [
-        "runs has 2 jobs that go on:", "  12: runs/12", "  13: runs/13",
-        "to end all of them, give --yes; to end one, give its run folder",
+        "runs has 2 jobs that have not ended:", "  12: runs/12", "  13: runs/13",
+        "to cancel all of them, give --yes; to cancel one, give its run folder",
     ]  # fmt: skip
     assert slurm.calls == []
     ddl("cancel", "runs", "--yes")
@@ -253,11 +264,11 @@ def test_several_jobs_are_cancelled_by_those_who_say_so(
         ddl("cancel", "runs")
     os.close(leader)
     assert slurm.calls == ["scancel 12 13"] * 2
-    assert "End all of them? [y/N]" in capsys.readouterr().out
+    assert "Cancel all of them? [y/N]" in capsys.readouterr().out
 
 
 def test_an_array_is_one_job(slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
-    runs.record([Submitted(Path("runs", task), "12", task) for task in ("0", "1")])
+    records.record([Submitted(Path("runs", task), "12", task) for task in ("0", "1")])
     slurm.accounts("12_[0-1]|PENDING|0:0|00:00:00|01:00:00|None assigned")
     ddl("cancel", "runs")
     assert slurm.calls == ["scancel 12_0 12_1"]
@@ -278,7 +289,7 @@ def test_a_wait_for_what_can_never_start_ends(
     assert follow.follow(Path("runs/12")) == code
     found = capsys.readouterr()
     assert found.err.count(f"ddl: job 12 waits ({reason}): ") == 1
-    assert "it can never start: ddl cancel runs/12 takes it out of the queue" in found.err
+    assert "it can never start; remove it from the queue with: ddl cancel runs/12" in found.err
 
 
 @pytest.mark.parametrize(
@@ -308,5 +319,5 @@ def test_a_wait_knows_how_many_steps_there_are_after_a_requeue(tmp_path: Path) -
     (tmp_path / "progress.json").write_text('{"first_step": 2000, "total_steps": 4600}')
     old = '{"kind": "train", "step": 1}\n' * 10_000
     (tmp_path / "metrics.jsonl").write_text(old + '{"kind": "train", "step": 2300}\n{"kind": "tr')
-    assert (runs.last_step(tmp_path), runs.total_steps(tmp_path)) == (2300, 4600)
-    assert (runs.last_step(tmp_path / "none"), runs.total_steps(tmp_path / "none")) == (None, None)
+    assert (records.last_step(tmp_path), records.total_steps(tmp_path)) == (2300, 4600)
+    assert (records.last_step(tmp_path / "none"), records.total_steps(tmp_path / "none")) == (None, None)

@@ -1,4 +1,4 @@
-"""Why a job ended, what SLURM says of jobs, and what is shown of them."""
+"""Causes of the ends of jobs, the output of SLURM's commands, and the tables of runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from cli.slurm import end, follow, jobs, nodes, runs, tables
-from cli.slurm.control import State, parse
-from cli.slurm.end import End, cause_of, words_of_slurm
-from cli.slurm.runs import Submitted
+from cli.runs import records, tables
+from cli.runs.records import Submitted
+from cli.slurm import end, follow, jobs, nodes
+from cli.slurm.control import JobStatus, parse
+from cli.slurm.end import End, cause_of, reason_in_log
 from hvd_train.errors import ExitCode, UserError
-from hvd_train.submitted import awaits_start
+from hvd_train.rank.submitted import awaits_start
 
 LOG = """\
 46 steps on 4 ranks
@@ -31,13 +32,13 @@ def at(text: str) -> float:
 @pytest.mark.parametrize("words", ["TIME LIMIT", "PREEMPTION", "NODE FAILURE", "JOB REQUEUE"])
 def test_what_slurm_writes_into_the_log(words: str) -> None:
     log = LOG.format(f"DUE TO {words}")
-    assert words_of_slurm(log, at("11:00:00")) == words
-    assert words_of_slurm(log, at("09:00:00")) == "NODE FAILURE", "the first of this attempt"
-    assert words_of_slurm(log, at("12:00:01")) is None, "all of it is of earlier attempts"
+    assert reason_in_log(log, at("11:00:00")) == words
+    assert reason_in_log(log, at("09:00:00")) == "NODE FAILURE", "the first of this attempt"
+    assert reason_in_log(log, at("12:00:01")) is None, "all of it is of earlier attempts"
 
 
 def test_a_job_that_somebody_cancelled() -> None:
-    assert words_of_slurm(LOG.format("").replace("  ***", " ***"), at("11:00:00")) == ""
+    assert reason_in_log(LOG.format("").replace("  ***", " ***"), at("11:00:00")) == ""
 
 
 CAUSES = [
@@ -72,7 +73,7 @@ def test_the_end_of_a_script_that_never_started_ddl_run(code: int, cause: str) -
 
 
 class Slurm:
-    """Stands for SLURM: a job with an hour left, which hears that it is requeued."""
+    """A fake SLURM: a job with one hour left; requeues are recorded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, lost: tuple[str, ...] = ()) -> None:
         self.requeued: list[str] = []
@@ -80,7 +81,7 @@ class Slurm:
         monkeypatch.setenv("SLURM_JOB_ID", "12")
         monkeypatch.setattr(end.control, "requeue", self.requeued.append)
         monkeypatch.setattr(
-            end.control, "states", lambda job: (State(job, "RUNNING", elapsed="00:00:01", limit="01:00:01"),)
+            end.control, "states", lambda job: (JobStatus(job, "RUNNING", elapsed="00:00:01", limit="01:00:01"),)
         )
 
 
@@ -91,11 +92,13 @@ def ended(folder: Path, code: int, most: int = 2) -> int:
 def test_requeues_are_counted_in_the_run_folder_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slurm = Slurm(monkeypatch)
     for _ in range(3):
-        (tmp_path / "summary.json").write_text('{"ended": "stopped by a signal"}')  # as each attempt's ranks write it
+        (tmp_path / "summary.json").write_text(
+            '{"ended": "stopped by a signal"}'
+        )  # the ranks of each attempt write this
         assert ended(tmp_path, 75) == 75
     assert slurm.requeued == ["12", "12"]
-    assert [attempt["requeues"] for attempt in runs.attempts(tmp_path)] == [1, 2, 2]
-    summary = runs.summary(tmp_path)
+    assert [attempt["requeues"] for attempt in records.attempts(tmp_path)] == [1, 2, 2]
+    summary = records.summary(tmp_path)
     assert summary["ended"] == "stopped by a signal"
     assert summary["slurm"] == {
         "job": "12", "cause": "preemption", "exit_code": 75, "again": False, "requeues": 2, "restarts": 0,
@@ -112,7 +115,7 @@ def test_what_is_no_stop_is_not_queued_again(
     (tmp_path / "summary.json").write_text('{"ended": "length"}')
     assert ended(tmp_path, code) == code
     assert slurm.requeued == []
-    assert runs.summary(tmp_path)["ended"] == ended_as
+    assert records.summary(tmp_path)["ended"] == ended_as
 
 
 def test_a_job_that_lost_a_node_is_queued_again_before_slurm_notices(
@@ -121,8 +124,8 @@ def test_a_job_that_lost_a_node_is_queued_again_before_slurm_notices(
     slurm = Slurm(monkeypatch, lost=("n2", "n3"))
     assert [ended(tmp_path, 1) for _ in range(3)] == [69, 69, 69]
     assert slurm.requeued == ["12", "12"]
-    assert {attempt["cause"] for attempt in runs.attempts(tmp_path)} == {"node failure"}
-    assert "job 12: node failure, exit code 69; SLURM does not reach n2, n3; it goes on" in capsys.readouterr().err
+    assert {attempt["cause"] for attempt in records.attempts(tmp_path)} == {"node failure"}
+    assert "job 12: node failure, exit code 69; SLURM cannot reach n2, n3; requeued" in capsys.readouterr().err
     assert ended(tmp_path, 3) == 3, "a run that says itself why it failed is believed"
 
 
@@ -151,7 +154,7 @@ def test_a_job_that_was_cancelled_is_not_queued_again(tmp_path: Path, monkeypatc
     (tmp_path / "slurm-12.log").write_text(f"slurmstepd-n1: error: *** JOB 12 ON n1 CANCELLED AT {now} ***\n")
     monkeypatch.setattr(end, "_began", lambda: time.time() - 2)
     assert ended(tmp_path, 75) == 75
-    assert (slurm.requeued, runs.attempts(tmp_path)[0]["cause"]) == ([], "cancelled")
+    assert (slurm.requeued, records.attempts(tmp_path)[0]["cause"]) == ([], "cancelled")
 
 
 def test_a_requeue_that_slurm_refuses_is_said(
@@ -164,7 +167,7 @@ def test_a_requeue_that_slurm_refuses_is_said(
 
     monkeypatch.setattr(end.control, "requeue", refuse)
     assert ended(tmp_path, 75) == 75
-    assert "not queued again: scontrol: requeue of 12 is disabled" in capsys.readouterr().err
+    assert "the job could not be requeued: scontrol: requeue of 12 is disabled" in capsys.readouterr().err
 
 
 SHOWN = (
@@ -181,10 +184,10 @@ SHOWN = (
 
 def test_what_scontrol_shows() -> None:
     running, waiting, failed = parse(SHOWN)
-    assert running == State("7", "RUNNING", "", "1", 0, "00:10:00", "1-00:00:00", "n[1-2]", 2)
-    assert (running.seconds_left, running.going, running.waiting) == (85800, True, False)
+    assert running == JobStatus("7", "RUNNING", "", "1", 0, "00:10:00", "1-00:00:00", "n[1-2]", 2)
+    assert (running.seconds_left, running.active, running.waiting) == (85800, True, False)
     assert (waiting.task, waiting.reason, waiting.seconds_left, waiting.waiting) == ("2-3%1", "Resources", None, True)
-    assert (failed.state, failed.exit_code, failed.going) == ("FAILED", 137, False)
+    assert (failed.state, failed.exit_code, failed.active) == ("FAILED", 137, False)
 
 
 def test_each_task_of_an_array_has_a_state(tmp_path: Path) -> None:
@@ -209,20 +212,20 @@ def test_each_task_of_an_array_has_a_state(tmp_path: Path) -> None:
 def test_exit_codes_of_jobs(state: str, said: int | None, code: int, tmp_path: Path) -> None:
     if said is not None:
         end.note(tmp_path, End("1", "failure", said, False, 0, 0))
-    assert jobs.exit_code(Submitted(tmp_path, "1"), State("1", state, exit_code=9)) == code
+    assert jobs.exit_code(Submitted(tmp_path, "1"), JobStatus("1", state, exit_code=9)) == code
 
 
 def test_a_job_that_slurm_forgot_is_known_by_its_folder(tmp_path: Path) -> None:
     run = Submitted(tmp_path, "1")
     assert jobs.state_of(run, ()).state == jobs.FORGOTTEN
     end.note(tmp_path, End("1", "finished", 0, False, 0, 0))
-    assert jobs.state_of(run, ()) == State("1", "COMPLETED")
+    assert jobs.state_of(run, ()) == JobStatus("1", "COMPLETED")
 
 
 def test_a_run_may_begin_where_it_was_submitted_until_it_has_saved(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert not awaits_start(folder)
-    runs.record([Submitted(folder, None)])
+    records.record([Submitted(folder, None)])
     assert awaits_start(folder)
     (folder / "checkpoints" / ".step-00000001.draft").mkdir(parents=True)
     assert awaits_start(folder), "half a checkpoint is none"
@@ -231,13 +234,13 @@ def test_a_run_may_begin_where_it_was_submitted_until_it_has_saved(tmp_path: Pat
 
 
 def test_a_script_submitted_by_hand_is_known_by_its_log(tmp_path: Path) -> None:
-    runs.record([Submitted(tmp_path, "9")])
+    records.record([Submitted(tmp_path, "9")])
     for number in ("10", "8"):
         (tmp_path / f"slurm-{number}.log").touch()
-    assert runs.read(tmp_path) == Submitted(tmp_path, "10")
-    runs.record([Submitted(tmp_path / "2", "9", "2")])
+    assert records.read(tmp_path) == Submitted(tmp_path, "10")
+    records.record([Submitted(tmp_path / "2", "9", "2")])
     (tmp_path / "2" / "slurm-11_2.log").touch()
-    assert runs.read(tmp_path / "2") == Submitted(tmp_path / "2", "11", "2")
+    assert records.read(tmp_path / "2") == Submitted(tmp_path / "2", "11", "2")
 
 
 def test_lines_are_followed_as_they_come(tmp_path: Path) -> None:
@@ -253,15 +256,15 @@ def test_lines_are_followed_as_they_come(tmp_path: Path) -> None:
 
 
 def results(tmp_path: Path) -> list[dict[str, Any]]:
-    """Of a sweep of three: one has ended, one is on its way, one waits."""
+    """Return the results of a sweep of three runs: one ended, one runs, one waits."""
     for task, rate in enumerate((0.1, 0.01, 0.001)):
-        runs.record([Submitted(tmp_path / str(task), "6", str(task), (f"optimizer.lr={rate}", "seed=1"))])
+        records.record([Submitted(tmp_path / str(task), "6", str(task), (f"optimizer.lr={rate}", "seed=1"))])
     for task, rate in enumerate((0.1, 0.01)):
         whole = {"seed": 1, "model": {"hidden": [3]}, "optimizer": {"name": "SGD", "lr": rate}}
         (tmp_path / str(task) / "config.json").write_text(json.dumps(whole))
     summary = {"eval": {"loss": 0.5, "accuracy": 0.975}, "steps": 46, "seconds": {"a": 1, "b": 0.5}, "ended": "length"}
     (tmp_path / "0" / "summary.json").write_text(json.dumps(summary))
-    return tables.results([tmp_path])
+    return tables.results(tables.runs([tmp_path]), {})
 
 
 def test_results_show_the_fields_in_which_runs_differ(tmp_path: Path) -> None:
@@ -280,8 +283,8 @@ def test_results_show_the_fields_in_which_runs_differ(tmp_path: Path) -> None:
 
 def test_folders_without_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run here; expected a folder with"):
-        tables.results([tmp_path])
+        tables.runs([tmp_path])
     with pytest.raises(UserError, match="no such folder"):
-        tables.results([tmp_path / "x"])
-    with pytest.raises(UserError, match="no job was submitted for this folder"):
-        runs.required(tmp_path)
+        tables.runs([tmp_path / "x"])
+    with pytest.raises(UserError, match="no submitted job in this folder"):
+        records.required(tmp_path)

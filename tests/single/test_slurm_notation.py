@@ -1,14 +1,15 @@
-"""SLURM's notation, the allocation it describes, and sweeps."""
+"""SLURM's notations, allocations, and sweeps."""
 
 from __future__ import annotations
 
 import pytest
 
-from cli.hosts import Host
-from cli.launchers.base import Job
-from cli.slurm import allocation, notation
-from cli.slurm.allocation import Allocation
-from cli.slurm.sweep import combinations
+from cli.hosts import allocation, notation
+from cli.hosts.allocation import Allocation
+from cli.hosts.hostfile import Host
+from cli.launch.choose import with_threads
+from cli.launch.job import Job
+from cli.runs.sweep import combinations
 from hvd_train.errors import UserError
 
 
@@ -112,16 +113,16 @@ def test_ranks_of_an_allocation() -> None:
 def test_threads_come_from_the_allocation_where_nobody_set_them() -> None:
     environment = {**JOB, "SLURM_CPUS_PER_TASK": "8"}
     job = Job(("python",), 11, "mpi", environment={"A": "1"})
-    told = allocation.with_threads(job, environment).environment
+    told = with_threads(job, environment).environment
     assert told == {"OMP_NUM_THREADS": "8", "A": "1"}
-    assert allocation.with_threads(job, {**environment, "OMP_NUM_THREADS": "3"}) == job
+    assert with_threads(job, {**environment, "OMP_NUM_THREADS": "3"}) == job
     own = Job(("python",), 11, "mpi", environment={"OMP_NUM_THREADS": "2"})
-    assert allocation.with_threads(own, environment).environment == {"OMP_NUM_THREADS": "2"}
-    assert allocation.with_threads(job, {}) == job
+    assert with_threads(own, environment).environment == {"OMP_NUM_THREADS": "2"}
+    assert with_threads(job, {}) == job
     elsewhere = Job(("python",), 11, "mpi", hosts=(Host("n9", 11),))
-    assert allocation.with_threads(elsewhere, environment) == elsewhere
+    assert with_threads(elsewhere, environment) == elsewhere
     squeezed = Job(("python",), 12, "mpi", oversubscribe=True)
-    assert allocation.with_threads(squeezed, environment) == squeezed
+    assert with_threads(squeezed, environment) == squeezed
 
 
 @pytest.mark.parametrize(
@@ -143,14 +144,14 @@ def test_sweeps(sweeps: list[str], expected: list[tuple[str, ...]]) -> None:
 @pytest.mark.parametrize(
     ("sweeps", "words"),
     [
-        (["seed"], "'seed' is no sweep; expected FIELD=VALUE,VALUE"),
-        (["seed="], "is no sweep"),
-        (["=1"], "is no sweep"),
+        (["seed"], "'seed' is not a sweep; expected FIELD=VALUE,VALUE"),
+        (["seed="], "is not a sweep"),
+        (["=1"], "is not a sweep"),
         (["seed=1,,2"], "has an empty value"),
-        (["seed=4..1"], "'4..1' in 'seed=4..1' is no range"),
-        (["seed=0..10000"], "is no range"),
+        (["seed=4..1"], "'4..1' in 'seed=4..1' is not a range"),
+        (["seed=0..10000"], "is not a range"),
         (["a=0..999", "b=0..99"], "100,000 combinations; expected up to 10,000"),
-        (["seed=1", "seed=2"], "swept twice"),
+        (["seed=1", "seed=2"], "given twice"),
     ],
 )
 def test_what_is_no_sweep(sweeps: list[str], words: str) -> None:

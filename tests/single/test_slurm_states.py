@@ -1,4 +1,4 @@
-"""What `ddl status` and `ddl results` say of a run: by SLURM, by accounting, and once both have forgotten its job."""
+"""`ddl status` and `ddl results` with a job that SLURM, only accounting, or neither knows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from cli.slurm import control, end, jobs, runs, tables
+from cli.runs import records, tables
+from cli.runs.records import Submitted
+from cli.slurm import control, end, jobs, status
 from cli.slurm.end import End
-from cli.slurm.runs import Submitted
 from hvd_train.errors import UserError
 from tests.cluster import fake_slurm
 from tests.cluster.fake_slurm import FakeSlurm
@@ -26,12 +27,15 @@ UNKNOWN = "unknown: SLURM has forgotten the job"
 
 
 Seen = tuple[str, str, int | None, str]
-"""State, why and exit code in `ddl status`, and the end in `ddl results`."""
+"""State, cause and exit code in `ddl status`, and the end in `ddl results`."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What the job left in its folder, what SLURM says of it, and what we say: `unseen` where only the folder knows."""
+    """The files of a job, SLURM's answer, and the expected output.
+
+    `unseen` if only the folder knows.
+    """
 
     state: str
     seen: Seen
@@ -82,7 +86,11 @@ ALIKE = {
 }
 CASES = {
     **ALIKE,
-    "cancelled while it waits": Case("CANCELLED", ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)"), GONE),
+    "cancelled while it waits": Case(
+        "CANCELLED",
+        ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)"),
+        ("FORGOTTEN", "never began", None, f"{UNKNOWN} (never began)"),
+    ),
     "cancelled while it waits again": Case(
         "CANCELLED",
         ("CANCELLED", "cancelled", 143, "cancelled (exit code 143)"),
@@ -119,19 +127,25 @@ GOING = {
 
 def run_folder(root: Path, case: Case) -> Path:
     folder = root / "run"
-    runs.record([Submitted(folder, "12")])
+    records.record([Submitted(folder, "12")])
     for each in case.ends:
-        (folder / runs.BEGAN).write_text(f"{each.job} {each.restarts}\n")
+        (folder / records.BEGAN).write_text(f"{each.job} {each.restarts}\n")
         end.note(folder, each)
     if case.began:
-        (folder / runs.BEGAN).write_text(f"{case.began}\n")
+        (folder / records.BEGAN).write_text(f"{case.began}\n")
     return folder
 
 
 def seen(folder: Path) -> Seen:
-    ((run, state),) = jobs.look(runs.required(folder))
-    row, (result,) = tables.status(run, state), tables.results([folder])
+    ((run, state),) = jobs.states(records.required(folder))
+    row, (result,) = status.row(run, state), results([folder])
     return row["state"], row["why"], row["exit code"], result["ended"]
+
+
+def results(folders: list[Path]) -> list[dict[str, Any]]:
+    """Return the rows of `ddl results`."""
+    runs = tables.runs(folders)
+    return tables.results(runs, status.ends(runs))
 
 
 def shown(case: Case) -> str:
@@ -171,7 +185,7 @@ def test_an_end_that_was_seen_once_is_kept(name: str, known: str, slurm: FakeSlu
     folder = run_folder(tmp_path, case)
     say: Callable[[str | None], None] = getattr(slurm, known)
     say(shown(case) if known == "shows" else account(case))
-    jobs.look(runs.required(folder))
+    jobs.states(records.required(folder))
     say(None)
     assert seen(folder) == case.seen
 
@@ -181,13 +195,13 @@ def test_what_was_seen_of_an_earlier_attempt_is_not_of_this_one(slurm: FakeSlurm
     slurm.shows(shown(CASES["node lost"]))
     assert seen(folder)[0] == "NODE_FAIL"
     slurm.shows(None)
-    (folder / runs.BEGAN).write_text("12 1\n")
+    (folder / records.BEGAN).write_text("12 1\n")
     assert seen(folder) == GONE
     end.note(folder, ended("finished", 0, restarts=1))
     assert seen(folder) == ("COMPLETED", "finished", 0, "finished")
     slurm.shows(shown(GOING["runs"]))
     assert seen(folder)[0] == "RUNNING"
-    assert not (folder / runs.STATE).exists()
+    assert not (folder / records.STATE).exists()
 
 
 def test_where_there_is_no_slurm_results_say_what_the_folder_knows(
@@ -195,22 +209,22 @@ def test_where_there_is_no_slurm_results_say_what_the_folder_knows(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     folder = run_folder(tmp_path, CASES["module"])
-    assert tables.results([folder])[0]["ended"] == "preparation (exit code 127)"
-    (folder / runs.BEGAN).write_text("12 1\n")
+    assert results([folder])[0]["ended"] == "preparation (exit code 127)"
+    (folder / records.BEGAN).write_text("12 1\n")
     (folder / "summary.json").unlink()
-    assert tables.results([folder])[0]["ended"] == "not yet"
+    assert results([folder])[0]["ended"] == "not yet"
     with pytest.raises(UserError, match="no scontrol on PATH"):
-        jobs.look(runs.required(folder))
+        jobs.states(records.required(folder))
 
 
 def test_files_that_are_only_half_written_are_passed_over(slurm: FakeSlurm, tmp_path: Path) -> None:
     folder = run_folder(tmp_path, CASES["failed"])
     for name in ("summary.json", "config.json", "state.json", "progress.json"):
         (folder / name).write_text('{"ended": "leng')
-    with (folder / runs.ATTEMPTS).open("a") as file:
+    with (folder / records.ATTEMPTS).open("a") as file:
         file.write('{"time": 1, "jo')
     assert seen(folder) == ("FAILED", "failure", 1, "failure (exit code 1)")
-    assert runs.total_steps(folder) is None
+    assert records.total_steps(folder) is None
 
 
 ACCOUNTS = """\
@@ -222,6 +236,8 @@ ACCOUNTS = """\
 sacct: a warning | of | some | kind | or | other
 13+1|NODE_FAIL|0:0|00:00:05|01:00:00|n[1-2]
 14|OUT_OF_ME+|0:125|00:00:05|01:00:00|n1
+15|FAILED|1:0|00:00:05|01:00:00|n1|a column that was not requested
+old 16|FAILED|1:0|00:00:05|01:00:00|n1
 """
 
 
@@ -238,15 +254,15 @@ def test_what_accounting_writes() -> None:
 
 
 def test_each_task_of_an_array_is_found_in_accounting(slurm: FakeSlurm, tmp_path: Path) -> None:
-    runs.record([Submitted(tmp_path / "a" / task, "12", task) for task in ("0", "3", "4", "5", "6", "9")])
+    records.record([Submitted(tmp_path / "a" / task, "12", task) for task in ("0", "3", "4", "5", "6", "9")])
     slurm.accounts(ACCOUNTS)
-    states = [state.state for _, state in jobs.look(runs.required(tmp_path / "a"))]
+    states = [state.state for _, state in jobs.states(records.required(tmp_path / "a"))]
     assert states == ["PENDING", "PENDING", "COMPLETED", "CANCELLED", "FORGOTTEN", "PENDING"]
 
 
 def test_files_among_folders_are_passed_over(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, CASES["module"])
     (tmp_path / "job.sh").write_text("")
-    assert len(tables.results([folder, tmp_path / "job.sh"])) == 1
+    assert len(results([folder, tmp_path / "job.sh"])) == 1
     with pytest.raises(UserError, match=r"job\.sh: no such folder"):
-        tables.results([tmp_path / "job.sh"])
+        results([tmp_path / "job.sh"])

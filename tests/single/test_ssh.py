@@ -1,4 +1,4 @@
-"""Answers over ssh, whatever the login shell there says, reads or returns."""
+"""Answers over ssh, whatever the login shell prints, reads or returns."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import ssh
-from hvd_train import internal
+from cli.remote import ssh
+from hvd_train.rank import internal
 from tests.integration.parts import require
 
 SSH = """\
@@ -32,12 +32,12 @@ ODD = [
     "",
     "ä\x1e{}\x1f",
 ]
-ECHO = "import sys; from cli import ssh; print(ssh.framed({'words': sys.argv[1:]}))"
+ECHO = "import sys; from cli.remote import ssh; print(ssh.framed({'words': sys.argv[1:]}))"
 
 
 @pytest.fixture
 def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program called ssh that does what is appended to it; `$command` is what the remote shell would run."""
+    """Return a script that is run as ssh; `$command` is the command line of the remote shell."""
     program = tmp_path / "ssh"
     program.touch(mode=0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -91,21 +91,21 @@ def test_an_interpreter_in_a_path_with_a_space_is_found(
         ("echo 'Permission denied (publickey).' >&2; exit 255", "Permission denied"),
     ],
 )
-def test_without_an_answer_the_line_that_has_a_remedy_is_told(shell: str, problem: str, login: Path) -> None:
+def test_without_an_answer_the_line_with_a_remedy_is_the_problem(shell: str, problem: str, login: Path) -> None:
     found = answers_by(login, shell)
     assert found.json is None
     assert problem in found.problem
     assert found.remedy
 
 
-def test_a_host_is_reachable_by_whatever_exit_code(login: Path) -> None:
+def test_a_host_is_reachable_with_any_exit_code(login: Path) -> None:
     login.write_text(
         SSH.format(folder=login.parent, shell='[ $host = down ] && exit 255; echo Bye >&2; exit "${host#n}"')
     )
     assert ssh.PLAIN.reachable(["n0", "n3", "down"], 10) == {"n0", "n3"}
 
 
-def test_a_busy_sshd_is_asked_again_with_few_beside_it(login: Path, tmp_path: Path) -> None:
+def test_a_busy_sshd_is_asked_again_with_few_connections(login: Path, tmp_path: Path) -> None:
     dropped = "echo 'kex_exchange_identification: read: Connection reset by peer' >&2\nexit 255"
     once = f"[ $host = gone ] || mkdir '{tmp_path}'/seen-$host 2>/dev/null || exit 0\n{dropped}"
     login.write_text(SSH.format(folder=tmp_path, shell=once))
@@ -113,13 +113,13 @@ def test_a_busy_sshd_is_asked_again_with_few_beside_it(login: Path, tmp_path: Pa
     assert len((tmp_path / "asked").read_text().splitlines()) == 6
 
 
-def test_words_of_the_user_come_before_ours(login: Path, tmp_path: Path) -> None:
+def test_arguments_of_the_user_precede_those_of_ddl(login: Path, tmp_path: Path) -> None:
     login.write_text(SSH.format(folder=tmp_path, shell="exit 0"))
     ssh.Client(("-p", "2222")).reachable(["n1"], 10)
     assert (tmp_path / "asked").read_text().startswith("-p 2222 -o BatchMode=yes ")
 
 
-def test_a_module_of_ours_is_not_hidden_by_a_file_of_the_user(tmp_path: Path) -> None:
+def test_a_user_file_does_not_hide_a_module_of_ddl(tmp_path: Path) -> None:
     (tmp_path / "cli.py").write_text("print('mine')")
-    done = subprocess.run(internal.argv("cli.stacks"), cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(internal.argv("cli.follow.stacks"), cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ssh.unframed(done.stdout) == {}

@@ -1,4 +1,4 @@
-"""What `ddl stack` shows of the threads of a rank."""
+"""`ddl stack` shows the threads of a rank."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import ranks, stacks
-from hvd_train import internal
+from cli.follow import ranks, stacks
+from hvd_train.rank import internal
 
 MAIN = """\
 Current thread 0x1 (most recent call first):
@@ -46,15 +46,16 @@ DEEP = MAIN.replace("0x1", "0x5").rpartition("\n")[0] + "\n  ..."
     ],
 )
 def test_the_main_thread_comes_first_and_those_of_ddl_are_left_out(threads: list[str], shown: list[str]) -> None:
-    here = [thread.replace("{here}", internal.HERE) for thread in threads]
+    here = [thread.replace("{here}", internal.PACKAGE) for thread in threads]
     found = stacks.arrange("\n\n".join(here) + "\n").split("\n\n")
-    assert found == [thread.replace("{here}", internal.HERE) for thread in shown]
+    assert found == [thread.replace("{here}", internal.PACKAGE) for thread in shown]
 
 
 RANK = """\
 import sys, threading, time
-from hvd_train.heartbeat import Heartbeat
-beat = Heartbeat(2, 0)
+from hvd_train.compute.activity import Activity
+from hvd_train.rank.heartbeat import Heartbeat
+beat = Heartbeat(2, Activity(0))
 threading.Thread(target=lambda: time.sleep(60), daemon=True).start()
 def here():
     print("ready", flush=True)
@@ -63,7 +64,7 @@ here()
 """
 
 
-def test_a_real_rank_answers_and_a_stranger_does_not(tmp_path: Path) -> None:
+def test_a_rank_answers_and_another_process_does_not(tmp_path: Path) -> None:
     environment = {**os.environ, "OMPI_DDL_BEAT": "0.1"}
     rank = subprocess.Popen(
         [sys.executable, "-c", RANK], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -76,7 +77,7 @@ def test_a_real_rank_answers_and_a_stranger_does_not(tmp_path: Path) -> None:
         first, second = found["text"].split("\n\n")
         assert "in here" in first
         assert "in <lambda>" in second
-        ranks.write(tmp_path, [{"rank": 0, "host": os.uname().nodename, "pid": rank.pid}])
+        ranks.write(tmp_path, [{"rank": 0, "host": os.uname().nodename, "pid": rank.pid}], launcher=os.getpid())
         done = subprocess.run(internal.argv("cli", "stack", str(tmp_path)), capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith(f"rank 0 on {os.uname().nodename}, process {rank.pid}\n    ")
@@ -85,11 +86,11 @@ def test_a_real_rank_answers_and_a_stranger_does_not(tmp_path: Path) -> None:
         rank.communicate()
     done = subprocess.run(internal.argv("cli", "stack", str(tmp_path)), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"ddl: {tmp_path}: no rank answers: process {rank.pid} is no rank that can be asked\n"
+    assert done.stderr == f"ddl: {tmp_path}: no rank answers: process {rank.pid} is not a rank of ddl\n"
 
 
 def test_nodes_of_a_slurm_job_are_asked_by_srun(tmp_path: Path) -> None:
-    """A login host inside another job: the words of that one are not for the step."""
+    """On a login host inside another job, variables of that job must not reach srun."""
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\necho "$SLURM_NTASKS $@" >> "$LOG"\necho "srun: error: no such job" >&2\nexit 1\n')
     srun.chmod(0o755)
@@ -112,4 +113,4 @@ def test_nodes_of_a_slurm_job_are_asked_by_srun(tmp_path: Path) -> None:
     assert [line.split()[:3] for line in asked] == [
         ["--overlap", "--jobid=5", f"--nodelist=far{rank}"] for rank in range(2)
     ]
-    assert [line.split()[-2:] for line in asked] == [["cli.stacks", "10"], ["cli.stacks", "11"]]
+    assert [line.split()[-2:] for line in asked] == [["cli.follow.stacks", "10"], ["cli.follow.stacks", "11"]]

@@ -6,13 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hvd_train import checkpoint, events, packing, strict_json
-from hvd_train.comm.single import SingleCommunicator
-from hvd_train.config import Launch, parse_document, resolve, to_document
-from hvd_train.document import Document
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.config.document import Document
+from hvd_train.config.launch import Launch, parse_document, to_document
+from hvd_train.config.resolve import resolve
 from hvd_train.errors import UserError
-from hvd_train.failures import report
-from hvd_train.monitor import jsonl
+from hvd_train.monitor.sinks import jsonl
+from hvd_train.rank import events
+from hvd_train.rank.failures import report
+from hvd_train.state import checkpoint_folder, packing
+from hvd_train.text import strict_json
+from hvd_train.training import checkpoint
 
 
 def read(text: str | bytes) -> Any:
@@ -66,7 +70,7 @@ def test_a_checkpoint_is_json_and_keeps_what_is_no_number(tmp_path: Path):
     state = {"optimizer": packing.pack({"lr": INF, "loss": NAN, "float": "nan"}, "optimizer", {})}
     alone = SingleCommunicator()
     checkpoint.save(checkpoint.Snapshot({}, {}, state), tmp_path / "checkpoints", 1, 1, alone)
-    (folder,) = checkpoint.folders(tmp_path / "checkpoints")
+    (folder,) = checkpoint_folder.folders(tmp_path / "checkpoints")
     read((folder / "state.json").read_text())
     found = checkpoint.load(tmp_path, alone, print).state
     assert str(packing.unpack(found["optimizer"], {})) == "{'lr': inf, 'loss': nan, 'float': 'nan'}"
@@ -77,6 +81,6 @@ def test_a_configuration_holds_finite_numbers_and_arguments_of_any_kind():
     launch = Launch(world_size=1, engine="single", output="x")
     document = to_document(resolve(Document(values, "x")), launch)
     read(document)
-    assert parse_document(document)[0].model.options["args"] == {"top": INF}
+    assert parse_document(document)[0].model.options == {"top": INF}
     with pytest.raises(UserError, match=r"optimizer\.lr: expected a finite number, got nan"):
         resolve(Document(values, "x"), ["optimizer.lr=.nan"])

@@ -4,7 +4,7 @@ from importlib.util import spec_from_file_location
 
 import pytest
 
-from hvd_train import targets
+from hvd_train.config import targets
 from hvd_train.errors import UserError
 
 FILES = {
@@ -76,10 +76,10 @@ def test_a_module_that_is_not_there_is_refused_with_the_nearest(function, text, 
 @pytest.mark.parametrize("text", ["package.models:f", "broken:f", "math:sqrt", "space.inner.deep:f", "torch.nn:Linear"])
 def test_check_imports_nothing(text):
     code = (
-        "import sys; from hvd_train import targets; targets.check(sys.argv[1]);"
+        "import sys; from hvd_train.config import targets; targets.check(sys.argv[1]);"
         "assert not {'torch', 'package', 'broken', 'space', 'numpy'} & set(sys.modules)"
     )
-    root = targets.__file__.removesuffix("/hvd_train/targets.py")
+    root = targets.__file__.removesuffix("/hvd_train/config/targets.py")
     subprocess.run([sys.executable, "-c", code, text], check=True, env={"PYTHONPATH": root})
 
 
@@ -104,7 +104,9 @@ def test_names_must_be_there_and_callable():
 
 
 def test_call_passes_arguments_that_fit():
-    assert targets.call("mine:build", {"size": 4}) == 4
-    assert targets.call("builtins:dict", {"a": 1}) == {"a": 1}
-    text = refusal(targets.call, "mine:build", {"sise": 4})
+    build = targets.resolve("mine:build")
+    assert targets.call("mine:build", build, [], {"size": 4}) == 4
+    assert targets.call("mine:build", build, [4], {}) == 4
+    assert targets.call("builtins:dict", dict, [], {"a": 1}) == {"a": 1}
+    text = refusal(targets.call, "mine:build", build, [], {"sise": 4})
     assert "unexpected keyword argument 'sise'; its parameters are (size=1)" in text

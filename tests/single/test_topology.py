@@ -1,4 +1,4 @@
-"""Graphs of gossip, and the other pure rules of strategies whose ranks differ while they train."""
+"""Gossip graphs, and the other pure functions of strategies of replicas."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hvd_train.sync._topology import DIRECTED, UNDIRECTED, Round, exponential, ring, weights
-from hvd_train.sync.adaptive import period
-from hvd_train.sync.diloco import outer_step
+from hvd_train.sync.replicas.topology import DIRECTED, UNDIRECTED, Round, exponential, ring, weights
+from hvd_train.sync.strategies.adaptive import period
+from hvd_train.sync.strategies.diloco import outer_step
 
 SIZES, STEPS, SEEDS = st.integers(1, 17), st.integers(0, 40), st.integers(0, 9)
 ROUNDS = SIZES.flatmap(lambda n: st.lists(st.permutations(range(n)).map(tuple), min_size=1, max_size=3))
@@ -78,7 +78,7 @@ def spread(x: Tensor) -> float:
 
 @pytest.mark.parametrize("size", [2, 3, 4, 7, 16])
 def test_consensus_contracts_at_the_second_eigenvalue(size: int) -> None:
-    """A ring's W is symmetric: no start contracts more slowly, and some as slowly."""
+    """W of a ring is symmetric: the second eigenvalue is the slowest rate of contraction."""
     w = weights(ring(size, 0, 0))
     values, vectors = torch.linalg.eigh(w)
     second = int(values.abs().argsort()[-2])

@@ -1,4 +1,4 @@
-"""The agreement of ranks on what to do next, without any rank: messages in, responses out."""
+"""The negotiation without ranks: messages in, responses out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvd_train.torch._negotiation import OPS, Negotiation, Request, Response, Spec, fusion
+from hvd_train.torch.negotiation import Negotiation
+from hvd_train.torch.requests import OPS, Request, Response, Spec, fusion
 
 SUM, MIN = OPS.index("Sum"), OPS.index("Min")
 
@@ -19,7 +20,10 @@ def tensor(name: str, *shape: int, kind: str = "allreduce", dtype: str = "float3
 
 
 class World:
-    """The same machine on every rank; `say` is one round, and asserts that all come to the same responses."""
+    """The state machines of all ranks.
+
+    `say` runs one round and asserts that all ranks compute the same responses.
+    """
 
     def __init__(self, size: int, **options: int) -> None:
         self.ranks = [Negotiation(size, **options) for _ in range(size)]
@@ -210,7 +214,7 @@ def test_who_has_joined_takes_part_in_reductions_only() -> None:
     a, b, join = tensor("a", 2), tensor("b", 2, kind="broadcast"), Request(Spec("join"))
     assert world.say([a], [join]) == [Response("allreduce", [a])]
     (response,) = world.say([b], [])
-    assert response.error == "broadcast.b: rank 1 has joined, and broadcast is not possible after join()"
+    assert response.error == "broadcast.b: rank 1 has joined, and join() allows no broadcast after it; use allreduce"
     assert world.say([join], []) == [Response("join", [Request(Spec("join"))], value=0)]
     assert world.say([a], []) == []
 
@@ -268,7 +272,10 @@ def test_shutdown_comes_after_what_is_ready() -> None:
 def test_any_order_on_any_rank_ends_with_every_tensor_once(
     size: int, count: int, capacity: int, threshold: int, seed: int, data: st.DataObject
 ) -> None:
-    """Ranks issue the same requests in orders of their own, some at a time; some ranks see another shape; then all join."""
+    """Ranks issue the same requests in random orders and portions.
+
+    Some requests have another shape on some ranks. At the end all ranks join.
+    """
     draw = random.Random(seed)
     wrong = data.draw(st.sets(st.integers(0, 11))) if size > 1 else set()
     world = World(size, capacity=capacity, threshold=threshold)
@@ -292,7 +299,10 @@ def test_any_order_on_any_rank_ends_with_every_tensor_once(
 @settings(max_examples=150, deadline=None)
 @given(size=st.integers(1, 4), counts=st.lists(st.integers(0, 6), min_size=4, max_size=4), seed=st.integers(0, 2**32))
 def test_uneven_work_ends_with_join(size: int, counts: list[int], seed: int) -> None:
-    """Rank r makes `counts[r]` requests, in order, and joins: all are answered, and then the join, naming the last."""
+    """Rank r makes `counts[r]` requests in order and joins.
+
+    All requests are answered, and then the join, with the last rank.
+    """
     draw, world = random.Random(seed), World(size)
     queues = [[*(_nth(i) for i in range(n)), Request(Spec("join"))] for n in counts[:size]]
     responses: list[Response] = []

@@ -1,16 +1,16 @@
-"""The Chrome trace of Horovod's API; what it contains under real ranks is in tests/parallel/test_horovod_settings.py."""
+"""The Chrome trace of hvd_train.torch; tests/parallel/test_horovod_settings.py runs it on ranks."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from hvd_train.torch._negotiation import Key
-from hvd_train.torch._timeline import Timeline
+from hvd_train.torch.requests import Key
+from hvd_train.torch.timeline import Timeline
 
 
 def test_the_file_is_whole_after_every_flush_and_closing_ends_it(tmp_path: Path) -> None:
-    """The thread that drives may still write when another one closes it."""
+    """The driving thread may still write when another thread closes the file."""
     path = tmp_path / "timeline.json"
     timeline = Timeline(str(path), mark_cycles=True)
     lengths = []

@@ -1,4 +1,4 @@
-"""The training side of hvd_train.torch: its bodies under mpirun, and what needs one process only."""
+"""The training side of hvd_train.torch: its bodies under mpirun, and tests of one process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cli.flavor import find_mpirun
+from cli.launch.flavor import find_mpirun
 from hvd_train.torch import functions, optimizer
 from hvd_train.torch.compression import Compression
 from hvd_train.torch.elastic import ElasticSampler, sampler
@@ -40,7 +40,7 @@ def test_bodies(ranks: int) -> None:
 
 
 def sampled(monkeypatch: pytest.MonkeyPatch, ranks: int, prepare: Any = None, **options: Any) -> list[list[int]]:
-    """The indices of each rank, after `prepare` on each sampler."""
+    """Return the indices of each rank, after `prepare` on each sampler."""
     monkeypatch.setattr(sampler, "size", lambda: ranks)
     found = []
     for rank in range(ranks):
@@ -69,7 +69,7 @@ def test_a_sampler_deals_in_turn_and_fills_up_from_the_start(
 
 
 def test_a_sampler_deals_what_is_left_to_other_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks processed a batch of 2 each; three go on, from the state."""
+    """Two ranks have processed a batch of 2 each. Three ranks resume from the state."""
 
     def first(one: ElasticSampler) -> None:
         one.record_batch(0, 2)
@@ -142,7 +142,7 @@ def test_an_optimizer_whose_constructor_wants_more_keeps_its_defaults_and_state(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"gradient_predivide_factor": 2.0, "op": 1}, "gradient_predivide_factor is possible with op=hvd.Average only"),
+        ({"gradient_predivide_factor": 2.0, "op": 1}, "gradient_predivide_factor needs op=hvd.Average"),
         ({"groups": 0}, "groups: expected a positive number"),
         ({"groups": [[1]]}, "lists of torch.Tensor"),
         ({"backward_passes_per_step": 0}, "expected 1 or more, got 0"),
@@ -158,7 +158,7 @@ def test_bad_options(options: dict[str, Any], said: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("wrong", [nn.Linear(1, 1).named_parameters(), "x", (1,)], ids=["generator", "text", "tuple"])
 def test_parameters_of_the_wrong_kind(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="params should be a dict"):
+    with pytest.raises(ValueError, match="params: expected a dict"):
         functions.broadcast_parameters(wrong, 0)
 
 
@@ -172,7 +172,7 @@ def test_compression(dtype: torch.dtype) -> None:
 
 
 def test_the_loop_of_run() -> None:
-    """What is restored, synchronised and reset after an error, and after hosts have changed in either way."""
+    """Restore, sync and reset after an error and after both kinds of host changes."""
     ends: list[Any] = [HorovodInternalError(), HostsUpdatedInterrupt(True), HostsUpdatedInterrupt(False), None]
     done: list[str] = []
 

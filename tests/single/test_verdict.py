@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from cli.blame import lost
-from cli.stop import StopRequests
-from cli.verdict import Evidence, verdict
-from cli.watchdog import Gone, Watchdog
+from cli.follow.blame import lost
+from cli.follow.exits import EarlyExit, EarlyExits
+from cli.follow.state import JobState
+from cli.follow.stop import StopRequests
+from cli.follow.verdict import Evidence, Intervention, LauncherEnd, verdict
 
 INT, TERM, HUP, USR1 = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
 
@@ -42,11 +43,11 @@ ENDED = (done(0), done(1))
 CASES: list[tuple[str, Sequence[dict[str, Any]], dict[str, Any], int, str]] = [
     ("all done", ENDED, {}, 0, ""),
     ("all stopped", (done(0, 75), done(1, 75)), {}, 75, ""),
-    ("stopped by a signal that is no news", (done(0, 75), done(1, 75)), {"signals": [TERM]}, 75, ""),
+    ("stopped by a signal, as asked", (done(0, 75), done(1, 75)), {"signals": [TERM]}, 75, ""),
     ("done, and the launcher fails", ENDED, {"code": 1}, 0, ""),
     ("0 of the launcher, a rank missing", (done(0),), {}, 1, "mpirun ended with code 0, and rank 1 did not report"),
     ("codes that differ", (done(0), done(1, 3)), {"code": 3}, 1, "mpirun ended with code 3"),
-    ("no word", (), {"code": 213}, 1, "mpirun ended with code 213, and ranks 0, 1 did not report"),
+    ("no event", (), {"code": 213}, 1, "mpirun ended with code 213, and ranks 0, 1 did not report"),
     ("refused", (event("refused", 0, message="no", exit_code=2), failed(1, "no", code=2)), {}, 2, "no"),
     ("bad input of a rank", (failed(1, "no such file", code=2),), {}, 2, "no such file (rank 1 on n1)"),
     ("an exception", (failed(1, "ValueError: x"),), {"code": 1}, 1, "the first failure: rank 1 on n1:\nTraceback"),
@@ -66,7 +67,7 @@ CASES: list[tuple[str, Sequence[dict[str, Any]], dict[str, Any], int, str]] = [
         "the first failure: rank 0 on n0:\nTraceback of ValueError",
     ),
     (
-        "killed, and a peer that Horovod tells of it",
+        "killed, and a peer that Horovod informs",
         (failed(0, "HorovodInternalError: Connection closed by peer"),),
         {"code": 1, "words": killed(1, 9)},
         1,
@@ -101,30 +102,46 @@ CASES: list[tuple[str, Sequence[dict[str, Any]], dict[str, Any], int, str]] = [
         "the first failure: rank 1 is lost",
     ),
     ("a failure while it was told to stop", (failed(0, "OSError: full"),), {"signals": [TERM]}, 1, "the first failure"),
-    ("killed by who ended it", (), {"signals": [INT], "code": 137, "words": killed(1, 9)}, 130, "ended by SIGINT"),
+    (
+        "killed by the command",
+        (),
+        {"signals": [INT], "code": 137, "words": killed(1, 9)},
+        130,
+        "ended by SIGINT",
+    ),
     ("Ctrl-C in a script", (failed(0, "KeyboardInterrupt: "),), {"signals": [INT]}, 130, "ended by SIGINT"),
     ("the last signal counts", (), {"signals": [USR1, TERM]}, 143, "ended by SIGTERM"),
     ("too long", (), {"timeout": 5.0, "code": 143}, 124, "ended after --timeout 5 seconds"),
     ("too long, by then all done", ENDED, {"timeout": 5.0}, 0, ""),
     ("too long, and killed for it", (), {"timeout": 5.0, "words": killed(1, 9)}, 124, "ended after --timeout"),
-    ("stuck", (failed(0, "X: y"),), {"stall": "no word from rank 1"}, 1, "no word from rank 1"),
+    ("stuck", (failed(0, "X: y"),), {"stall": "rank 1 sent no heartbeat"}, 1, "rank 1 sent no heartbeat"),
     ("elastic, enough", (done(0),), {"fewest": 1}, 0, ""),
     ("elastic, too few", (done(0, 1),), {"fewest": 1, "code": 1}, 1, "mpirun ended with code 1"),
 ]
 
 
-def evidence(heard: Sequence[dict[str, Any]], **more: Any) -> Evidence:
-    dog = Watchdog(2, 0, 0)
+def evidence(
+    reported: Sequence[dict[str, Any]],
+    *,
+    launcher: str = "mpirun",
+    code: int = 0,
+    words: str = "",
+    gone: EarlyExit | None = None,
+    fewest: int | None = None,
+    **intervention: Any,
+) -> Evidence:
+    state = JobState(2)
     for rank in (0, 1):
-        dog.hear(event("started", rank), 1)
-    for told in heard:
-        dog.hear(told, 2)
-    return Evidence(**{"world_size": 2, "launcher": "mpirun", "code": 0, "watchdog": dog, "events": heard, **more})
+        state.record(event("started", rank), 1)
+    for one in reported:
+        state.record(one, 2)
+    end = LauncherEnd(launcher, code, words)
+    return Evidence(state, end, reported, gone, Intervention(**intervention), fewest)
 
 
-@pytest.mark.parametrize(("heard", "more", "code", "text"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_the_verdict(heard: Sequence[dict[str, Any]], more: dict[str, Any], code: int, text: str) -> None:
-    found = verdict(evidence(heard, **more))
+@pytest.mark.parametrize(("reported", "more", "code", "text"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_the_verdict(reported: Sequence[dict[str, Any]], more: dict[str, Any], code: int, text: str) -> None:
+    found = verdict(evidence(reported, **more))
     assert (found.code, found.text[: len(text)]) == (code, text)
     assert bool(found.text) == bool(text)
 
@@ -132,7 +149,11 @@ def test_the_verdict(heard: Sequence[dict[str, Any]], more: dict[str, Any], code
 @pytest.mark.parametrize(
     ("pid", "wall", "text"),
     [
-        (1001, 99.0, "the first failure: rank 1 on n1 ended without a word\nrank 1 on n1: last at starting"),
+        (
+            1001,
+            99.0,
+            "the first failure: rank 1 on n1 ended without reporting an error\nrank 1 on n1: last at starting",
+        ),
         (1001, 101.0, "the first failure: rank 0 on n0:\nTraceback of ValueError: x"),
         (0, 99.0, "the first failure: the connection to n1 is lost"),
         (77, 99.0, "the first failure: the launcher's daemon ended on n1"),
@@ -141,23 +162,26 @@ def test_the_verdict(heard: Sequence[dict[str, Any]], more: dict[str, Any], code
 )
 def test_of_a_process_that_is_gone_and_an_exception_the_first_is_the_cause(pid: int, wall: float, text: str) -> None:
     found = evidence([failed(0, "ValueError: x", 100.0)], code=1)
-    gone = Gone(pid, 2, [found.watchdog.ranks[1]], wall)
+    gone = EarlyExit(pid, 2, [found.state.ranks[1]], wall)
     assert verdict(evidence([failed(0, "ValueError: x", 100.0)], code=1, gone=gone)).text.startswith(text)
 
 
 def test_ranks_of_hosts_with_one_hostname_are_told_apart() -> None:
-    dog = Watchdog(3, 0, 0)
+    state = JobState(3)
+    exits = EarlyExits(state)
     for rank, machine in enumerate("abc"):
-        dog.hear({**event("started", rank), "host": "node", "machine": machine}, 1)
-    dog.name("b", "10.0.0.2")
-    dog.name("c", "10.0.0.3")
-    assert [str(dog.ranks[rank]) for rank in range(3)] == ["rank 0 on node", "rank 1 on 10.0.0.2", "rank 2 on 10.0.0.3"]
-    dog.end("b", 1000, 2)
-    assert dog.gone(2) is None, "a process of the same number on another host"
-    dog.end("b", 1001, 2)
-    gone = dog.gone(2)
-    assert gone is not None
-    assert gone.rank is dog.ranks[1]
+        state.record({**event("started", rank), "host": "node", "machine": machine}, 1)
+    state.name_host("b", "10.0.0.2")
+    state.name_host("c", "10.0.0.3")
+    assert [str(state.ranks[rank]) for rank in range(3)] == [
+        "rank 0 on node", "rank 1 on 10.0.0.2", "rank 2 on 10.0.0.3",
+    ]  # fmt: skip
+    exits.process_ended("b", 1000, 2)
+    assert exits.first(2) is None, "a process of the same number on another host"
+    exits.process_ended("b", 1001, 2)
+    first = exits.first(2)
+    assert first is not None
+    assert first.rank is state.ranks[1]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +194,7 @@ def test_ranks_of_hosts_with_one_hostname_are_told_apart() -> None:
         ("mpirun", "srun: error: Node failure on n2", []),
     ],
 )
-def test_hosts_are_lost_in_the_words_of_their_launcher_alone(launcher: str, text: str, hosts: list[str]) -> None:
+def test_only_messages_of_the_launcher_in_use_report_lost_hosts(launcher: str, text: str, hosts: list[str]) -> None:
     assert lost(text, launcher) == hosts
 
 
@@ -193,5 +217,5 @@ def test_hosts_are_lost_in_the_words_of_their_launcher_alone(launcher: str, text
 )
 def test_what_signals_mean(signals: list[tuple[int, float]], meanings: list[str]) -> None:
     requests = StopRequests()
-    assert [requests.hear(number, now) for number, now in signals] == meanings
+    assert [requests.interpret(number, now) for number, now in signals] == meanings
     assert list(requests.first) == list(dict.fromkeys(number for number, _ in signals))

@@ -1,6 +1,7 @@
 """The contract of an all-reduce in the bench.
 
-A member is a file in this package whose `create(world, numel)` returns a `Reducer`; `ddl bench allreduce` finds it there.
+A variant is a file in `implementations` whose `create(world, numel)` returns an `AllReduceVariant`. `ddl
+bench allreduce` times it.
 """
 
 from __future__ import annotations
@@ -12,37 +13,44 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hvd_train import plugins
 from hvd_train.bench.base import Variant
+from hvd_train.config import plugins
 
 if TYPE_CHECKING:
     from hvd_train.bench.world import World
 
 
-class Reducer(Variant):
-    """`run` replaces `x`, flat and of float32, by its sum over ranks."""
+IMPLEMENTATIONS = "hvd_train.bench.allreduce.implementations"
+
+
+class AllReduceVariant(Variant):
+    """A variant whose `run` replaces `x`, a flat float32 tensor, with its sum over ranks."""
 
     x: Tensor
     reduces: bool = True
+    """False for a floor, whose result is not checked."""
 
     @abstractmethod
     def run(self) -> None: ...
 
 
 @dataclass(frozen=True)
-class AllReduce:
-    """All-reduces of `nbytes`, timed on zeros: they stay what they are however often they are summed."""
+class AllReduceCase:
+    """All-reduces of `nbytes` bytes.
+
+    They are timed on zeros, which any number of sums leaves unchanged.
+    """
 
     nbytes: int
 
     def __str__(self) -> str:
         return f"all-reduce of {self.nbytes} bytes"
 
-    def create(self, name: str, world: World) -> Reducer:
-        reducer: Reducer = plugins.create(__package__, name, world, self.nbytes // 4)
+    def create(self, name: str, world: World) -> AllReduceVariant:
+        reducer: AllReduceVariant = plugins.create(IMPLEMENTATIONS, name, world, self.nbytes // 4)
         return reducer
 
-    def check(self, variant: Reducer, world: World) -> str | None:
+    def check(self, variant: AllReduceVariant, world: World) -> str | None:
         if not variant.reduces:
             return None
         numel = variant.x.numel()
@@ -54,5 +62,6 @@ class AllReduce:
         return f"{wrong} of {numel} sums are wrong" if wrong else None
 
 
-def case(name: str, world: World) -> AllReduce:
-    return AllReduce(int(name))
+def case(name: str, world: World) -> AllReduceCase:
+    """Return the case `name`: its size in bytes."""
+    return AllReduceCase(int(name))

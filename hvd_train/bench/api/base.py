@@ -1,6 +1,7 @@
 """The contract of an implementation of Horovod's API in the bench.
 
-A member is a file in this package whose `create(world, count)` returns `Calls`; `ddl bench horovod` finds it there.
+A variant is a file in `implementations` whose `create(world, count)` returns `Calls`. `ddl bench
+horovod` times it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hvd_train import plugins
 from hvd_train.bench.base import Variant
+from hvd_train.config import plugins
 
 if TYPE_CHECKING:
     from hvd_train.bench.world import World
 
+IMPLEMENTATIONS = "hvd_train.bench.api.implementations"
 NUMEL = 256
 ORDERS = 64
-"""A rank goes through so many orders, made before anything is timed."""
+"""Number of random orders that a rank cycles through. They are drawn before anything is timed."""
 
 
 class Calls(Variant):
-    """`run` sums `count` tensors of 1 KiB by `hvd`, named and all in flight, in an order that no two ranks share."""
+    """A variant whose `run` sums `count` named tensors of 1 KiB with `hvd`, all in flight.
+
+    Each rank issues them in a different order.
+    """
 
     def __init__(self, hvd: Any, world: World, count: int) -> None:
         self._hvd = hvd
@@ -41,7 +46,10 @@ class Calls(Variant):
 
 @dataclass(frozen=True)
 class NamedSums:
-    """`count` tensors at a time, timed on zeros: they stay what they are however often they are summed."""
+    """All-reduces of `count` tensors at a time.
+
+    They are timed on zeros, which any number of sums leaves unchanged.
+    """
 
     count: int
 
@@ -49,7 +57,7 @@ class NamedSums:
         return f"{self.count} named all-reduces of 1 KiB at a time"
 
     def create(self, name: str, world: World) -> Calls:
-        calls: Calls = plugins.create(__package__, name, world, self.count)
+        calls: Calls = plugins.create(IMPLEMENTATIONS, name, world, self.count)
         return calls
 
     def check(self, variant: Calls, world: World) -> str | None:
@@ -64,4 +72,5 @@ class NamedSums:
 
 
 def case(name: str, world: World) -> NamedSums:
+    """Return the case `name`: its number of tensors."""
     return NamedSums(int(name))

@@ -1,6 +1,7 @@
 """The contract of a training step in the bench.
 
-A member is a file in this package whose `create(world, task)` returns a `Stepper`; `ddl bench step` and `scaling` find it there.
+A variant is a file in `implementations` whose `create(world, task)` returns a `Stepper`. `ddl bench
+step` and `ddl bench scaling` time it.
 """
 
 from __future__ import annotations
@@ -10,33 +11,38 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hvd_train import plugins
 from hvd_train.bench.base import Variant
 from hvd_train.bench.workloads import OPTIMIZERS, WORKLOADS, Workload
-from hvd_train.loss import cross_entropy
+from hvd_train.config import plugins
 
 if TYPE_CHECKING:
     from hvd_train.bench.world import World
 
+IMPLEMENTATIONS = "hvd_train.bench.step.implementations"
 CHECKED_STEPS = 3
 TOLERANCE = 0.02
-"""Of the way that the parameters have come: 1e-5 is usual, no communication makes 0.6 and more, and one ReLU that rounding
-puts on the other side of its kink made 0.003 (mlp AdamW, np=8; in float64 the same run agreed to all digits shown)."""
+"""Largest error of the parameters, relative to the distance that they moved. 1e-5 is usual;
+without communication it is 0.6 or more. One ReLU that rounding pushed across its kink gave 0.003
+(mlp AdamW, np=8; in float64 the same run agreed to all digits shown)."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A workload and an optimizer: the same model and, on a rank of the same number, the same batch each time."""
+    """A workload and an optimizer.
+
+    Every variant gets the same initial model and, on the same rank, the same batch.
+    """
 
     workload: Workload
     optimizer_name: str
 
     @property
     def optimizer_class(self) -> type[torch.optim.Optimizer]:
-        found: type[torch.optim.Optimizer] = getattr(torch.optim, self.optimizer_name)
-        return found
+        cls: type[torch.optim.Optimizer] = getattr(torch.optim, self.optimizer_name)
+        return cls
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
@@ -45,7 +51,7 @@ class Task:
     def model(self) -> nn.Module:
         torch.manual_seed(0)
         model: nn.Module = plugins.create(
-            "hvd_train.models", self.workload.model, self.workload.spec, **self.workload.options
+            "hvd_train.models.zoo", self.workload.model, self.workload.spec, **self.workload.options
         )
         return model
 
@@ -62,7 +68,10 @@ class Task:
 
 
 class Stepper(Variant):
-    """`run` is one step on the mean gradient of all ranks; here without `average`, on a rank's own."""
+    """A variant whose `run` is one step on the mean gradient of all ranks.
+
+    This class steps on the rank's own gradient.
+    """
 
     communicates: bool = True
     forward: Callable[[Tensor], Tensor]
@@ -80,18 +89,18 @@ class Stepper(Variant):
         self.optimizer.step()
 
     def loss(self) -> Tensor:
-        return cross_entropy(self.forward(self.x), self.y) / len(self.x)
+        return F.cross_entropy(self.forward(self.x).flatten(0, -2), self.y.flatten())
 
     def average(self) -> None:
-        """Let `p.grad` be the mean over ranks, where neither `forward` nor `optimizer` sees to it."""
+        """Replace each `p.grad` with its mean over ranks, unless `forward` or `optimizer` does so."""
 
     def facts(self) -> dict[str, Any]:
         state = [t for values in self.optimizer.state.values() for t in values.values() if isinstance(t, Tensor)]
         return {"samples": len(self.x), "state_bytes": sum(t.numel() * t.element_size() for t in state)}
 
 
-class Step:
-    """Steps of `task`; the reference is one process on the batches of all ranks."""
+class StepCase:
+    """Steps of `task`. The reference is one process that trains on the batches of all ranks."""
 
     def __init__(self, name: str, task: Task, world: World) -> None:
         self._name, self._task = name, task
@@ -105,7 +114,7 @@ class Step:
         return self._name
 
     def create(self, name: str, world: World) -> Stepper:
-        stepper: Stepper = plugins.create(__package__, name, world, self._task)
+        stepper: Stepper = plugins.create(IMPLEMENTATIONS, name, world, self._task)
         return stepper
 
     def check(self, variant: Stepper, world: World) -> str | None:
@@ -113,12 +122,13 @@ class Step:
         error = float((_vector(variant.model) - self._end).norm() / (self._end - self._start).norm())
         if not variant.communicates or error <= TOLERANCE:
             return None
-        return f"parameters after {CHECKED_STEPS} steps are {error:.2%} of the way off those of one process"
+        return f"after {CHECKED_STEPS} steps the parameters differ from those of one process by {error:.2%} of their change"
 
 
-def case(name: str, world: World) -> Step:
+def case(name: str, world: World) -> StepCase:
+    """Return the case `name`: a workload and an optimizer, separated by a space."""
     workload, optimizer = name.split()
-    return Step(name, Task(WORKLOADS[workload], optimizer), world)
+    return StepCase(name, Task(WORKLOADS[workload], optimizer), world)
 
 
 def _repeat(stepper: Stepper) -> None:

@@ -1,4 +1,4 @@
-"""Horovod's elastic API: state that survives a failure, and a loop around the training function."""
+"""Horovod's elastic API: state that survives failures, and a retry loop for training."""
 
 from hvd_train.torch.elastic.sampler import ElasticSampler
 from hvd_train.torch.elastic.state import (

@@ -1,4 +1,4 @@
-"""A sampler that deals what is left of an epoch anew when ranks come or go."""
+"""A sampler that redistributes the rest of an epoch when ranks are added or removed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from hvd_train.torch.mpi_ops import rank, size
 
 
 class ElasticSampler(Sampler[int]):
-    """This rank's share of `dataset`: of what is left, every size-th index, some given twice so that shares are equal.
+    """This rank's share of `dataset`: every size-th index of the unprocessed samples.
 
-    The order depends on `seed` and the epoch alone. `record_batch` counts what has been processed, on all ranks alike;
-    `reset` leaves that out from then on; `set_epoch`, called at the end of an epoch, begins the next with everything.
+    Some indices occur twice so that all shares have equal length. The order depends on `seed` and
+    the epoch only. `record_batch` counts processed samples, equally on all ranks. `reset` excludes
+    them. `set_epoch`, called at the end of an epoch, starts the next one with all samples.
     """
 
     def __init__(self, dataset: Any, shuffle: bool = True, seed: int = 0) -> None:
@@ -30,7 +31,10 @@ class ElasticSampler(Sampler[int]):
         self.reset()
 
     def record_batch(self, batch_idx: int, batch_size: int) -> None:
-        """Every rank has processed a batch of `batch_size`; its number in the epoch does not matter."""
+        """Record that every rank has processed a batch of `batch_size` samples.
+
+        `batch_idx` has no effect.
+        """
         self.processed_num += batch_size * self.num_replicas
 
     def state_dict(self) -> dict[str, Any]:
@@ -41,7 +45,7 @@ class ElasticSampler(Sampler[int]):
         self.reset()
 
     def reset(self) -> None:
-        """Deal what has not been processed to the ranks there are now."""
+        """Divide the samples that are not processed among the current ranks."""
         self.num_replicas, self.rank = size(), rank()
         order = list(range(len(self.dataset)))
         if self.shuffle:

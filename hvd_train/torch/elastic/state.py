@@ -1,4 +1,7 @@
-"""What training goes on from after a failure: kept in this process's memory, and brought to all ranks by rank 0."""
+"""State that training resumes from after a failure.
+
+It is kept in the memory of each process and broadcast from rank 0.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from hvd_train.torch.functions import broadcast_object, broadcast_optimizer_stat
 from hvd_train.torch.mpi_ops import rank
 
 REMOVED = 1
-"""Of the ways in which hosts change, the one after which nobody is new: as bits, 1 is removed and 2 is added."""
+"""The change of hosts in which none is added. As bits, 1 is removed and 2 is added."""
 
 _ROOT = 0
 
 
 class State:
-    """The contract of a state; `bcast_object` brings rank 0's object to all."""
+    """The contract of a state. `bcast_object` broadcasts an object from rank 0."""
 
     def __init__(self, bcast_object: Callable[..., Any], get_rank: Callable[[], int]) -> None:
         self._bcast_object, self._rank = bcast_object, get_rank
@@ -31,7 +34,7 @@ class State:
         self._reset_callbacks: list[Callable[[], object]] = []
 
     def register_reset_callbacks(self, callbacks: Iterable[Callable[[], object]]) -> None:
-        """Call these whenever ranks came or went, after `reset`."""
+        """Register functions to call after `reset` whenever the ranks have changed."""
         self._reset_callbacks.extend(callbacks)
 
     def on_reset(self) -> None:
@@ -41,16 +44,16 @@ class State:
             callback()
 
     def on_hosts_updated(self, timestamp: float, update_res: int) -> None:
-        """Hosts have changed, at a time and in a way; any thread may say so."""
+        """Record a change of hosts: its time and kind. Any thread may call this."""
         self._host_messages.put((timestamp, update_res))
 
     def commit(self) -> None:
-        """Keep all as it is now; HostsUpdatedInterrupt where hosts have changed."""
+        """Save the state. Raise HostsUpdatedInterrupt if the hosts have changed."""
         self.save()
         self.check_host_updates()
 
     def check_host_updates(self) -> None:
-        """HostsUpdatedInterrupt, on all ranks, where rank 0 was told that hosts have changed."""
+        """Raise HostsUpdatedInterrupt on all ranks if rank 0 has recorded a change of hosts."""
         before = self._last_updated_timestamp
         latest, changes = before, 0
         for timestamp, change in self._messages():
@@ -62,19 +65,19 @@ class State:
             raise HostsUpdatedInterrupt(changes == REMOVED)
 
     def save(self) -> None:
-        """Keep all as it is now."""
+        """Save the current state in memory."""
         raise NotImplementedError
 
     def restore(self) -> None:
-        """Go back to what was kept."""
+        """Restore the saved state."""
         raise NotImplementedError
 
     def sync(self) -> None:
-        """Go on from what rank 0 has."""
+        """Replace the state with that of rank 0."""
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Adapt to other ranks, before `sync`."""
+        """Adapt to the new ranks. `sync` follows."""
 
     def _messages(self) -> list[tuple[float, int]]:
         messages = []
@@ -86,7 +89,7 @@ class State:
 
 
 class ObjectState(State):
-    """Python objects, each an attribute."""
+    """A state of Python objects, each an attribute."""
 
     def __init__(self, bcast_object: Callable[..., Any], get_rank: Callable[[], int], **kwargs: Any) -> None:
         self._saved_state = kwargs
@@ -110,7 +113,7 @@ class ObjectState(State):
 
 
 class StateHandler:
-    """Keeps, restores and synchronises one object."""
+    """Saves, restores and synchronizes one object."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -123,7 +126,7 @@ class StateHandler:
         self.value.load_state_dict(self._saved)
 
     def sync(self) -> None:
-        """Rank 0's, which is then kept."""
+        """Replace the value with that of rank 0 and save it."""
         raise NotImplementedError
 
     def set_value(self, value: Any) -> None:
@@ -157,7 +160,10 @@ _HANDLERS: list[tuple[type, type[StateHandler]]] = [
 
 
 def get_handler_registry() -> list[tuple[type, type[StateHandler]]]:
-    """What keeps a value of `TorchState`: the first handler whose type the value has."""
+    """Return pairs of type and handler.
+
+    The first type that matches a value of `TorchState` is used.
+    """
     return _HANDLERS
 
 
@@ -166,7 +172,7 @@ def set_handler_registry(registry: list[tuple[type, type[StateHandler]]]) -> Non
 
 
 class TorchState(ObjectState):
-    """Models, optimizers, samplers and other objects of a training, each an attribute."""
+    """A state of models, optimizers, samplers and other objects, each an attribute."""
 
     def __init__(
         self, model: nn.Module | None = None, optimizer: torch.optim.Optimizer | None = None, **kwargs: Any

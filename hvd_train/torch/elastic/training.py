@@ -1,4 +1,4 @@
-"""The loop around a training function that failures and changes of hosts send back to its start."""
+"""The retry loop around a training function, for failures and changes of hosts."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from hvd_train.torch._settings import LOG
 from hvd_train.torch.elastic.state import State
 from hvd_train.torch.exceptions import HorovodInternalError, HostsUpdatedInterrupt
 from hvd_train.torch.mpi_ops import init, rank, shutdown
+from hvd_train.torch.settings import LOG
 
 T = TypeVar("T")
 
 FIXED = (
-    "elastic: the ranks of this job are fixed; a failed operation goes back to the last commit, and a lost rank ends "
-    "the job, which its launcher can start again from the newest checkpoint"
+    "elastic: the ranks of this job are fixed; after a failed operation training returns to the last commit; a lost "
+    "rank ends the job, which its launcher can restart from the newest checkpoint"
 )
 
 
 def run(func: Callable[..., T]) -> Callable[..., T]:
-    """`func(state, ...)` after a `state.sync()`; again from the last commit whenever an operation fails."""
+    """Return a function that calls `func(state, ...)` after `state.sync()`.
+
+    After a failed operation it calls `func` again from the last commit.
+    """
     looped = run_fn(func, _restart)
 
     @functools.wraps(func)
@@ -33,7 +36,7 @@ def run(func: Callable[..., T]) -> Callable[..., T]:
 
 
 def run_fn(func: Callable[..., T], reset: Callable[[], object]) -> Callable[..., T]:
-    """`run`, where `reset` brings the ranks together again."""
+    """Return `run(func)` with `reset` as the function that restarts the communication of the ranks."""
 
     @functools.wraps(func)
     def wrapper(state: State, *args: Any, **kwargs: Any) -> T:

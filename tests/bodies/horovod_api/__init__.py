@@ -1,4 +1,4 @@
-"""What the Horovod-compatible API must do: the same bodies on the real Horovod and on ours."""
+"""The contract of the Horovod-compatible API: the same bodies run on Horovod and on ddl's own API."""
 
 from tests.bodies.horovod_api import (
     batch_norm,

@@ -1,7 +1,8 @@
-"""What the bodies share: contributions, oracles that are exact, and which body runs on which implementation.
+"""Tools of the bodies: contributions, exact oracles, and which body runs on which implementation.
 
-A body takes `hvd`, a module with the API of `horovod.torch` that is initialised with dynamic process sets, and runs on every
-rank. Contributions are small integers, so that sums are exact in every dtype and order.
+A body takes `hvd`, a module with the API of `horovod.torch` that is initialized with dynamic
+process sets, and runs on every rank. Contributions are small integers, so that sums are exact in
+every dtype and order.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ OURS = "hvd_train.torch"
 WORLD = MPI.COMM_WORLD
 
 REDUCIBLE = (torch.int32, torch.int64, torch.float16, torch.float32, torch.float64)
-"""What Horovod reduces."""
+"""The dtypes that Horovod reduces."""
 
 ALSO_REDUCIBLE = (torch.uint8, torch.int8, torch.int16, torch.bfloat16)
-"""What only ours reduces."""
+"""The dtypes that only ddl reduces."""
 
 MOVABLE = (torch.uint8, torch.int8, torch.int16, *REDUCIBLE)
-"""What Horovod gathers, broadcasts and exchanges."""
+"""The dtypes that Horovod gathers, broadcasts and exchanges."""
 
 ALSO_MOVABLE = (torch.bool, torch.bfloat16)
-"""What only ours gathers, broadcasts and exchanges."""
+"""The dtypes that only ddl gathers, broadcasts and exchanges."""
 
 SHAPES = [(1,), (7,), (0,), (2, 3), (0, 3), (3, 0), (5, 2, 3)]
 
 
 def ours_only(reason: str) -> Callable[[Body], Body]:
-    """The body runs on ours only: `reason` says what the real Horovod does there."""
+    """Mark a body that runs on ddl only. `reason` describes the behaviour of Horovod."""
 
     def mark(body: Body) -> Body:
         body.ours_only = reason  # type: ignore[attr-defined]
@@ -49,7 +50,7 @@ def ours_only(reason: str) -> Callable[[Body], Body]:
 
 
 def bodies(namespace: dict[str, Any]) -> list[Body]:
-    """The functions of a module whose one parameter is `hvd`, in their order."""
+    """Return the functions of a module whose single parameter is `hvd`, in order."""
     return [
         function
         for name, function in namespace.items()
@@ -65,7 +66,10 @@ def reductions(hvd: Hvd) -> tuple[Any, ...]:
 
 
 def reduced(hvd: Hvd, op: Any, make: Callable[[int], Tensor], ranks: Iterable[int] | None = None) -> Tensor:
-    """The oracle: the reduction of `make(rank)` over `ranks` (default: all); a mean of integers is cut towards zero."""
+    """Return the reduction of `make(rank)` over `ranks` (default: all), the oracle.
+
+    A mean of integers is truncated towards zero.
+    """
     parts = torch.stack([make(rank) for rank in (range(hvd.size()) if ranks is None else ranks)])
     wide = parts.double() if parts.is_floating_point() else parts.long()
     if op == hvd.Average:
@@ -75,7 +79,10 @@ def reduced(hvd: Hvd, op: Any, make: Callable[[int], Tensor], ranks: Iterable[in
 
 
 def rows(numel: int, parts: int) -> list[int]:
-    """How many rows each of `parts` ranks gets of `numel`: the first ones get the rest."""
+    """Return the number of rows that each of `parts` ranks gets of `numel`.
+
+    The first ranks get the rest.
+    """
     return [numel // parts + (part < numel % parts) for part in range(parts)]
 
 
@@ -92,7 +99,7 @@ def all_same(found: Sequence[Tensor], expected: Sequence[Tensor], what: object =
 
 
 def refuses(hvd: Hvd, call: Callable[[], object]) -> str:
-    """Every rank gets a HorovodInternalError, and the world goes on; what it says."""
+    """Assert that every rank gets a HorovodInternalError and can go on, and return its text."""
     with pytest.raises(hvd.HorovodInternalError) as caught:
         call()
     works(hvd)
@@ -100,7 +107,7 @@ def refuses(hvd: Hvd, call: Callable[[], object]) -> str:
 
 
 def works(hvd: Hvd) -> None:
-    """A reduction of all ranks is right."""
+    """Assert that a reduction over all ranks gives the right result."""
     same(hvd.allreduce(torch.tensor([1.0 + hvd.rank()]), op=hvd.Sum, name="works"), _total(hvd.size()))
 
 
@@ -109,7 +116,7 @@ def _total(size: int) -> Tensor:
 
 
 def gather(value: Any) -> list[Any]:
-    """Every rank's `value`, not through what is tested."""
+    """Return every rank's `value`, without the code under test."""
     return WORLD.allgather(value)
 
 

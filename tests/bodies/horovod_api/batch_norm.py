@@ -1,4 +1,4 @@
-"""SyncBatchNorm on processors: against torch's own batch normalisation of the batch of all ranks."""
+"""SyncBatchNorm on CPUs, compared with torch's batch normalization of the batch of all ranks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def in_evaluation_it_uses_what_it_has_seen(hvd: Hvd) -> None:
 
 @on_processors
 def halves_stay_halves_and_statistics_do_not(hvd: Hvd) -> None:
-    """Outputs and gradients as torch's, rounded once; within autocast too."""
+    """Outputs and gradients equal torch's, rounded once, also within autocast."""
     for dtype in (torch.bfloat16, torch.float16):
         for context in (contextlib.nullcontext(), torch.autocast("cpu", torch.bfloat16)):
             layer, whole = hvd.SyncBatchNorm(3), nn.BatchNorm1d(3)
@@ -80,7 +80,7 @@ def a_single_sample_of_all_ranks_is_refused_by_every_rank(hvd: Hvd) -> None:
         layer = hvd.SyncBatchNorm(3)
         with pytest.raises(ValueError, match=r"(?i)expected more than 1 value per channel"):
             layer(torch.ones(int(hvd.rank() == owner), 3))
-    # Two values per channel are enough, whoever has them.
+    # Two values per channel suffice, on any ranks.
     found = hvd.SyncBatchNorm(3)(torch.tensor([[[0.0, 2.0]] * 3]) if hvd.rank() == 0 else torch.ones(0, 3, 2))
     assert found.shape[0] == int(hvd.rank() == 0)
     torch.testing.assert_close(found.detach(), torch.tensor([[[-1.0, 1.0]] * 3])[: len(found)], rtol=1e-4, atol=1e-4)
@@ -96,7 +96,7 @@ def no_samples_at_all_change_nothing(hvd: Hvd) -> None:
 
 
 def _near(found: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> None:
-    """Equal but for a few roundings to `dtype`."""
+    """Assert equality up to a few roundings to `dtype`."""
     assert found is not None
     assert expected is not None
     eps = torch.finfo(dtype).eps
@@ -104,7 +104,7 @@ def _near(found: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> 
 
 
 def _compare(hvd: Hvd, rest: tuple[int, ...], counts: list[int], **options: object) -> None:
-    """Outputs, gradients and statistics of two steps."""
+    """Compare outputs, gradients and statistics of two steps."""
     layer, whole = hvd.SyncBatchNorm(rest[0], **options).double(), _plain(rest, options)
     for step in range(2):
         x, incoming = (_random(sum(counts), rest, 2 * step + k) for k in range(2))

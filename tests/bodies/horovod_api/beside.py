@@ -1,4 +1,4 @@
-"""What scripts take from Horovod's other modules: `horovod.common.util`, `horovod.data`, `horovod.runner.util.threads`."""
+"""The API of `horovod.common.util`, `horovod.data` and `horovod.runner.util.threads`."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _loader(hvd: Hvd) -> Any:
 
 def _module(hvd: Hvd, name: str) -> Any:
     if hvd.__name__ == OURS:
-        from hvd_train.horovod_import import ours
+        from hvd_train.rank.horovod_import import ours
 
         name = ours(name)
     return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Any order, any thread, any number: operations meet by name."""
+"""Operations in any order, from any thread and in any number match by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.bodies.horovod_api.base import WORLD, Hvd, bodies, gather, reduced, s
 
 
 def every_rank_in_an_order_of_its_own(hvd: Hvd) -> None:
-    """Six rounds, so that later ones come from what was remembered."""
+    """Six rounds, so that later rounds use the request cache."""
     for number in range(6):
         names = random.Random(100 * number + hvd.rank()).sample(range(200), 200)
         handles = {i: hvd.allreduce_async(_tensor(hvd.rank(), i), op=hvd.Sum, name=f"t{i}") for i in names}
@@ -102,7 +102,7 @@ def one_name_for_operations_one_after_another(hvd: Hvd) -> None:
 
 
 def steps_that_ask_for_the_same_in_other_shapes_now_and_then(hvd: Hvd) -> None:
-    """Many small tensors, empty ones among them, and a long one."""
+    """Many small tensors, some of them empty, and a large one."""
     for step in range(9):
         sizes = {f"step.{i}": (i % 4, 7 if step < 6 else 5) for i in range(40)} | {"step.long": (9000, step // 3 + 1)}
         mine = {name: torch.full(size, float(step + hvd.rank())) for name, size in sizes.items()}
@@ -120,7 +120,7 @@ def names_of_any_letters(hvd: Hvd) -> None:
 
 
 def poll_waits_for_nobody(hvd: Hvd) -> None:
-    """The last rank issues only after the first has asked."""
+    """The last rank issues its operation only after the first rank has polled."""
     x = torch.ones(2)
     if hvd.rank() == 0 and hvd.size() > 1:
         handle = hvd.allreduce_async(x, op=hvd.Sum, name="polled")
@@ -139,7 +139,7 @@ def poll_waits_for_nobody(hvd: Hvd) -> None:
 
 
 def a_barrier_lets_nobody_pass_before_all_are_there(hvd: Hvd) -> None:
-    """All clocks are those of one machine."""
+    """All ranks use the clock of one machine."""
     time.sleep(0.05 * hvd.rank())
     entered = time.monotonic()
     assert hvd.barrier() is None

@@ -1,4 +1,4 @@
-"""elastic: TorchState, ElasticSampler and run, with errors that the script itself raises."""
+"""TorchState, ElasticSampler and run, with errors that the script raises."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def a_sampler_gives_every_sample_to_one_rank(hvd: Hvd) -> None:
 
 
 def a_sampler_fills_up_with_its_first_samples(hvd: Hvd) -> None:
-    """So that ranks have as many, where the data cannot be divided."""
+    """All ranks have equally many samples, also if the data does not divide evenly."""
     sampler = hvd.elastic.ElasticSampler(range(4 * hvd.size() + 1), shuffle=False)
     assert len(sampler) == 5
     found = [i for part in hvd.allgather_object(list(sampler)) for i in part]
@@ -118,7 +118,7 @@ def run_returns_what_the_function_returns(hvd: Hvd) -> None:
 
 
 def run_goes_back_to_the_commit_after_an_error(hvd: Hvd) -> None:
-    """The function sees the committed state again, and reset callbacks were called."""
+    """The function sees the committed state again, and the reset callbacks have been called."""
     model, optimizer = _trained(hvd.rank())
     state = hvd.elastic.TorchState(model=model, optimizer=optimizer, epoch=0)
     seen: list[Any] = []
@@ -175,7 +175,7 @@ def _exceptions(hvd: Hvd) -> Any:
 
 
 def _trained(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A model and an optimizer after one step, of the same values for the same `seed`."""
+    """Return a model and an optimizer after one step, equal for equal `seed`."""
     torch.manual_seed(seed)
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)

@@ -1,4 +1,4 @@
-"""What the ranks do not agree on: the same exception on each of them, and the world goes on."""
+"""Disagreements between ranks: every rank gets the same exception and can go on."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def a_name_that_failed_may_be_used_again(hvd: Hvd) -> None:
 
 
 def a_known_name_may_come_with_another_shape_and_dtype(hvd: Hvd) -> None:
-    """The negotiation that was remembered is no longer true."""
+    """The cached negotiation is no longer valid."""
     for dtype in (torch.float32, torch.float64, torch.int32, torch.float32):
         for length in (2, 5, 5, 2):
             x = torch.full((length,), hvd.rank() + 1).to(dtype)
@@ -109,7 +109,7 @@ def a_known_name_that_only_one_rank_changes_is_a_mismatch(hvd: Hvd) -> None:
 
 
 def a_name_in_flight_is_refused(hvd: Hvd) -> None:
-    """At once, on the rank that used it twice; what is in flight goes on."""
+    """The rank that uses the name twice fails at once, and the first operation completes."""
     if hvd.rank() == 0:
         handle = hvd.allreduce_async(torch.ones(2), name="twice")
         with pytest.raises(ValueError, match="name"):

@@ -1,4 +1,4 @@
-"""broadcast_parameters, broadcast_optimizer_state, broadcast_object, allgather_object and Compression."""
+"""Broadcasts of parameters, optimizer states and objects, allgather_object, and Compression."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def parameters_of_every_dtype_and_layout(hvd: Hvd) -> None:
 @ours_only("Horovod raises AttributeError")
 def what_is_no_tensor_among_parameters_is_refused_by_name(hvd: Hvd) -> None:
     for wrong, what in (
-        (None, "of type NoneType"),
-        ({"n": 1}, "of type dict"),
+        (None, "NoneType"),
+        ({"n": 1}, "dict"),
         (torch.ones(2).to_sparse(), "a sparse"),
     ):
-        with pytest.raises(ValueError, match=f"'extra' is no dense tensor, but {what}.*broadcast_object"):
+        with pytest.raises(ValueError, match=f"'extra': expected a dense tensor, got {what}.*broadcast_object"):
             hvd.broadcast_parameters({"a": torch.ones(2), "extra": wrong}, root_rank=0)
 
 
@@ -70,7 +70,7 @@ def state_of_optimizers_that_have_stepped(hvd: Hvd) -> None:
 
 
 def state_of_optimizers_that_only_the_root_has_stepped(hvd: Hvd) -> None:
-    """As after loading a checkpoint on rank 0."""
+    """As after a checkpoint was loaded on rank 0."""
     for name, options in _OPTIMIZERS:
         optimizer = _stepped(0, name, options) if hvd.rank() == 0 else _optimizer(hvd.rank(), name, options)
         hvd.broadcast_optimizer_state(optimizer, root_rank=0)
@@ -88,7 +88,7 @@ def parameters_stay_where_state_is_missing(hvd: Hvd) -> None:
 
 
 def trained_parameters_have_gradients_once_the_state_is_there(hvd: Hvd) -> None:
-    """Zeros, unless there were gradients; what is frozen has none."""
+    """Gradients are zeros if there were none. Frozen parameters have none."""
     for named in (False, True):
         model = nn.Linear(3, 2)
         model.bias.requires_grad_(False)
@@ -127,7 +127,7 @@ def options_of_the_root_are_taken_over(hvd: Hvd) -> None:
 
 
 def state_of_a_distributed_optimizer(hvd: Hvd) -> None:
-    """Called by all, with no gradient anywhere: no reduction hangs."""
+    """All ranks call it without any gradient, and no reduction hangs."""
     model = _model(hvd.rank())
     inner = torch.optim.SGD(model.parameters(), lr=0.5 + hvd.rank(), momentum=0.5)
     optimizer = hvd.DistributedOptimizer(inner, named_parameters=model.named_parameters())
@@ -214,7 +214,7 @@ def _optimizer(rank: int, name: str, options: dict[str, Any]) -> torch.optim.Opt
 
 
 def _stepped(rank: int, name: str, options: dict[str, Any]) -> torch.optim.Optimizer:
-    """Three steps on gradients of its own."""
+    """Return an optimizer after three steps on the rank's own gradients."""
     optimizer = _optimizer(rank, name, options)
     for _ in range(3):
         for p in optimizer.param_groups[0]["params"]:

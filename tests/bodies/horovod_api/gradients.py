@@ -1,4 +1,7 @@
-"""What flows back through each operation: the gradient at rank r is a small integer vector of its own."""
+"""The gradient of each operation.
+
+The incoming gradient at rank r is a small integer vector of its own.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def through_grouped_allreduce(hvd: Hvd) -> None:
 
 
 def through_allgather_it_is_averaged(hvd: Hvd) -> None:
-    """Of unequal parts: rank r has r + 1 rows."""
+    """Parts are unequal: rank r has r + 1 rows."""
     x = _leaf(hvd, (hvd.rank() + 1, 2))
     total = hvd.size() * (hvd.size() + 1) // 2
     hvd.allgather(x).backward(_incoming(hvd.rank(), (total, 2)))
@@ -79,7 +82,7 @@ def through_alltoall_in_equal_parts(hvd: Hvd) -> None:
 
 
 def through_reducescatter_it_is_gathered(hvd: Hvd) -> None:
-    """Times the ranks where the operation is a sum, for allgather's own gradient is a mean."""
+    """A sum scales the gradient by the number of ranks, because allgather's own gradient is a mean."""
     length = hvd.size() + 1
     for op, factor in ((hvd.Sum, hvd.size()), (hvd.Average, 1)):
         x = _leaf(hvd, (length, 2))
@@ -112,7 +115,7 @@ def nothing_is_recorded_where_nothing_asks(hvd: Hvd) -> None:
 
 
 def a_loss_over_all_ranks_is_differentiated(hvd: Hvd) -> None:
-    """In the middle of a graph: the square of the mean, whose gradient every rank sees whole."""
+    """The square of the mean inside a graph. Every rank gets its whole gradient."""
     x = torch.tensor([float(hvd.rank())], requires_grad=True)
     mean = hvd.allreduce(2 * x, name="mean")
     (mean**2).backward()

@@ -1,4 +1,4 @@
-"""join: rank r does r + 1 reductions, and those that have joined count as zeros."""
+"""join: rank r runs r + 1 reductions, and ranks that have joined contribute zeros."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def an_average_is_still_over_all(hvd: Hvd) -> None:
 
 
 def the_last_to_join_is_told(hvd: Hvd) -> None:
-    """Now the first has the most to do."""
+    """The first rank runs the most reductions."""
     for step in range(hvd.size() - hvd.rank()):
         hvd.allreduce(torch.ones(1), name=f"step {step}")
     found = hvd.join()
@@ -49,7 +49,7 @@ def names_that_a_joined_rank_never_saw(hvd: Hvd) -> None:
 
 
 def optimizers_with_uneven_data(hvd: Hvd) -> None:
-    """The gradient of a step is a sum over those who still have data, over all ranks."""
+    """The gradient of a step is the sum over ranks that still have data, divided by all ranks."""
     p = torch.nn.Parameter(torch.zeros(2))
     optimizer = hvd.DistributedOptimizer(torch.optim.SGD([p], lr=1.0), named_parameters=[("p", p)])
     for _ in range(hvd.rank() + 1):
@@ -64,7 +64,7 @@ def optimizers_with_uneven_data(hvd: Hvd) -> None:
 
 @ours_only("Horovod counts the operations of each rank alone, and waits for ever")
 def operations_without_names_after_uneven_ones(hvd: Hvd) -> None:
-    """Rank r had r of them."""
+    """Rank r ran r operations before."""
     for _ in range(hvd.rank()):
         hvd.allreduce(torch.ones(1))
     hvd.join()
@@ -103,7 +103,7 @@ def _refused_after_join(hvd: Hvd, operation: Callable[[], object]) -> None:
 
 
 def _wait_for_joins(hvd: Hvd) -> None:
-    """What only this rank reduces is done once all others have joined."""
+    """Wait until all others have joined: a reduction that only this rank issues then completes."""
     same(hvd.allreduce(torch.ones(1), op=hvd.Sum, name="all others have joined"), torch.ones(1))
 
 

@@ -1,4 +1,7 @@
-"""init, shutdown and what is asked before and after: these bodies get a module that is not initialised, and leave it so."""
+"""init, shutdown, and calls before and after.
+
+The module is not initialized before or after a body.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ def one_machine_is_homogeneous(hvd: Hvd) -> None:
 
 
 def init_with_a_communicator(hvd: Hvd) -> None:
-    """Of the ranks of one parity, in reverse."""
+    """The communicator has the ranks of one parity in reverse order."""
     comm = WORLD.Split(WORLD.rank % 2, -WORLD.rank)
     with _initialised(hvd, comm):
         assert (hvd.rank(), hvd.size()) == (comm.rank, comm.size)
@@ -152,7 +155,10 @@ def every_name_is_there(hvd: Hvd) -> None:
 
 
 def init_with_ranks(hvd: Hvd) -> None:
-    """Of one parity. The last body of all: Horovod keeps these ranks even where it is initialised again."""
+    """The ranks of one parity.
+
+    This body runs last, because Horovod keeps these ranks after the next init.
+    """
     ranks = list(range(WORLD.rank % 2, WORLD.size, 2))
     with _initialised(hvd, ranks):
         assert (hvd.rank(), hvd.size()) == (ranks.index(WORLD.rank), len(ranks))
@@ -176,7 +182,7 @@ _NAMES = [
 
 
 def _signatures(hvd: Hvd) -> dict[str, dict[str, Any]]:
-    """Names and defaults of the parameters."""
+    """Return the names and defaults of the parameters."""
     needed, world, none = inspect.Parameter.empty, hvd.global_process_set, hvd.Compression.none
     tensor, tensors, name = {"tensor": needed}, {"tensors": needed}, {"name": None}
     where, factors = {"process_set": world}, {"prescale_factor": 1.0, "postscale_factor": 1.0}

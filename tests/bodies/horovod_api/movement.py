@@ -36,7 +36,7 @@ def allgather_of_every_shape(hvd: Hvd) -> None:
 
 
 def allgather_of_unequal_first_dimensions(hvd: Hvd) -> None:
-    """Rank r has r rows: the first has none."""
+    """Rank r has r rows, so the first rank has none."""
     for rest in [(), (3,), (2, 2)]:
         x = contribution(hvd.rank(), (hvd.rank(), *rest), torch.int64)
         parts = [contribution(r, (r, *rest), torch.int64) for r in range(hvd.size())]
@@ -109,7 +109,7 @@ def alltoall_with_splits(hvd: Hvd) -> None:
 
 
 def alltoall_with_empty_splits(hvd: Hvd) -> None:
-    """Only to the next rank; then only from the first."""
+    """Rows go only to the next rank, then only from the first rank."""
     size = hvd.size()
     _alltoall(hvd, lambda source, to: 3 * (to == (source + 1) % size), (2,))
     _alltoall(hvd, lambda source, to: to * (source == 0), ())
@@ -136,7 +136,7 @@ def alltoall_async_gives_the_splits_too(hvd: Hvd) -> None:
 
 
 def the_input_of_a_gather_may_change_afterwards(hvd: Hvd) -> None:
-    """What was returned is a copy, on the rank itself too."""
+    """The result is a copy, also on the rank itself."""
     x = torch.full((2,), float(hvd.rank()))
     found, sent = hvd.allgather(x), hvd.broadcast(x, 0)
     x.fill_(-1)

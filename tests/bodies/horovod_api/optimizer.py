@@ -1,6 +1,7 @@
-"""DistributedOptimizer: against torch's own optimizer on the gradient that all ranks should see.
+"""DistributedOptimizer, compared with torch's optimizer on the gradient that all ranks should see.
 
-The loss is linear, so that the gradient of a step is what `_gradient` says, in small integers, and every result is exact.
+The loss is linear, so that the gradient of a step is the value of `_gradient`, in small integers,
+and every result is exact.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def groups_by_number(hvd: Hvd) -> None:
 
 
 def groups_by_list(hvd: Hvd) -> None:
-    """The last parameter, in no list, is a group of its own."""
+    """The last parameter is in no list and forms a group of its own."""
     _compare(hvd, lambda p: torch.optim.SGD(p, lr=0.5), hvd.Average, groups=lambda p: [[p[0], p[2]], [p[1]]])
 
 
@@ -72,7 +73,7 @@ def gradients_are_sent_as_halves(hvd: Hvd) -> None:
 
 
 def several_backward_passes_a_step(hvd: Hvd) -> None:
-    """Gradients of the passes add up, and are averaged over ranks only."""
+    """Gradients of the passes add up; the average is over ranks only."""
     passes = 3
     mine, reference = _parameters(), _parameters()
     optimizer = _wrap(hvd, torch.optim.SGD(mine, lr=0.5), mine, backward_passes_per_step=passes)
@@ -154,7 +155,7 @@ def a_step_after_synchronize_warns(hvd: Hvd) -> None:
 
 
 def a_parameter_that_a_rank_did_not_use_counts_as_zero(hvd: Hvd) -> None:
-    """Rank r leaves out parameter r."""
+    """Rank r does not use parameter r."""
     mine = _parameters()
     optimizer = _wrap(hvd, torch.optim.SGD(mine, lr=0.5), mine)
     for step in range(2):
@@ -207,7 +208,7 @@ def a_closure_is_called_by_step(hvd: Hvd) -> None:
 
 
 def state_goes_into_a_new_optimizer(hvd: Hvd) -> None:
-    """Two steps, a round trip, two steps: as four."""
+    """Two steps, a round trip and two more steps equal four steps."""
 
     def build(p: Sequence[Tensor]) -> Optimizer:
         return torch.optim.SGD(p, lr=0.5, momentum=0.5)
@@ -240,7 +241,7 @@ def it_is_an_optimizer_of_the_same_class(hvd: Hvd) -> None:
 
 
 def names_of_parameters(hvd: Hvd) -> None:
-    """Those given, or the same different ones on every rank."""
+    """The given names, or unique names that are equal on every rank."""
     mine = _parameters()
     optimizer = _wrap(hvd, torch.optim.SGD(mine, lr=0.5), mine)
     assert [optimizer._parameter_names[p] for p in mine] == ["p0", "p1", "p2", "p3"]
@@ -251,7 +252,7 @@ def names_of_parameters(hvd: Hvd) -> None:
 
 
 def gradients_of_an_embedding(hvd: Hvd) -> None:
-    """Sparse ones, gathered; and made dense for the way."""
+    """Sparse gradients, gathered, or reduced as dense ones."""
     for as_dense in (False, True):
         table = nn.Embedding(hvd.size() + 1, 2, sparse=True)
         nn.init.zeros_(table.weight)
@@ -265,7 +266,10 @@ def gradients_of_an_embedding(hvd: Hvd) -> None:
 
 @ours_only("Horovod waits for ever")
 def an_embedding_that_a_rank_does_not_use(hvd: Hvd) -> None:
-    """Once ranks have seen its sparse gradient, those without one have zeros; before that, it is an error on all."""
+    """Ranks without a gradient contribute zeros once another rank's sparse gradient is known.
+
+    Before that it is an error on all ranks.
+    """
     last = hvd.size() - 1
 
     def step(table: nn.Embedding, optimizer: Any, *, used: bool) -> None:
@@ -314,7 +318,10 @@ def a_rank_outside_of_the_set_trains_alone(hvd: Hvd) -> None:
 
 
 def adasum_of_updates(hvd: Hvd) -> None:
-    """Of orthogonal ones the sum, of equal ones the mean; each rank's own optimizer makes the update."""
+    """Orthogonal updates add up, equal updates are averaged.
+
+    Each rank's optimizer makes its update.
+    """
     if hvd.size() == 1:
         return
     p, q = nn.Parameter(torch.zeros(hvd.size())), nn.Parameter(torch.zeros(3))
@@ -352,7 +359,7 @@ def options_that_do_not_fit_are_refused(hvd: Hvd) -> None:
 
 
 def parameters_in_another_order_on_each_rank(hvd: Hvd) -> None:
-    """Backward meets them in opposite orders; names pair them."""
+    """Backward passes complete them in opposite orders; names match them."""
     mine = _parameters()
     optimizer = _wrap(hvd, torch.optim.SGD(mine, lr=0.5), mine)
     order = range(len(mine)) if hvd.rank() % 2 else reversed(range(len(mine)))
@@ -363,7 +370,10 @@ def parameters_in_another_order_on_each_rank(hvd: Hvd) -> None:
 
 
 def optimizers_that_have_parameters_in_another_order_on_each_rank(hvd: Hvd) -> None:
-    """As those of a set of parameters do. Names pair them, in every step and however they are put together."""
+    """Parameters may come from a Python set.
+
+    Names match them in every step, with and without fusion.
+    """
     for options in ({}, {"groups": 2}, {"op": hvd.Adasum}):
         _in_another_order(hvd, lambda own: own[::-1], options)
         _in_another_order(hvd, lambda own: [own[0], own[2], own[1], own[3]], options)
@@ -376,7 +386,10 @@ def groups_whose_lists_are_in_another_order_on_each_rank(hvd: Hvd) -> None:
 
 
 def _in_another_order(hvd: Hvd, permute: Callable[[list[Any]], list[Any]], options: dict[str, Any]) -> None:
-    """Odd ranks have the parameters in the order that `permute` makes. All ranks have the same gradients."""
+    """Give odd ranks the parameters in the order that `permute` makes.
+
+    All ranks have the same gradients.
+    """
     mine = [nn.Parameter(torch.zeros(3)) for _ in range(4)]
     order = permute(mine) if hvd.rank() % 2 else mine
     if callable(options.get("groups")):
@@ -391,7 +404,7 @@ def _in_another_order(hvd: Hvd, permute: Callable[[list[Any]], list[Any]], optio
 
 
 def n_ranks_equal_one_process(hvd: Hvd) -> None:
-    """A network on a part of the batch each, beside one on the whole batch."""
+    """A network on a part of the batch per rank, compared with one on the whole batch."""
     x, y = torch.randn(8 * hvd.size(), 6, dtype=torch.float64), torch.randn(8 * hvd.size(), 2, dtype=torch.float64)
     x, y = hvd.broadcast(x, 0), hvd.broadcast(y, 0)
     model, reference = _network(hvd.rank()), _network(0)
@@ -413,7 +426,7 @@ def n_ranks_equal_one_process(hvd: Hvd) -> None:
 
 
 def losses_are_scaled_for_half_precision(hvd: Hvd) -> None:
-    """torch's GradScaler around it, as scripts have it."""
+    """torch's GradScaler, as scripts use it."""
     mine = _parameters()
     optimizer = _wrap(hvd, torch.optim.SGD(mine, lr=0.5), mine)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
@@ -428,7 +441,7 @@ def losses_are_scaled_for_half_precision(hvd: Hvd) -> None:
 
 
 def two_optimizers_side_by_side(hvd: Hvd) -> None:
-    """As of a generator and a discriminator, their names apart."""
+    """Two optimizers, as for a generator and a discriminator, with different names."""
     first, second = _parameters(), _parameters()
     a = _wrap(hvd, torch.optim.SGD(first, lr=0.5), first, prefix="a")
     b = _wrap(hvd, torch.optim.SGD(second, lr=0.5), second, prefix="b")
@@ -443,7 +456,7 @@ def two_optimizers_side_by_side(hvd: Hvd) -> None:
 
 
 def parameters_that_another_hand_changes(hvd: Hvd) -> None:
-    """Between steps: a checkpoint is loaded, and weights are copied in."""
+    """Between steps a checkpoint is loaded, and weights are copied."""
     model = nn.Linear(3, 2, bias=False)
     nn.init.zeros_(model.weight)
     optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=1.0), model.named_parameters())
@@ -498,7 +511,7 @@ def _reference_step(hvd: Hvd, plain: Optimizer, parameters: Sequence[nn.Paramete
 def _compare(
     hvd: Hvd, build: Callable[[Sequence[Tensor]], Optimizer], reduction: Any, *, named: bool = True, **options: Any
 ) -> None:
-    """Four steps of `build`'s optimizer wrapped, beside as many of it alone on the reduced gradients."""
+    """Compare four steps of `build`'s optimizer, wrapped, with it on the reduced gradients."""
     mine, reference = _parameters(), _parameters()
     optimizer = _wrap(hvd, build(mine), mine, **options) if named else hvd.DistributedOptimizer(build(mine))
     plain = build(reference)

@@ -1,4 +1,4 @@
-"""Process sets added while running; those given to `init` are in lifecycle.py."""
+"""Process sets added at run time. lifecycle.py tests those passed to `init`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.bodies.horovod_api.base import WORLD, Hvd, bodies, ours_only, reduced
 
 
 def operations_among_disjoint_sets(hvd: Hvd) -> None:
-    """Each set does every operation at its own time, under the same names."""
+    """Each set runs every operation at its own time, with the same names."""
     mine, _ = _parity_sets(hvd)
     ranks, me, count = mine.ranks, hvd.rank(), len(mine.ranks)
     x = torch.full((2 * count,), float(me))
@@ -59,7 +59,7 @@ def the_set_and_the_world_in_flight_together(hvd: Hvd) -> None:
 
 
 def overlapping_sets(hvd: Hvd) -> None:
-    """All but the last, and all but the first; issued in opposite orders."""
+    """All ranks but the last, and all but the first, issued in opposite orders."""
     if hvd.size() < 3:
         return
     sets = [hvd.add_process_set(range(hvd.size() - 1)), hvd.add_process_set(range(1, hvd.size()))]
@@ -195,7 +195,7 @@ def adasum_is_for_the_world_only(hvd: Hvd) -> None:
 
 
 def _parity_sets(hvd: Hvd) -> tuple[Any, Any]:
-    """The set of this rank and, where there is one, the other."""
+    """Return the set of this rank and the other set, if there is one."""
     if hvd.size() == 1:
         return hvd.global_process_set, None
     both = [hvd.add_process_set(range(parity, hvd.size(), 2)) for parity in (0, 1)]

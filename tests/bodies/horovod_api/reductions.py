@@ -142,7 +142,7 @@ def adasum_of_parallel_vectors_is_their_mean(hvd: Hvd) -> None:
 
 
 def adasum_is_that_of_the_paper(hvd: Hvd) -> None:
-    """arXiv:2006.02924, over a tree of neighbours."""
+    """arXiv 2006.02924, over a tree of neighbours."""
     parts = [contribution(rank, (9,), torch.float64) for rank in range(hvd.size())]
     while len(parts) > 1:
         parts = [_adasum(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
@@ -151,7 +151,10 @@ def adasum_is_that_of_the_paper(hvd: Hvd) -> None:
 
 
 def adasum_treats_the_tensors_of_a_group_apart(hvd: Hvd) -> None:
-    """Parallel in the first and orthogonal in the second, which one long vector would be neither of."""
+    """Gradients are parallel in the first tensor and orthogonal in the second.
+
+    One long vector is neither.
+    """
     x, y = torch.ones(3), _unit(hvd, hvd.rank(), torch.float32)
     found = hvd.grouped_allreduce([x, y], op=hvd.Adasum)
     all_same(found, [x, torch.arange(1.0, hvd.size() + 1)])
@@ -279,13 +282,13 @@ def _reducescatter(hvd: Hvd, shape: tuple[int, ...], dtype: torch.dtype, op: obj
 
 
 def _piece(hvd: Hvd, shape: tuple[int, ...], dtype: torch.dtype, op: object) -> Tensor:
-    """What this rank gets of the reduction."""
+    """Return this rank's share of the reduction."""
     whole = reduced(hvd, op, lambda r: contribution(r, shape, dtype))
     return whole.split(rows(shape[0], hvd.size()))[hvd.rank()]
 
 
 def _unit(hvd: Hvd, rank: int, dtype: torch.dtype) -> Tensor:
-    """Along an axis of its own for every rank."""
+    """Return a vector along a different axis for every rank."""
     x = torch.zeros(hvd.size(), dtype=dtype)
     x[rank] = rank + 1
     return x

@@ -1,0 +1,38 @@
+"""Read a YAML file and its overrides, and check them as far as the command can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from cli.slurm.schema import SlurmSection
+from hvd_train.config import document, targets
+from hvd_train.config.document import Document
+from hvd_train.config.resolve import resolve_as, target_sections
+from hvd_train.config.schema import Config
+from hvd_train.errors import UserError
+
+
+class RunFile(Config):
+    """One YAML file: the configuration of the ranks, and what `ddl submit` requests from SLURM."""
+
+    slurm: SlurmSection = Field(default_factory=SlurmSection)
+
+
+def load(file: Path, overrides: Sequence[str]) -> RunFile:
+    """Return the checked configuration; UserError has one line for each mistake."""
+    return read(file, overrides)[0]
+
+
+def read(file: Path, overrides: Sequence[str]) -> tuple[RunFile, Document]:
+    """Return what `load` returns, and the document, which has the line of each field."""
+    source = document.read(file)
+    config = resolve_as(RunFile, source, overrides)
+    for path, target in target_sections(config):
+        try:
+            targets.check(target)
+        except UserError as error:
+            raise UserError(f"{source.place(path)}: {'.'.join(map(str, path))}: {error}") from None
+    return config, source

@@ -1,0 +1,1 @@
+"""Look at data, and prepare it for training."""

@@ -1,0 +1,1 @@
+"""Meters: the metrics of an evaluation, exact over any number of ranks."""

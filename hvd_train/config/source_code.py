@@ -1,0 +1,15 @@
+"""Parses Python source in threads: ranks of the tests are threads, and a server has several."""
+
+from __future__ import annotations
+
+import ast
+import threading
+
+_ONE_AT_A_TIME = threading.Lock()
+"""`ast.parse` of Python 3.11 counts its recursion in one place for all threads, and fails if two parse at once."""
+
+
+def parse(text: str | bytes, name: str = "<source>") -> ast.Module:
+    """Return the syntax tree of `text`, which is from the file `name`."""
+    with _ONE_AT_A_TIME:
+        return ast.parse(text, name)

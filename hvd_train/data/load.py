@@ -1,0 +1,67 @@
+"""Make the data set that a configuration describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch.utils.data import default_collate
+
+from hvd_train.config.schema import DataSection
+from hvd_train.config.section import TARGET, PluginSection
+from hvd_train.data.base import Dataset, Items, Stream
+from hvd_train.data.fitted import Fitted, described_as
+from hvd_train.data.lengths import with_lengths
+from hvd_train.data.memory.node import ALONE, Node
+from hvd_train.data.samples import RowItems, SampleSplit, StreamSplit, TransformedSplit
+from hvd_train.data.torch_datasets import as_dataset
+from hvd_train.data.transform import Transform, TransformContext
+from hvd_train.errors import UserError
+
+
+def load(section: DataSection, seed: int = 0, node: Node = ALONE, fitted: Fitted | None = None) -> Dataset:
+    """Return the data set of `section`, whose samples are splits or a stream.
+
+    `seed` is the one of transforms. `fitted` encodes the samples as those of another file were
+    encoded in training: it is the content of `data.json` of a run folder. Collective for the ranks of
+    `node`. Raise UserError for data that is missing or malformed, or does not fit `fitted`.
+    """
+    made = read_source(section, node, fitted, stacked=section.collate.member == "stack")
+    context = TransformContext(made.spec, seed, section.label_key, made.preprocessing)
+    transforms = [one.create(context, expected=Transform) for one in section.transforms]
+    train = _split(made.train, section, seed, transforms)
+    others = {name: _split(part, section, seed) for name, part in made.others.items()}
+    data = replace(made, train=train, test=_split(made.test, section, seed), others=others)
+    return data if section.bucket is None else with_lengths(data, node, seed)
+
+
+def read_source(section: PluginSection, node: Node, fitted: Fitted | None = None, *, stacked: bool = True) -> Dataset:
+    """Return what the source that `section` names returns, as a `Dataset`; collective for `node`.
+
+    All samples of a target that are `stacked` have one shape.
+    """
+    made = section.create(node, fitted)
+    if section.member == TARGET:
+        made = as_dataset(made, f"target '{section.label}'", stacked=stacked)
+    assert isinstance(made, Dataset)
+    return made if fitted is None else described_as(made, fitted, section.label)
+
+
+def _split(samples: Any, section: DataSection, seed: int, transforms: Sequence[Transform] = ()) -> Any:
+    """Return `samples` with the collate function of `section` and with `transforms`."""
+    damage = getattr(samples, "damage", None)
+    if damage is not None and section.on_error == "error":
+        raise UserError(damage)
+    for transform in transforms:
+        samples = transform.grow(samples)
+    skips, seeds = section.on_error == "skip", section.worker_type == "processes"
+    if isinstance(samples, Stream):
+        return StreamSplit(samples, section.collate.create(section.label_key), transforms, seed, skips, seeds=seeds)
+    if isinstance(samples, Items):
+        return SampleSplit(samples, section.collate.create(section.label_key), transforms, seed, skips, seeds=seeds)
+    if "collate" in section.model_fields_set:
+        raise UserError("data.collate: the samples of this source are arrays of one shape; leave collate out")
+    if any(transform.of_samples for transform in transforms):
+        return SampleSplit(RowItems(samples), default_collate, transforms, seed, seeds=seeds)
+    return TransformedSplit(samples, transforms, seed) if transforms else samples

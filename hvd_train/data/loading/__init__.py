@@ -1,0 +1,1 @@
+"""Loads batches beside training, in worker processes or threads."""

@@ -1,0 +1,158 @@
+"""Rows of a CSV file with a header. One column is the target, and others are the inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import csv as csv_text
+import io
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hvd_train.config.options import Annotated, Field, Fraction, Literal, NonNegativeInt
+from hvd_train.data.base import Dataset
+from hvd_train.data.files import find_file, import_extra, test_files
+from hvd_train.data.fitted import Fitted
+from hvd_train.data.memory.node import ALONE, Node
+from hvd_train.data.tables.dataset import dataset, text_columns
+from hvd_train.data.tables.table import TableFile, TableOptions
+from hvd_train.errors import UserError
+
+HEADER = 2**20
+"""Characters of the first line that are read."""
+DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}
+"""Usual delimiters, as YAML writes them."""
+
+
+def create(
+    node: Node = ALONE,
+    fitted: Fitted | None = None,
+    *,
+    path: Annotated[str, "CSV file whose first row has the names of the columns"],
+    delimiter: Annotated[str, Field(min_length=1, max_length=1), "character between two values"] = ",",
+    decimal: Annotated[Literal[".", ","], "decimal separator of numbers"] = ".",
+    target: Annotated[str, "name of the column to predict"],
+    features: Annotated[list[str], "names of the columns that are inputs; empty: all columns but the target"] = [],
+    task: Annotated[
+        Literal["auto", "classification", "regression"],
+        "auto: texts and integers are classes, other numbers a regression",
+    ] = "auto",
+    standardise: Annotated[bool, "scale each number to mean 0 and standard deviation 1 over the training rows"] = False,
+    categorical: Annotated[
+        Literal["error", "onehot", "code"],
+        "texts among the inputs; onehot: one input for each text of the training rows; code: one input, the number of the "
+        "text from 1; error: exit code 2",
+    ] = "error",
+    missing: Annotated[
+        Literal["error", "mean", "drop"],
+        "missing values; mean: the mean of the training rows (a missing text counts as unknown); drop: leave out rows with "
+        "missing values; error: exit code 2",
+    ] = "error",
+    test_path: Annotated[
+        str | dict[str, str] | None,
+        "file with the test rows, prepared as the training rows; several by name: the first is the test split",
+    ] = None,
+    test_fraction: Annotated[
+        Fraction, "fraction of the samples that is held out for evaluation without test_path"
+    ] = 0.2,
+    seed: Annotated[NonNegativeInt, "seed that chooses the held-out samples"] = 0,
+) -> Dataset:
+    """Return inputs of shape (n,), one or more for each column.
+
+    Classes are numbered in sorted order. A text that no training row has becomes the code 0, or
+    zeros. A column that only numbers the rows is no input unless `features` names it. Raise
+    UserError for columns that are unknown, are neither numbers nor texts, or hold missing or
+    infinite values.
+    """
+    options = TableOptions(target, features, task, standardise, categorical, missing, test_fraction, seed)
+    texts = text_columns(fitted) if fitted is not None else []
+    train = table(find_file(path, "path"), path, delimiter, decimal, texts)
+    tests = {name: table(file, str(file), delimiter, decimal, texts) for name, file in test_files(test_path).items()}
+    return dataset(train, tests, options, node, fitted)
+
+
+def table(file: Path, path: str, delimiter: str, decimal: str, texts: Sequence[str] = ()) -> TableFile:
+    """Return a CSV file, which messages call `path`, as a table. Columns `texts` hold texts."""
+    return TableFile(path, lambda: _read(file, path, delimiter, decimal, texts), partial(place, file, delimiter))
+
+
+def place(file: Path, delimiter: str, row: int) -> str:
+    """Return the text for the position of a row: its line."""
+    return f"line {_line(file, delimiter, row)}"
+
+
+def _read(file: Path, path: str, delimiter: str, decimal: str, texts: Sequence[str]) -> Any:
+    csv, arrow = import_extra("pyarrow.csv"), import_extra("pyarrow")
+    check_header(first_line(file, path), path, delimiter)
+    try:
+        return csv.read_csv(
+            file,
+            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=csv.ConvertOptions(
+                strings_can_be_null=True, decimal_point=decimal, column_types=dict.fromkeys(texts, arrow.string())
+            ),
+        )
+    except arrow.ArrowException as error:
+        wrong = uneven(file, delimiter)
+        raise UserError(f"{path}: {wrong or f'not a table of comma-separated values: {error}'}") from error
+
+
+def _open(file: Path | bytes) -> io.TextIOWrapper:
+    """Open the text of a file, compressed or not, or of bytes; what is not UTF-8 becomes U+FFFD."""
+    stream = io.BytesIO(file) if isinstance(file, bytes) else import_extra("pyarrow").input_stream(str(file))
+    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+
+
+def first_line(file: Path | bytes, path: str) -> str:
+    """Return the names of the columns as they stand in the file; UserError if it is no text."""
+    try:
+        with _open(file) as text:
+            line = text.readline(HEADER)
+    except (OSError, import_extra("pyarrow").ArrowException) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if "\0" in line or "\ufffd" in line:
+        raise UserError(f"{path}: line 1 is not text in UTF-8: {line[:20]!r}; save the file in UTF-8")
+    return line
+
+
+def check_header(line: str, path: str, delimiter: str) -> None:
+    """Raise UserError if another character than `delimiter` separates the names."""
+    other = max(DELIMITERS, key=line.count)
+    if delimiter not in line and other in line:
+        raise UserError(
+            f"{path}: line 1 has no {delimiter!r} but {line.count(other)} {other!r} between names; "
+            f"set data.delimiter: {DELIMITERS[other]}"
+        )
+
+
+def _line(file: Path, delimiter: str, row: int) -> int:
+    """Return the line, from 1, on which a row begins.
+
+    Quoted values may hold line breaks, and empty lines are no rows.
+    """
+    return next((line for number, (line, _) in enumerate(records(file, delimiter)) if number == row + 1), row + 2)
+
+
+def uneven(file: Path, delimiter: str) -> str | None:
+    """Return which row has another number of values than the header has names.
+
+    Return None if there is none.
+    """
+    names = 0
+    for line, values in records(file, delimiter):
+        names = names or len(values)
+        if len(values) != names:
+            return f"line {line} has {len(values)} values, expected {names} as the header: not a table"
+    return None
+
+
+def records(file: Path | bytes, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line on which each record begins, and its values."""
+    with _open(file) as text:
+        reader, line = csv_text.reader(text, delimiter=delimiter), 1
+        with contextlib.suppress(csv_text.Error):
+            for values in reader:
+                if values:
+                    yield line, values
+                line = reader.line_num + 1

@@ -1,0 +1,38 @@
+"""Adds a border to an image and cuts a random part of its old size out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hvd_train.config.options import Annotated, PositiveInt
+from hvd_train.data.augmentation import Function, map_images
+from hvd_train.data.transform import Transform, TransformContext
+
+
+@dataclass(frozen=True)
+class Crop(Transform):
+    """Shifts an image by up to `padding` pixels in both directions; zeros come in at the border."""
+
+    padding: int
+    label: str | None
+
+    def sample(self, sample: Any, generator: torch.Generator) -> Any:
+        def draw(height: int, width: int) -> Function:
+            top, left = torch.randint(0, 2 * self.padding + 1, (2,), generator=generator).tolist()
+            return lambda x: self._padded(x)[..., top : top + height, left : left + width]
+
+        return map_images(draw, sample, self.label)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return F.pad(x, (self.padding,) * 4)
+
+
+def create(
+    context: TransformContext, *, padding: Annotated[PositiveInt, "pixels of zeros that are added to each side"] = 4
+) -> Crop:
+    return Crop(padding, context.label)

@@ -1,0 +1,35 @@
+"""The sizes of the data for a model builder. A model that cannot take the data raises UserError."""
+
+from __future__ import annotations
+
+import math
+
+from hvd_train.data.spec import DataSpec
+from hvd_train.errors import UserError
+
+
+def values(spec: DataSpec, model: str) -> int:
+    """Return the number of values of one input, for a model that predicts classes or numbers."""
+    if spec.task == "language":
+        raise UserError(f"model '{model}' takes classification or regression data, not {_given(spec)}")
+    return math.prod(spec.input_shape)
+
+
+def image(spec: DataSpec, model: str, smallest: int) -> tuple[int, int, int]:
+    """Return channels, height and width of the images. Neither side is shorter than `smallest`."""
+    if len(spec.input_shape) != 3 or min(spec.input_shape[1:]) < smallest:
+        side = f"of at least {smallest} x {smallest}"
+        raise UserError(f"model '{model}' takes images (channels, height, width) {side}, not {_given(spec)}")
+    channels, height, width = spec.input_shape
+    return channels, height, width
+
+
+def length(spec: DataSpec, model: str) -> int:
+    """Return the number of tokens in a sample, for a language model."""
+    if spec.task != "language":
+        raise UserError(f"model '{model}' takes language data, such as that of 'text', not {_given(spec)}")
+    return spec.input_shape[0]
+
+
+def _given(spec: DataSpec) -> str:
+    return f"{spec.task} data of shape {spec.input_shape}"

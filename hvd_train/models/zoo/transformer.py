@@ -1,0 +1,98 @@
+"""Small causal language model: a decoder-only transformer with learned positions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hvd_train.config.options import Annotated, Fraction, PositiveInt
+from hvd_train.errors import UserError
+from hvd_train.models.base import DataSpec, Layer
+from hvd_train.models.fit import length
+
+
+class Attention(nn.Module):
+    """Causal self-attention with several heads. Maps `(batch, length, width)` to the same shape."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.project, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        heads = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        merged: Tensor = self.merge(heads.transpose(1, 2).flatten(2))
+        return merged
+
+
+class Block(nn.Module):
+    """Attention, then two layers on each token.
+
+    Each part normalises its input and adds its output to the input.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.attention = nn.Sequential(nn.LayerNorm(width), Attention(width, heads, dropout), nn.Dropout(dropout))
+        self.feed = nn.Sequential(nn.LayerNorm(width), feed, nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(x)
+        return x + self.feed(x)  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """Maps tokens `(batch, length)` to scores of the next token, `(batch, length, vocabulary)`."""
+
+    def __init__(self, vocabulary: int, context: int, width: int, blocks: list[Block], tie: bool) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*blocks, nn.LayerNorm(width))
+        self.head = None if tie else nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self._scores(self.blocks(self._embedded(tokens)))
+
+    def pipeline_layers(self) -> list[Layer]:
+        blocks = [Layer((f"blocks.{i}",), block) for i, block in enumerate(self.blocks)]
+        head = "tokens" if self.head is None else "head"
+        return [Layer(("tokens", "positions"), self._embedded), *blocks, Layer((head,), self._scores)]
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        embedded: Tensor = self.tokens(tokens) + self.positions(positions)
+        return embedded
+
+    def _scores(self, x: Tensor) -> Tensor:
+        # Assigning the weight would tie it too, but safetensors rejects a state_dict in which two names share a tensor.
+        return F.linear(x, (self.head or self.tokens).weight)
+
+
+def create(
+    spec: DataSpec,
+    *,
+    layers: Annotated[PositiveInt, "number of blocks"] = 2,
+    width: Annotated[PositiveInt, "size of the vector of a token; a multiple of heads"] = 128,
+    heads: Annotated[PositiveInt, "attention heads of each block"] = 4,
+    dropout: Annotated[Fraction, "fraction of attention weights and block outputs that is zeroed in training"] = 0.0,
+    tie: Annotated[bool, "use the token embedding as the output layer too, which saves parameters"] = True,
+) -> nn.Module:
+    """Return blocks as in Radford et al., "Language Models are Unsupervised Multitask Learners"
+    (GPT-2), 2019.
+    """
+    if width % heads:
+        raise UserError(f"model.width: {width}, expected a multiple of heads, {heads}")
+    context = length(spec, "transformer")
+    blocks = [Block(width, heads, dropout) for _ in range(layers)]
+    return Transformer(spec.outputs, context, width, blocks, tie).apply(_initialise)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

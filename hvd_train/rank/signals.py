@@ -1,0 +1,27 @@
+"""Signals that ask a run to stop at the end of the next step."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Is set by SIGTERM and SIGUSR1. The handler does nothing else, so it is safe at any moment."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        """The number of the last signal; 0 if none came."""
+
+    def is_set(self) -> bool:
+        return self.signal > 0
+
+    def listen(self) -> None:
+        """Install the handlers; main thread only."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number

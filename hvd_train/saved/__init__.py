@@ -1,0 +1,1 @@
+"""A run that was saved: its folder, and its model."""

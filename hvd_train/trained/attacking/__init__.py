@@ -1,0 +1,1 @@
+"""What `ddl attack` measures: accuracy under attacks and under corruptions of inputs."""

@@ -1,0 +1,1 @@
+"""Corruptions of the rows of a table, one file each."""

@@ -1,0 +1,1 @@
+"""Corruptions of texts as tokens, one file each."""

@@ -1,0 +1,1 @@
+"""What an evaluation reports beside its metrics: parts that every rank measures and that are merged."""

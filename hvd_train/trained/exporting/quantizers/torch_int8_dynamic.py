@@ -1,0 +1,10 @@
+"""Weights in int8 and, in linear layers, inputs rounded to int8 for each row, by torchao."""
+
+from __future__ import annotations
+
+from hvd_train.trained.exporting.int8_module import Int8Module
+from hvd_train.trained.exporting.quantizer import ModuleQuantizer
+
+
+def create() -> ModuleQuantizer:
+    return Int8Module(split=True, dynamic=True)

@@ -1,0 +1,46 @@
+"""What `ddl predict` asks its process for. It imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hvd_train.config import plugins
+from hvd_train.errors import UserError, nearest
+from hvd_train.text import strict_json
+
+FORMATS = "hvd_train.trained.writers"
+"""The package of the formats of predictions."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of the command."""
+
+    run: str
+    inputs: list[str]
+    output: str | None
+    """The file to write; None: stdout."""
+    format: str
+    overrides: list[str]
+    keep: list[str]
+    top: int
+    tokens: int
+
+    def to_text(self) -> str:
+        return strict_json.dumps_exact(asdict(self))
+
+    @classmethod
+    def of(cls, text: str) -> Request:
+        return cls(**strict_json.loads_exact(text))
+
+
+def format_of(output: Path | None, *, as_json: bool) -> str:
+    """Return the name of the format of the predictions; UserError for a file with another ending."""
+    if output is None:
+        return "jsonl" if as_json else "csv"
+    name, known = output.suffix.lower().lstrip("."), plugins.names(FORMATS)
+    if name not in known:
+        endings = [f".{one}" for one in known]
+        raise UserError(f"--output: {output} has an unknown ending{nearest(output.suffix, endings)}")
+    return name
