@@ -18,7 +18,7 @@ from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
 from tests.integration.parts import needs
 from tests.integration.test_parallel import ENVIRONMENT, NODES, pytest_on_every_rank
 
-SECONDS = 240
+SECONDS = 480
 pytestmark = pytest.mark.timeout(2 * SECONDS)
 
 

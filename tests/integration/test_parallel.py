@@ -14,7 +14,7 @@ from cli.launch.flavor import find_mpirun
 from tests.integration.parts import needs
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 240
+SECONDS = 480
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",

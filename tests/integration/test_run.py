@@ -107,8 +107,8 @@ def test_a_run_folder_has_everything(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out dir"
     assert shlex.split((out / "command.txt").read_text()) == shlex.split(printed.stdout)
     assert {p.name for p in out.iterdir()} == {
-        "config.json", "data.json", "command.txt", "metrics.jsonl", "progress.json", "tensorboard", "checkpoints", "logs",
-        "summary.json",
+        "config.json", "data.json", "environment.json", "command.txt", "metrics.jsonl", "progress.json", "tensorboard",
+        "checkpoints", "logs", "summary.json",
     }  # fmt: skip
     assert json.loads((out / "data.json").read_text())["outputs"] == 10
     config = json.loads((out / "config.json").read_text())
