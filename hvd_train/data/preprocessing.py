@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hvd_train.data.base import Dataset
+from hvd_train.data.fitted import classes_of
 from hvd_train.text import strict_json
 
 NAME = "data.json"
@@ -36,9 +37,8 @@ def document(data: Dataset) -> dict[str, Any]:
 
 def class_names(data: Dataset) -> list[str] | None:
     """Return the names of the classes in the order of the outputs; None if the source knows none."""
-    target = data.preprocessing.get("target")
-    names = target.get("classes") if isinstance(target, dict) else data.preprocessing.get("classes")
-    return [str(name) for name in names] if names else None
+    names = classes_of(data.preprocessing)
+    return names and [str(name) for name in names]
 
 
 def has_spectra(data: Dataset) -> bool:
@@ -70,8 +70,8 @@ def difference(folder: Path, data: Dataset) -> str | None:
 def first_difference(saved: dict[str, Any], data: Dataset) -> str | None:
     """Return where `data` differs first from `saved`, the content of a run's `data.json`; None if nowhere."""
     made = json.loads(strict_json.dumps(document(data)))
-    if "input" not in saved:  # an older version wrote the folder
-        made.pop("input", None)
+    for key in {"input", "target"} - saved.keys():  # an older version wrote the folder
+        made.pop(key, None)
     for path, then, now in _differences("", saved, made):
         return f"{path} is {strict_json.dumps(then)} in the run and {strict_json.dumps(now)}"
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -169,7 +169,16 @@ def _supervised(named: dict[str, Any], first: Pair, name: str, stacked: bool) ->
     }
     spec = DataSpec(tuple(x.shape[1:]), outputs, "classification" if _is_class(y) else "regression")
     train = splits.pop("training")
-    return _dataset(train, splits, spec, _warnings([train, *splits.values()], outputs, name))
+    warnings = _warnings([train, *splits.values()], outputs, name)
+    return replace(_dataset(train, splits, spec, warnings), preprocessing=_named(named["training"], outputs))
+
+
+def _named(train: Any, outputs: int) -> dict[str, Any]:
+    """Return the names of the classes, which data sets of torchvision have, as other sources describe them."""
+    known = getattr(train, "classes", None)
+    if not isinstance(known, list | tuple) or len(known) != outputs or not all(isinstance(n, str) for n in known):
+        return {}
+    return {"target": {"classes": [*known]}}
 
 
 def _outputs(train: Any, labels: list[Tensor], y: Tensor) -> int:

@@ -16,6 +16,7 @@ from hvd_train.config.schema import DataSection
 from hvd_train.data import files
 from hvd_train.data.base import Dataset, TensorSplit
 from hvd_train.data.load import load as load_section
+from hvd_train.data.preprocessing import class_names
 from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
 
@@ -399,7 +400,7 @@ class Transformed(Map):
     targets, target_transform = [9] * 6, abs
 
 class WithTargets(Map):
-    targets = [0, 1, 2, 3, 4, 5]
+    targets, classes = [0, 1, 2, 3, 4, 5], ["a", "b", "c", "d", "e", "f"]
     def __getitem__(self, i):
         assert i == 0, "the labels are known, so other samples are not read"
         return super().__getitem__(i)
@@ -440,6 +441,10 @@ class TestTarget:
         x, y = data.train.batch(torch.tensor([0, 0]))
         assert torch.equal(y, data.train.labels[[0, 0]] if name != "known" else torch.zeros(2))
         assert x.shape == (2, 2)
+
+    def test_classes_have_the_names_that_a_data_set_of_torchvision_gives(self):
+        assert class_names(of_target("mine:known")) == ["a", "b", "c", "d", "e", "f"]
+        assert class_names(of_target("mine:classes")) is None
 
     def test_tensors_are_not_stacked_sample_by_sample(self):
         assert isinstance(of_target("mine:tensors").train, TensorSplit)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hvd_train.config.options import Annotated, Field, PositiveFloat, SourceSection
 from hvd_train.data.base import Dataset, Items, Stream
-from hvd_train.data.fitted import Fitted, of_sources
+from hvd_train.data.fitted import Fitted, classes_of, of_sources
 from hvd_train.data.load import read_source
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.mixtures import Blocks, MixedItems, MixedSplit, MixedStream, mixture_counts
@@ -68,7 +68,7 @@ def _common_spec(made: Sequence[Dataset], names: Sequence[str]) -> DataSpec:
 
 
 def _class_names(data: Dataset) -> list[Any]:
-    return data.preprocessing.get("target", {}).get("classes") or []
+    return classes_of(data.preprocessing) or []
 
 
 def _shown(data: Dataset) -> str:

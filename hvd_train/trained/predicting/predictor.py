@@ -9,6 +9,7 @@ import torch
 
 from hvd_train.compute.calling import caller
 from hvd_train.compute.precision import Precision
+from hvd_train.data.fitted import classes_of
 from hvd_train.data.nesting import map_tensors
 from hvd_train.errors import UserError
 from hvd_train.trained import answer, input
@@ -42,7 +43,7 @@ class Predictor:
                 run=self._run,
                 loss=config.train.loss.member,
                 target=target.get("name") or document.get("input", {}).get("target"),
-                classes=target.get("classes") or (),
+                classes=classes_of(document) or (),
                 document=document,
                 tokens=tokens,
                 top=top,
