@@ -33,6 +33,7 @@ from hvd_train.trained.exporting.judge import largest_difference
 from hvd_train.trained.exporting.latency import Latency
 from hvd_train.trained.exporting.program import axes, source_of
 from hvd_train.trained.exporting.verdict import Metric, Row, judge
+from hvd_train.trained.tasks import attack, explain
 from hvd_train.trained.tasks.export import create
 from tests.bodies import trained
 from tests.engines import threads
@@ -43,10 +44,14 @@ ACCURACY, LOSS = Metric("accuracy", True), Metric("loss", False)
 
 def export(run: Path, folder: Path, comm: Communicator | None = None, **options: Any) -> dict[str, Any]:
     """Export the run to `folder`, with latencies of little worth, and return the result of the task."""
+    return create(seconds=1e-9, **options).run(context(run, folder, comm))
+
+
+def context(run: Path, folder: Path, comm: Communicator | None = None) -> TaskContext:
+    """Return what a task is given that writes in `folder`."""
     folder.mkdir(exist_ok=True)
     found = find_run(run)
-    context = TaskContext(found.config, comm or single(), found.checkpoint, folder, Output())
-    return create(seconds=1e-9, **options).run(context)
+    return TaskContext(found.config, comm or single(), found.checkpoint, folder, Output())
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +143,7 @@ SYNC = {
 
 
 @pytest.mark.parametrize("name", SYNC)
-def test_checkpoint_of_every_kind_of_run_is_exported(name: str, tmp_path: Path) -> None:
+def test_checkpoint_of_every_kind_of_run_is_exported_explained_and_attacked(name: str, tmp_path: Path) -> None:
     ranks, sections = SYNC[name]
     values = {
         "model": {"name": "mlp", "hidden": [32]},
@@ -161,6 +166,12 @@ def test_checkpoint_of_every_kind_of_run_is_exported(name: str, tmp_path: Path) 
     assert exported["agreement"] > 0.95
     assert result["samples"] == 359
     assert original["metrics"].keys() == exported["metrics"].keys() == {"loss", "accuracy"}
+    found = explain.create(samples=3).run(context(folder, tmp_path / "explained"))
+    assert max(sample["completeness_error"] for sample in found["samples"]) <= 0.01
+    found = attack.create(methods=["fgsm"], epsilons=[0.0, 0.1]).run(context(folder, tmp_path / "attacked"))
+    clean, attacked = found["attacks"]["accuracy"]["fgsm"]
+    assert clean == pytest.approx(original["metrics"]["accuracy"], abs=1 / 359)
+    assert attacked < clean
 
 
 def test_metrics_are_those_of_one_rank_on_any_number(digits: Path, tmp_path: Path) -> None:
