@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hvd_train.compute.calling import scores
 from hvd_train.compute.loss import wide
-from hvd_train.data.samples import sample_seed
+from hvd_train.data.seeding import sample_seed
 
 Norm = Literal["linf", "l2"]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hvd_train.data.base import Dataset
 from hvd_train.data.memory.node import Node
-from hvd_train.data.samples import SampleSplit, StreamSplit, kept_generators, sample_seed, seed_globals
+from hvd_train.data.samples import SampleSplit, StreamSplit
+from hvd_train.data.seeding import kept_generators, sample_seed, seed_globals
 from hvd_train.errors import UserError
 
 SLOW = 2.0

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hvd_train.data.base import Items, Split, Stream
 from hvd_train.data.nesting import first_sample, shown
+from hvd_train.data.seeding import kept_generators, sample_seed, seed_globals
 from hvd_train.data.transform import Transform
 from hvd_train.errors import UserError
 
@@ -259,30 +257,6 @@ def equally_spaced(length: int, most: int | None) -> Tensor:
 def skips(split: Any) -> bool:
     """Return True if a batch of `split` can have fewer samples than positions."""
     return bool(getattr(split, "skips", False))
-
-
-def sample_seed(*numbers: int) -> int:
-    """Return a seed below 2^63 for `numbers`. numpy's SeedSequence takes five times as long."""
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little") >> 1
-
-
-def seed_globals(seed: int) -> None:
-    """Seed the global generators of the CPU."""
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-
-
-@contextmanager
-def kept_generators() -> Iterator[None]:
-    """Restore the global generators of the CPU after the block."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
 
 
 def _transformed(batch: Any, transforms: Sequence[Transform], key: tuple[int, int, int]) -> Any:

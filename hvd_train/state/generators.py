@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hvd_train.data.seeding import TORCH
+
 _TORCH, _CUDA, _PYTHON, _NUMPY = "rng.torch", "rng.cuda", "rng.python", "rng.numpy"
 _CACHED = ".gaussian"
 """Suffix of a name: the Gaussian number that was drawn with the previous one and not yet returned.
@@ -27,14 +29,17 @@ def seed_generators(seed: int) -> None:
     """Seed all generators, on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    with TORCH:
+        torch.manual_seed(seed)
 
 
 def state() -> dict[str, Tensor]:
     """Return the states of all generators, as tensors."""
     _, words, gaussian = random.getstate()
+    with TORCH:
+        of_torch = torch.get_rng_state()
     states = {
-        _TORCH: torch.get_rng_state(),
+        _TORCH: of_torch,
         _PYTHON: torch.tensor(words, dtype=torch.int64),
         _PYTHON + _CACHED: _number(gaussian),
     }
@@ -50,7 +55,8 @@ def state() -> dict[str, Tensor]:
 
 def load(states: dict[str, Tensor]) -> None:
     """Restore what `state` returned. Checkpoints of format 1 have no cached numbers."""
-    torch.set_rng_state(states[_TORCH])
+    with TORCH:
+        torch.set_rng_state(states[_TORCH])
     random.setstate((3, tuple(states[_PYTHON].tolist()), _cached(states, _PYTHON)))
     if _NUMPY in states:
         *key, position = states[_NUMPY].tolist()

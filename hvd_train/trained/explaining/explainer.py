@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hvd_train.data.nesting import first_sample, tensors
-from hvd_train.data.samples import kept_generators, sample_seed, seed_globals
+from hvd_train.data.seeding import kept_generators, sample_seed, seed_globals
 from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
 from hvd_train.trained.explaining import memory

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from hvd_train.data.samples import sample_seed
+from hvd_train.data.seeding import sample_seed
 
 SIMILAR = 0.5
 """The mean rank correlation from which maps hardly depend on the weights."""
