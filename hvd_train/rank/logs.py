@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import select
 import signal
 import subprocess
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -62,7 +62,7 @@ class Output:
         os.dup2(self.terminal, 1)
         os.dup2(self.errors, 2)
         if self._pump_ended is not None:
-            select.select([self._pump_ended], [], [], 2)
+            wait([self._pump_ended], 2)
 
     def warn(self, text: str) -> None:
         """Print a warning on the stderr from before `capture`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -40,6 +41,7 @@ class _Rendezvous:
         self._changed = threading.Condition()
         self._tables: defaultdict[Key, _Table] = defaultdict(_Table)
         self.first_error: BaseException | None = None
+        self.mailboxes: list[Mailbox] = []
 
     def deposit(self, key: Key, rank: int, operation: str, value: Any) -> None:
         with self._changed:
@@ -106,7 +108,9 @@ class ThreadsCommunicator(Communicator):
         return ThreadsCommunicator(self._rendezvous, group, nodes, members.index((key, self.rank)), self.traffic)
 
     def mailbox(self) -> Mailbox:
-        return connect(self)
+        opened = connect(self)
+        self._rendezvous.mailboxes.append(opened)
+        return opened
 
     def abort(self, code: int) -> None:
         raise SystemExit(code)
@@ -165,6 +169,9 @@ def run(size: int, body: Callable[[Communicator], T], *, nodes: Sequence[int] = 
 
     with ThreadPoolExecutor(size) as pool:
         results = [pool.submit(on_rank, rank) for rank in range(size)]
+    for mailbox in rendezvous.mailboxes:
+        with contextlib.suppress(OSError):  # the rank has closed it
+            mailbox.hang_up()
     if rendezvous.first_error:
         raise rendezvous.first_error
     return [result.result() for result in results]

@@ -16,7 +16,7 @@ from cli.launch.flavor import find_mpirun
 from tests.cluster.hosts import Done, Hosts, complaints
 from tests.integration.ddl import DIGITS, ROOT, SMALL, ddl, summary
 from tests.integration.parts import needs
-from tests.integration.test_parallel import ENVIRONMENT, NODES, pytest_on_every_rank
+from tests.integration.test_parallel import ENGINE, ENVIRONMENT, bodies, pytest_on_every_rank
 
 SECONDS = 480
 pytestmark = pytest.mark.timeout(2 * SECONDS)
@@ -106,7 +106,7 @@ def test_a_step_sends_over_the_network_what_a_ring_would(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("slots", "files"),
-    [((2, 2), ["tests/parallel"]), ((3, 1), [f"tests/parallel/test_{name}.py" for name in ("trainer", "replicas")])],
+    [((2, 2), [*ENGINE, *bodies("asynchronous")]), ((3, 1), bodies("trainer", "replicas"))],
     ids=["2-2", "3-1"],
 )
 def test_the_bodies_of_engine_and_trainer_on_two_hosts(hosts: Hosts, slots: tuple[int, ...], files: list[str]) -> None:
@@ -117,8 +117,7 @@ def test_the_bodies_of_engine_and_trainer_on_two_hosts(hosts: Hosts, slots: tupl
     launch = [find_mpirun(), "--hostfile", file, *options.split()]
     for name in ENVIRONMENT:
         launch += ["-x", name]
-    others = ["--ignore-glob=*/test_horovod_*", f"--ignore={NODES}"]
-    rank = ["/usr/bin/env", "-C", ROOT, *pytest_on_every_rank(*files, *others, "--engine", "mpi")]
+    rank = ["/usr/bin/env", "-C", ROOT, *pytest_on_every_rank(*files, "--engine", "mpi")]
     done = hosts.run("n1", [*launch, *rank], timeout=SECONDS, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout), done.stdout

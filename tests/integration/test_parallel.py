@@ -20,7 +20,13 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
-ENGINE = [f"tests/parallel/test_{name}.py" for name in ("comm", "checked", "mailbox", "trainer")]
+
+
+def bodies(*names: str) -> list[str]:
+    return [f"tests/parallel/test_{name}.py" for name in names]
+
+
+ENGINE = bodies("comm", "checked", "mailbox", "trainer")
 NODES = "tests/parallel/test_nodes.py"
 EVERYTHING = ["tests/parallel", "--ignore-glob=*/test_horovod_*", f"--ignore={NODES}"]
 API, SETTINGS = (f"tests/parallel/test_horovod_{name}.py" for name in ("api", "settings"))
@@ -32,15 +38,15 @@ SHARED_CORES = "--map-by :OVERSUBSCRIBE --bind-to none --mca mpi_yield_when_idle
     ("engine", "ranks", "windows", "files"),
     [
         ("mpi", 2, "^ucx", EVERYTHING),
-        ("mpi", 4, "^ucx", EVERYTHING),
-        ("mpi", 4, "^ucx,sm", ENGINE),
-        ("horovod", 2, "^ucx", EVERYTHING),
-        ("horovod", 4, "^ucx", ENGINE),
+        ("mpi", 4, "^ucx", [*ENGINE, *bodies("asynchronous", "replicas")]),
+        ("mpi", 4, "^ucx,sm", bodies("comm", "trainer")),
+        ("horovod", 2, "^ucx", [*ENGINE, *bodies("parallelism", "replicas")]),
+        ("horovod", 4, "^ucx", bodies("comm", "trainer")),
     ],
     ids=["mpi-2", "mpi-4", "mpi-4 without shared memory", "horovod-2", "horovod-4"],
 )
 def test_parallel(engine: str, ranks: int, windows: str, files: list[str]) -> None:
-    """The engine and what builds on it: the bodies of the trainer and of all strategies."""
+    """The engine and what builds on it. Everything runs once; all of it runs on 1 to 8 threads in tests/single."""
     needs("mpirun")
     needs(engine)
     all_pass(ranks, windows, *files, "--engine", engine)
@@ -53,8 +59,7 @@ def test_nodes_with_other_numbers_of_ranks() -> None:
 
 
 @pytest.mark.timeout(SECONDS + 30)
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("module", ["horovod.torch", "hvd_train.torch"])
+@pytest.mark.parametrize(("module", "ranks"), [("horovod.torch", 2), ("hvd_train.torch", 2), ("hvd_train.torch", 4)])
 def test_horovod_api(module: str, ranks: int) -> None:
     """Horovod hangs if it is initialized after its settings were tested; ddl's module does not."""
     needs("horovod" if module == "horovod.torch" else "mpi")

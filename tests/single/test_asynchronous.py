@@ -50,13 +50,13 @@ def nothing_is_left() -> Iterator[None]:
     assert [t.name for t in threading.enumerate() if t not in before and t.name.startswith("ddl-s")] == []
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("check", body.BODIES, ids=lambda f: f.__name__)
 def test_bodies_on_threads(check: Any, size: int) -> None:
     threads.run(size, check)
 
 
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("check", body.SAVING, ids=lambda f: f.__name__)
 def test_bodies_that_save(check: Any, size: int, tmp_path: Path) -> None:
     threads.run(size, lambda comm: check(comm, tmp_path))
@@ -280,7 +280,8 @@ def test_workers_continue_after_a_loss_and_share_its_samples(sync: dict[str, Any
 
     *living, dead = threads.run(3, run)
     assert dead is None
-    assert living == [([2], (0, 2), 3), ([2], (1, 2), pytest.approx(living[1][2]))]
+    assert [one[:2] for one in living] == [([2], (0, 2)), ([2], (1, 2))]
+    assert max(epochs for *_, epochs in living) == 3, "a backup worker may be behind at the end"
     assert reported == [2]
 
 

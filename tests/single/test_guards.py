@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -60,7 +60,7 @@ def receive(sent: Guard, seconds: float = 20) -> list[int]:
     assert sent.process.stdout is not None
     deadline, before = time.monotonic() + seconds, sent.machine
     while time.monotonic() < deadline:
-        if select.select([sent.process.stdout], [], [], 0.2)[0]:
+        if wait([sent.process.stdout], 0.2):
             data = os.read(sent.process.stdout.fileno(), 65536)
             ended = sent.receive(data)
             if ended or sent.machine != before or not data:

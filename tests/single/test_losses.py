@@ -23,7 +23,7 @@ from tests.bodies import training
 from tests.engines import threads
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [3])
 @pytest.mark.parametrize("check", body.BODIES, ids=lambda f: f.__name__)
 def test_bodies_on_threads(check: Any, size: int) -> None:
     threads.run(size, check)

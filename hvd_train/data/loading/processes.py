@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import mmap
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.connection import wait
 from typing import Any
 
 from hvd_train.data.loading.channel import Channel, Gone
@@ -194,7 +194,7 @@ class Processes:
 
     def _how_ended(self, worker: int) -> str:
         """Return how `worker` ended, which the fork server reports."""
-        while select.select([self._control], [], [], GRACE)[0]:
+        while wait([self._control], GRACE):
             report = self._control.recv(STATUS.size)
             if not report:
                 break
