@@ -1,13 +1,14 @@
-"""The measurement that `ddl bench` requests from its ranks: one JSON document in argv."""
+"""The measurement that `ddl bench` requests from its ranks."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+from hvd_train.text.argument import Argument
 
 
 @dataclass(frozen=True)
-class BenchRequest:
+class BenchRequest(Argument):
     """Measure `variants` of the family `what`, a package beside this file, in each of `cases`.
 
     Rank 0 writes the result to the file `output`. `columns` is the width of the terminal, None
@@ -21,10 +22,3 @@ class BenchRequest:
     pairs: int
     output: str
     columns: int | None
-
-    def to_text(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_text(cls, text: str) -> BenchRequest:
-        return cls(**json.loads(text))

@@ -23,7 +23,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which removes what is incomplete
     # The other pools of pyarrow keep the memory of blocks: 130 MB more after a million rows.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    request = Request.of(sys.argv[1])
+    request = Request.from_text(sys.argv[1])
     try:
         run = find_run(Path(request.run), request.overrides)
         sys.path[:0] = run.search_path  # for targets of the user's own

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from hvd_train.config import plugins
 from hvd_train.errors import UserError, nearest
-from hvd_train.text import strict_json
+from hvd_train.text.argument import Argument
 
 FORMATS = "hvd_train.trained.writers"
 """The package of the formats of predictions."""
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Argument):
     """The options of the command."""
 
     run: str
@@ -26,13 +26,6 @@ class Request:
     keep: list[str]
     top: int
     tokens: int
-
-    def to_text(self) -> str:
-        return strict_json.dumps_exact(asdict(self))
-
-    @classmethod
-    def of(cls, text: str) -> Request:
-        return cls(**strict_json.loads_exact(text))
 
 
 def format_of(output: Path | None, *, as_json: bool) -> str:

@@ -1,15 +1,14 @@
-"""What `ddl serve` requests from its server: one JSON document in argv."""
+"""What `ddl serve` requests from its server."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from hvd_train.text import strict_json
+from hvd_train.text.argument import Argument
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Argument):
     """Serve the run at `run` on a socket that listens, which the process inherits."""
 
     run: str
@@ -28,10 +27,3 @@ class Settings:
     def max_body(self) -> int:
         """The largest body of a request in bytes."""
         return int(self.max_body_mb * 1e6)
-
-    def to_text(self) -> str:
-        return strict_json.dumps(asdict(self))
-
-    @classmethod
-    def from_text(cls, text: str) -> Settings:
-        return cls(**json.loads(text))
