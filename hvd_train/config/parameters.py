@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -61,8 +62,9 @@ def _arguments(module: ast.Module, name: str) -> ast.arguments | None:
         methods = [n for n in node.body if _name(n) in {"__init__", "__new__"}]
         if len(methods) != 1 or not isinstance(methods[0], ast.FunctionDef) or methods[0].decorator_list:
             return None
-        arguments = methods[0].args
-        (arguments.posonlyargs or arguments.args)[:1] = []
+        arguments = copy.copy(methods[0].args)  # the tree is shared
+        self_is_in = "posonlyargs" if arguments.posonlyargs else "args"
+        setattr(arguments, self_is_in, getattr(arguments, self_is_in)[1:])
         return arguments
     return node.args if isinstance(node, ast.FunctionDef) and not node.decorator_list else None
 

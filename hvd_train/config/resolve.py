@@ -136,7 +136,7 @@ def specialise(kind: type[S], values: Any, path: Path_, mistakes: Mistakes) -> t
         if isinstance(given := values.get(key), list) and given:
             items = (specialise(section, one, (*path, key, i), mistakes) for i, one in enumerate(given))
             fields[key] = (tuple[tuple(items)], Field(strict=False))  # type: ignore[misc]
-    return create_model(kind.__name__, __base__=kind, **fields)
+    return create_model(kind.__name__, __base__=kind, **fields) if fields else kind
 
 
 def _with_options(kind: type[S], values: dict[str, Any]) -> type[S]:

@@ -25,7 +25,7 @@ BODIES = "tests/bodies/torch_training.py"
 
 
 @pytest.mark.timeout(SECONDS + 30)
-@pytest.mark.parametrize("ranks", [3])
+@pytest.mark.parametrize("ranks", [2])
 def test_bodies(ranks: int) -> None:
     needs("mpirun")
     options = ["-x", "-q", "-p", "no:cacheprovider", "--color=no", "--timeout=60", "-o", "timeout_method=thread"]
