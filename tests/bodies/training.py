@@ -90,7 +90,7 @@ def configuration(**sections: dict[str, Any]) -> Config:
     with ONE_AT_A_TIME:
         if key not in _RESOLVED:
             _RESOLVED[key] = resolve(Document(values, "test"))
-        return _RESOLVED[key]
+        return _RESOLVED[key].model_copy(deep=True)  # tests change fields
 
 
 def trainer(
