@@ -19,16 +19,108 @@ from hvd_train.config.tokenizer_section import TokenizerSection
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
+# Of the sources whose files have no test samples of their own.
+HeldOutFraction = Annotated[Fraction, "fraction of the samples that is held out for evaluation without test_path"]
+HeldOutSeed = Annotated[NonNegativeInt, "seed that chooses the held-out samples"]
+
+# Of tables.
+TargetColumn = Annotated[str, "name of the column to predict"]
+FeatureColumns = Annotated[list[str], "names of the columns that are inputs; empty: all columns but the target"]
+TableTask = Annotated[
+    Literal["auto", "classification", "regression"],
+    "auto: texts and integers are classes, other numbers a regression",
+]
+Standardise = Annotated[bool, "scale each number to mean 0 and standard deviation 1 over the training rows"]
+Categorical = Annotated[
+    Literal["error", "onehot", "code"],
+    "texts among the inputs; onehot: one input for each text of the training rows; code: one input, the number of the "
+    "text from 1; error: exit code 2",
+]
+MissingValues = Annotated[
+    Literal["error", "mean", "drop"],
+    "missing values; mean: the mean of the training rows (a missing text counts as unknown); drop: leave out rows with "
+    "missing values; error: exit code 2",
+]
+TestRows = Annotated[
+    str | dict[str, str] | None,
+    "file with the test rows, prepared as the training rows; several by name: the first is the test split",
+]
+
+# Of files of images and sounds.
+MediaPath = Annotated[
+    str,
+    "folder with a folder for each class, at any depth; or a .csv, .parquet or .jsonl file of paths and labels. Hidden "
+    "files and files with other endings are skipped",
+]
+TestMedia = Annotated[
+    str | dict[str, str] | None,
+    "folder or table of the test samples; or several by name, the first of them the main one",
+]
+PathColumn = Annotated[str, "column of a table with the path of a file, from the folder of the table"]
+LabelColumn = Annotated[str, "column of a table with the target; texts and integers are classes, floats a regression"]
+LabelTask = Annotated[Literal["auto", "classification", "regression"], "what the labels of a table are"]
+TableDelimiter = Annotated[str, Field(min_length=1, max_length=1), "character between two values of a .csv table"]
+MediaRoot = Annotated[str | None, "folder that the paths of a table begin at; by default the folder of the table"]
+
+# Of records whose fields are texts, images, sounds and numbers.
+RecordTask = Annotated[
+    Literal["auto", "classification", "regression", "language"],
+    "auto: texts and integers are classes, other numbers a regression; language: texts become tokens",
+]
+Tokenizer = Annotated[
+    TokenizerSection | None, "how texts become tokens: bytes, file, bpe or a target; none: texts stay texts"
+]
+TextLength = Annotated[PositiveInt, "most tokens of a text; longer texts are cut"]
+ImageSize = Annotated[
+    Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None,
+    "[height, width] that images are scaled and cropped to; none: images keep their size",
+]
+ImageMode = Annotated[Literal["rgb", "grey"], "channels of images: three or one"]
+AudioRate = Annotated[
+    PositiveInt | None, "samples per second that sounds are resampled to; none: sounds keep their rate"
+]
+
+# Of losses over classes.
+ClassWeights = Annotated[
+    Literal["balanced"] | list[PositiveFloat] | None,
+    "weight of each class; balanced: the inverse of its frequency",
+]
+IgnoreIndex = Annotated[int, "target of samples and positions that count nothing"]
+
 __all__ = [
     "Annotated",
     "Any",
+    "AudioRate",
+    "Categorical",
+    "ClassWeights",
+    "FeatureColumns",
     "Field",
     "Fraction",
+    "HeldOutFraction",
+    "HeldOutSeed",
+    "IgnoreIndex",
+    "ImageMode",
+    "ImageSize",
+    "LabelColumn",
+    "LabelTask",
     "Literal",
+    "MediaPath",
+    "MediaRoot",
+    "MissingValues",
     "NonNegativeFloat",
     "NonNegativeInt",
+    "PathColumn",
     "PositiveFloat",
     "PositiveInt",
+    "RecordTask",
     "SourceSection",
+    "Standardise",
+    "TableDelimiter",
+    "TableTask",
+    "TargetColumn",
+    "TestMedia",
+    "TestRows",
+    "TextLength",
+    "Tokenizer",
     "TokenizerSection",
 ]

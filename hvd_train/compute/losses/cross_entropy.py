@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hvd_train.compute.calling import scores
 from hvd_train.compute.loss import Loss, LossContext, check_log_probabilities, wide
-from hvd_train.config.options import Annotated, Fraction, Literal, PositiveFloat
+from hvd_train.config.options import Annotated, ClassWeights, Fraction, IgnoreIndex
 from hvd_train.data.batch import Batch
 from hvd_train.data.nesting import shown
 from hvd_train.errors import UserError
@@ -140,12 +140,9 @@ def class_weights_of(wanted: str | list[float] | None, context: LossContext) -> 
 def create(
     context: LossContext,
     *,
-    class_weights: Annotated[
-        Literal["balanced"] | list[PositiveFloat] | None,
-        "weight of each class; balanced: the inverse of its frequency",
-    ] = None,
+    class_weights: ClassWeights = None,
     label_smoothing: Annotated[Fraction, "share of the target that is spread evenly over all classes"] = 0.0,
-    ignore_index: Annotated[int, "target of samples and positions that count nothing"] = -100,
+    ignore_index: IgnoreIndex = -100,
 ) -> Loss:
     """Raise UserError for weights that do not fit the classes of the data."""
     function = partial(F.cross_entropy, label_smoothing=label_smoothing)

@@ -6,17 +6,14 @@ import torch.nn.functional as F
 
 from hvd_train.compute.loss import Loss, LossContext
 from hvd_train.compute.losses.cross_entropy import ClassLoss, class_weights_of
-from hvd_train.config.options import Annotated, Literal, PositiveFloat
+from hvd_train.config.options import ClassWeights, IgnoreIndex
 
 
 def create(
     context: LossContext,
     *,
-    class_weights: Annotated[
-        Literal["balanced"] | list[PositiveFloat] | None,
-        "weight of each class; balanced: the inverse of its frequency",
-    ] = None,
-    ignore_index: Annotated[int, "target of samples and positions that count nothing"] = -100,
+    class_weights: ClassWeights = None,
+    ignore_index: IgnoreIndex = -100,
 ) -> Loss:
     """Raise UserError for weights that do not fit the classes of the data."""
     weights = class_weights_of(class_weights, context)

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from hvd_train.config.options import Annotated, Field, Fraction, Literal, NonNegativeInt, PositiveFloat, PositiveInt
+from hvd_train.config.options import (
+    Annotated,
+    HeldOutFraction,
+    HeldOutSeed,
+    LabelColumn,
+    LabelTask,
+    Literal,
+    MediaPath,
+    MediaRoot,
+    PathColumn,
+    PositiveFloat,
+    PositiveInt,
+    TableDelimiter,
+    TestMedia,
+)
 from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
 from hvd_train.data.media.audio import SUFFIXES, AudioDecoder, Features, opened
@@ -15,19 +29,10 @@ def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
     *,
-    path: Annotated[
-        str,
-        "folder with a folder for each class, at any depth; or a .csv, .parquet or .jsonl file of paths and labels. Hidden "
-        "files and files with other endings are skipped",
-    ],
-    test_path: Annotated[
-        str | dict[str, str] | None,
-        "folder or table of the test samples; or several by name, the first of them the main one",
-    ] = None,
-    test_fraction: Annotated[
-        Fraction, "fraction of the samples that is held out for evaluation without test_path"
-    ] = 0.2,
-    seed: Annotated[NonNegativeInt, "seed that chooses the held-out samples"] = 0,
+    path: MediaPath,
+    test_path: TestMedia = None,
+    test_fraction: HeldOutFraction = 0.2,
+    seed: HeldOutSeed = 0,
     rate: Annotated[
         PositiveInt | None,
         "samples per second to which files are resampled; by default all files must have the rate of the first",
@@ -46,13 +51,11 @@ def create(
     coefficients: Annotated[PositiveInt, "cepstral coefficients of mfcc"] = 20,
     window_ms: Annotated[PositiveFloat, "length of a frame in milliseconds"] = 25.0,
     hop_ms: Annotated[PositiveFloat, "time between two frames in milliseconds"] = 10.0,
-    path_column: Annotated[str, "column of a table with the path of a file, from the folder of the table"] = "path",
-    label_column: Annotated[
-        str, "column of a table with the target; texts and integers are classes, floats a regression"
-    ] = "label",
-    task: Annotated[Literal["auto", "classification", "regression"], "what the labels of a table are"] = "auto",
-    delimiter: Annotated[str, Field(min_length=1, max_length=1), "character between two values of a .csv table"] = ",",
-    root: Annotated[str | None, "folder that the paths of a table begin at; by default the folder of the table"] = None,
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = "label",
+    task: LabelTask = "auto",
+    delimiter: TableDelimiter = ",",
+    root: MediaRoot = None,
 ) -> Dataset:
     """Return float32 (channels, time), or (channels, features, frames), read when they are used.
 

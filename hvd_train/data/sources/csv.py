@@ -10,7 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hvd_train.config.options import Annotated, Field, Fraction, Literal, NonNegativeInt
+from hvd_train.config.options import (
+    Annotated,
+    Categorical,
+    FeatureColumns,
+    Field,
+    HeldOutFraction,
+    HeldOutSeed,
+    Literal,
+    MissingValues,
+    Standardise,
+    TableTask,
+    TargetColumn,
+    TestRows,
+)
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, import_extra, test_files
 from hvd_train.data.fitted import Fitted
@@ -32,31 +45,15 @@ def create(
     path: Annotated[str, "CSV file whose first row has the names of the columns"],
     delimiter: Annotated[str, Field(min_length=1, max_length=1), "character between two values"] = ",",
     decimal: Annotated[Literal[".", ","], "decimal separator of numbers"] = ".",
-    target: Annotated[str, "name of the column to predict"],
-    features: Annotated[list[str], "names of the columns that are inputs; empty: all columns but the target"] = [],
-    task: Annotated[
-        Literal["auto", "classification", "regression"],
-        "auto: texts and integers are classes, other numbers a regression",
-    ] = "auto",
-    standardise: Annotated[bool, "scale each number to mean 0 and standard deviation 1 over the training rows"] = False,
-    categorical: Annotated[
-        Literal["error", "onehot", "code"],
-        "texts among the inputs; onehot: one input for each text of the training rows; code: one input, the number of the "
-        "text from 1; error: exit code 2",
-    ] = "error",
-    missing: Annotated[
-        Literal["error", "mean", "drop"],
-        "missing values; mean: the mean of the training rows (a missing text counts as unknown); drop: leave out rows with "
-        "missing values; error: exit code 2",
-    ] = "error",
-    test_path: Annotated[
-        str | dict[str, str] | None,
-        "file with the test rows, prepared as the training rows; several by name: the first is the test split",
-    ] = None,
-    test_fraction: Annotated[
-        Fraction, "fraction of the samples that is held out for evaluation without test_path"
-    ] = 0.2,
-    seed: Annotated[NonNegativeInt, "seed that chooses the held-out samples"] = 0,
+    target: TargetColumn,
+    features: FeatureColumns = [],
+    task: TableTask = "auto",
+    standardise: Standardise = False,
+    categorical: Categorical = "error",
+    missing: MissingValues = "error",
+    test_path: TestRows = None,
+    test_fraction: HeldOutFraction = 0.2,
+    seed: HeldOutSeed = 0,
 ) -> Dataset:
     """Return inputs of shape (n,), one or more for each column.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hvd_train.config.options import Annotated, Fraction, NonNegativeInt
+from hvd_train.config.options import Annotated, Fraction, HeldOutSeed
 from hvd_train.data.arrays import NamedArray, as_samples, hold_out
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import packaged_file
@@ -13,7 +13,7 @@ from hvd_train.data.files import packaged_file
 def create(
     *,
     test_fraction: Annotated[Fraction, "fraction of the samples that is held out for evaluation"] = 0.2,
-    seed: Annotated[NonNegativeInt, "seed that chooses the held-out samples"] = 0,
+    seed: HeldOutSeed = 0,
 ) -> Dataset:
     """Return inputs of shape (1, 8, 8). Raise UserError without scikit-learn."""
     rows = np.loadtxt(packaged_file("sklearn", "datasets/data/digits.csv.gz"), delimiter=",")

@@ -7,12 +7,16 @@ from functools import partial
 
 from hvd_train.config.options import (
     Annotated,
+    AudioRate,
     Field,
     Fraction,
-    Literal,
+    ImageMode,
+    ImageSize,
     NonNegativeInt,
     PositiveInt,
-    TokenizerSection,
+    RecordTask,
+    TextLength,
+    Tokenizer,
 )
 from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted, classes_of
@@ -52,22 +56,12 @@ def create(
     classes: Annotated[
         PositiveInt | list[str] | None, "streaming: number of classes, or their names in order, unless the data say it"
     ] = None,
-    task: Annotated[
-        Literal["auto", "classification", "regression", "language"],
-        "auto: texts and integers are classes, other numbers a regression; language: texts become tokens",
-    ] = "auto",
-    tokenizer: Annotated[
-        TokenizerSection | None, "how texts become tokens: bytes, file, bpe or a target; none: texts stay texts"
-    ] = None,
-    length: Annotated[PositiveInt, "most tokens of a text; longer texts are cut"] = 512,
-    image_size: Annotated[
-        Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None,
-        "[height, width] that images are scaled and cropped to; none: images keep their size",
-    ] = None,
-    image_mode: Annotated[Literal["rgb", "grey"], "channels of images: three or one"] = "rgb",
-    audio_rate: Annotated[
-        PositiveInt | None, "samples per second that sounds are resampled to; none: sounds keep their rate"
-    ] = None,
+    task: RecordTask = "auto",
+    tokenizer: Tokenizer = None,
+    length: TextLength = 512,
+    image_size: ImageSize = None,
+    image_mode: ImageMode = "rgb",
+    audio_rate: AudioRate = None,
     streaming: Annotated[
         bool, "read the training split as a stream, without a download or a copy as Arrow files"
     ] = False,

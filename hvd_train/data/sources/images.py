@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from hvd_train.config.options import Annotated, Field, Fraction, Literal, NonNegativeInt, PositiveInt
+from hvd_train.config.options import (
+    Annotated,
+    HeldOutFraction,
+    HeldOutSeed,
+    LabelColumn,
+    LabelTask,
+    Literal,
+    MediaPath,
+    MediaRoot,
+    PathColumn,
+    PositiveInt,
+    TableDelimiter,
+    TestMedia,
+)
 from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
 from hvd_train.data.media.dataset import Division, dataset
@@ -15,19 +28,10 @@ def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
     *,
-    path: Annotated[
-        str,
-        "folder with a folder for each class, at any depth; or a .csv, .parquet or .jsonl file of paths and labels. Hidden "
-        "files and files with other endings are skipped",
-    ],
-    test_path: Annotated[
-        str | dict[str, str] | None,
-        "folder or table of the test samples; or several by name, the first of them the main one",
-    ] = None,
-    test_fraction: Annotated[
-        Fraction, "fraction of the samples that is held out for evaluation without test_path"
-    ] = 0.2,
-    seed: Annotated[NonNegativeInt, "seed that chooses the held-out samples"] = 0,
+    path: MediaPath,
+    test_path: TestMedia = None,
+    test_fraction: HeldOutFraction = 0.2,
+    seed: HeldOutSeed = 0,
     mode: Annotated[
         Literal["rgb", "grey"],
         "channels of an input: three or one; transparent pixels become white, and 16-bit greys keep their precision",
@@ -45,13 +49,11 @@ def create(
         "mean and std, such as {mean: [0.5], std: [0.5]}, that standardise pixels of 0 to 1; half: 0.5 and 0.5, so that pixels "
         "are in -1 to 1; imagenet: those of ImageNet; none: pixels are in 0 to 1",
     ] = "none",
-    path_column: Annotated[str, "column of a table with the path of a file, from the folder of the table"] = "path",
-    label_column: Annotated[
-        str, "column of a table with the target; texts and integers are classes, floats a regression"
-    ] = "label",
-    task: Annotated[Literal["auto", "classification", "regression"], "what the labels of a table are"] = "auto",
-    delimiter: Annotated[str, Field(min_length=1, max_length=1), "character between two values of a .csv table"] = ",",
-    root: Annotated[str | None, "folder that the paths of a table begin at; by default the folder of the table"] = None,
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = "label",
+    task: LabelTask = "auto",
+    delimiter: TableDelimiter = ",",
+    root: MediaRoot = None,
 ) -> Dataset:
     """Return inputs of shape (channels, height, width) in float32, decoded when they are used.
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from hvd_train.config.options import Annotated, Field, Fraction, Literal, NonNegativeInt, PositiveInt, TokenizerSection
+from hvd_train.config.options import (
+    Annotated,
+    Field,
+    HeldOutFraction,
+    HeldOutSeed,
+    Literal,
+    RecordTask,
+    TextLength,
+    Tokenizer,
+)
 from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
 from hvd_train.data.memory.dataset import HoldOut
@@ -30,25 +39,18 @@ def create(
         str | None,
         "key of the target; none: the model predicts each token of a text from the tokens before it, or computes its own loss",
     ] = None,
-    task: Annotated[
-        Literal["auto", "classification", "regression", "language"],
-        "auto: texts and integers are classes, other numbers a regression; language: texts become tokens",
-    ] = "auto",
-    tokenizer: Annotated[
-        TokenizerSection | None, "how texts become tokens: bytes, file, bpe or a target; none: texts stay texts"
-    ] = None,
+    task: RecordTask = "auto",
+    tokenizer: Tokenizer = None,
     dtype: Annotated[
         Literal["auto", "float32"], "numbers of inputs; auto: int64 where all of a key are integers"
     ] = "auto",
-    length: Annotated[PositiveInt, "most tokens of a text; longer texts are cut"] = 512,
+    length: TextLength = 512,
     test_path: Annotated[
         str | list[str] | dict[str, str] | None,
         "files of held-out samples; a table: names of held-out sets and their files, the first is the main one",
     ] = None,
-    test_fraction: Annotated[
-        Fraction, "fraction of the samples that is held out for evaluation without test_path"
-    ] = 0.2,
-    seed: Annotated[NonNegativeInt, "seed that chooses the held-out samples"] = 0,
+    test_fraction: HeldOutFraction = 0.2,
+    seed: HeldOutSeed = 0,
 ) -> Dataset:
     """Return samples with numbers and lists of numbers as tensors, and texts as tokens or as they are.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hvd_train.config.options import Annotated, Fraction, NonNegativeInt
+from hvd_train.config.options import Annotated, Fraction, HeldOutSeed
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, test_pairs
 from hvd_train.data.memory import npy
@@ -28,7 +28,7 @@ def create(
     ] = None,
     test_y: Annotated[str | dict[str, str] | None, "file of the test targets; several by the same names"] = None,
     test_fraction: Annotated[Fraction, "fraction of the samples that is held out for evaluation without test_x"] = 0.2,
-    seed: Annotated[NonNegativeInt, "seed that chooses the held-out samples"] = 0,
+    seed: HeldOutSeed = 0,
 ) -> Dataset:
     """Return inputs in float32. Files are mapped into memory, so that ranks share them.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hvd_train.config.options import Annotated, Fraction, NonNegativeInt
+from hvd_train.config.options import Annotated, HeldOutFraction, HeldOutSeed
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, test_files
 from hvd_train.data.memory import npy
@@ -36,10 +36,8 @@ def create(
         str | dict[str, str] | None,
         ".npz file with the test samples in arrays of the same names; several by name: the first is the test split",
     ] = None,
-    test_fraction: Annotated[
-        Fraction, "fraction of the samples that is held out for evaluation without test_path"
-    ] = 0.2,
-    seed: Annotated[NonNegativeInt, "seed that chooses the held-out samples"] = 0,
+    test_fraction: HeldOutFraction = 0.2,
+    seed: HeldOutSeed = 0,
 ) -> Dataset:
     """Return inputs in float32. Arrays that `numpy.savez` wrote are mapped into memory.
 

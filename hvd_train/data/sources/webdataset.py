@@ -7,11 +7,14 @@ from functools import partial
 
 from hvd_train.config.options import (
     Annotated,
+    AudioRate,
     Field,
-    Literal,
+    ImageMode,
+    ImageSize,
     NonNegativeInt,
     PositiveInt,
-    TokenizerSection,
+    TextLength,
+    Tokenizer,
 )
 from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
@@ -49,18 +52,11 @@ def create(
     classes: Annotated[
         PositiveInt | list[str] | None, "number of classes, or their names in order; needed where targets are integers"
     ] = None,
-    tokenizer: Annotated[
-        TokenizerSection | None, "how texts become tokens: bytes, file, bpe or a target; none: texts stay texts"
-    ] = None,
-    length: Annotated[PositiveInt, "most tokens of a text; longer texts are cut"] = 512,
-    image_size: Annotated[
-        Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None,
-        "[height, width] that images are scaled and cropped to; none: images keep their size",
-    ] = None,
-    image_mode: Annotated[Literal["rgb", "grey"], "channels of images: three or one"] = "rgb",
-    audio_rate: Annotated[
-        PositiveInt | None, "samples per second that sounds are resampled to; none: sounds keep their rate"
-    ] = None,
+    tokenizer: Tokenizer = None,
+    length: TextLength = 512,
+    image_size: ImageSize = None,
+    image_mode: ImageMode = "rgb",
+    audio_rate: AudioRate = None,
     shuffle: Annotated[
         NonNegativeInt, "samples among which the next one is drawn at random; 0: samples keep the order of their shard"
     ] = 1000,
