@@ -62,9 +62,8 @@ def _arguments(module: ast.Module, name: str) -> ast.arguments | None:
         methods = [n for n in node.body if _name(n) in {"__init__", "__new__"}]
         if len(methods) != 1 or not isinstance(methods[0], ast.FunctionDef) or methods[0].decorator_list:
             return None
-        arguments = copy.copy(methods[0].args)  # the tree is shared
-        self_is_in = "posonlyargs" if arguments.posonlyargs else "args"
-        setattr(arguments, self_is_in, getattr(arguments, self_is_in)[1:])
+        arguments = copy.deepcopy(methods[0].args)  # the tree is shared
+        (arguments.posonlyargs or arguments.args)[:1] = []
         return arguments
     return node.args if isinstance(node, ast.FunctionDef) and not node.decorator_list else None
 

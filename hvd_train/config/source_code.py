@@ -10,13 +10,8 @@ _ONE_AT_A_TIME = threading.Lock()
 """`ast.parse` of Python 3.11 counts its recursion in one place for all threads, and fails if two parse at once."""
 
 
+@functools.lru_cache(maxsize=64)
 def parse(text: str | bytes, name: str = "<source>") -> ast.Module:
     """Return the syntax tree of `text`, which is from the file `name`. It is shared: nobody changes it."""
     with _ONE_AT_A_TIME:
-        return _parsed(text, name)
-
-
-@functools.lru_cache(maxsize=64)
-def _parsed(text: str | bytes, name: str) -> ast.Module:
-    """Each resolution of a configuration reads the same few modules, which took a third of its time."""
-    return ast.parse(text, name)
+        return ast.parse(text, name)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-TORCH = threading.Lock()
+TORCH_GENERATOR = threading.Lock()
 """Is held by whoever reads or sets torch's generator of the CPU.
 
 Torch holds a lock of its own while it makes the tensor of a state. If the garbage collector then lets
@@ -27,7 +27,7 @@ def sample_seed(*numbers: int) -> int:
 
 def seed_globals(seed: int) -> None:
     """Seed the global generators of the CPU."""
-    with TORCH:
+    with TORCH_GENERATOR:
         torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -36,13 +36,13 @@ def seed_globals(seed: int) -> None:
 @contextmanager
 def kept_generators() -> Iterator[None]:
     """Restore the global generators of the CPU after the block."""
-    with TORCH:
+    with TORCH_GENERATOR:
         of_torch = torch.get_rng_state()
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
         yield
     finally:
-        with TORCH:
+        with TORCH_GENERATOR:
             torch.set_rng_state(of_torch)
         random.setstate(of_python)
         np.random.set_state(of_numpy)

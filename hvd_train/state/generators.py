@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_train.data.seeding import TORCH
+from hvd_train.data.seeding import TORCH_GENERATOR
 
 _TORCH, _CUDA, _PYTHON, _NUMPY = "rng.torch", "rng.cuda", "rng.python", "rng.numpy"
 _CACHED = ".gaussian"
@@ -29,14 +29,14 @@ def seed_generators(seed: int) -> None:
     """Seed all generators, on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    with TORCH:
+    with TORCH_GENERATOR:
         torch.manual_seed(seed)
 
 
 def state() -> dict[str, Tensor]:
     """Return the states of all generators, as tensors."""
     _, words, gaussian = random.getstate()
-    with TORCH:
+    with TORCH_GENERATOR:
         of_torch = torch.get_rng_state()
     states = {
         _TORCH: of_torch,
@@ -55,7 +55,7 @@ def state() -> dict[str, Tensor]:
 
 def load(states: dict[str, Tensor]) -> None:
     """Restore what `state` returned. Checkpoints of format 1 have no cached numbers."""
-    with TORCH:
+    with TORCH_GENERATOR:
         torch.set_rng_state(states[_TORCH])
     random.setstate((3, tuple(states[_PYTHON].tolist()), _cached(states, _PYTHON)))
     if _NUMPY in states:

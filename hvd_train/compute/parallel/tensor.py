@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hvd_train.comm.communicator import Communicator
 from hvd_train.compute.parallel.stages import flattened
-from hvd_train.data.seeding import TORCH
+from hvd_train.data.seeding import TORCH_GENERATOR
 from hvd_train.errors import UserError
 from hvd_train.models.base import Layer
 from hvd_train.models.zoo.transformer import Attention
@@ -306,13 +306,13 @@ def _draw_own_noise(module: nn.Module, rank: int) -> None:
         if module.training:
             seed = int(torch.randint(1 << 62, ()))
             forks.append(torch.random.fork_rng(_gpus(inputs)))
-            with TORCH:
+            with TORCH_GENERATOR:
                 forks[-1].__enter__()
                 torch.manual_seed(seed + rank)
 
     def end(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if forks:
-            with TORCH:
+            with TORCH_GENERATOR:
                 forks.pop().__exit__(None, None, None)
 
     module.register_forward_pre_hook(begin)
