@@ -95,14 +95,14 @@ def _watches(process: psutil.Process) -> bool:
 def test_a_killed_rank_is_named_and_the_job_resumes_from_its_checkpoint(hosts: Hosts) -> None:
     job = launch(hosts, "--max-restarts", "1", "finite")
     job.rank_on("n2").kill()
-    errors = job.end(180)
+    errors = job.end(90)
     assert job.process.returncode == 0, errors
     assert re.search(
         r"the first failure: rank 1 on n2 (was killed by signal 9|ended without reporting an error)", errors
     ), errors
     assert "restart 1 of 1: 3 ranks on n1:1,n2:1,n3:1" in errors
     assert summary(job.out)["epochs"] == 8
-    assert summary(job.out)["eval"]["accuracy"] >= 0.9
+    assert summary(job.out)["eval"]["accuracy"] >= 0.93
 
 
 def test_a_host_without_its_daemons_ends_the_job(hosts: Hosts) -> None:
@@ -130,7 +130,7 @@ def test_a_host_that_is_cut_off_is_named_and_the_job_restarts_without_it(hosts: 
     job = launch(hosts, *stall, "--max-restarts", "1", "--min-np", "2", "finite")
     hosts.cut("n2")
     cut = time.monotonic()
-    errors = job.end(180)
+    errors = job.end(120)
     assert job.process.returncode == 0, errors
     assert re.search(
         r"rank 1 sent no heartbeat for 5 seconds \(--stall-timeout\)\nrank 1 on n2: last at (step \d+, \w+: )?[\w<]+",
@@ -138,8 +138,8 @@ def test_a_host_that_is_cut_off_is_named_and_the_job_restarts_without_it(hosts: 
     ), errors
     assert "restart 1 of 1: 2 ranks on n1:1,n3:1" in errors
     assert summary(job.out)["world_size"] == 2
-    assert summary(job.out)["eval"]["accuracy"] >= 0.9
-    assert time.monotonic() - cut < 180
+    assert summary(job.out)["eval"]["accuracy"] >= 0.93
+    assert time.monotonic() - cut < 120
 
 
 @pytest.mark.parametrize("engine", ["mpi", "horovod"])

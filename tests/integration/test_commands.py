@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -57,22 +54,6 @@ def test_every_optimizer_of_torch_is_known(tmp_path: Path) -> None:
     names = {line.split()[0] for line in listed if not line.startswith(" ")}
     real = {n for n, v in vars(torch.optim).items() if isinstance(v, type) and issubclass(v, torch.optim.Optimizer)}
     assert names == real - {"Optimizer"}
-
-
-def test_a_rank_alone_in_its_world_says_so(tmp_path: Path) -> None:
-    """The mpirun of another MPI starts N worlds of one rank each."""
-    needs("mpirun")
-    printed = ddl_here("run", "--np", "2", "--output", "out", "--dry-run", DIGITS, cwd=tmp_path).stdout
-    program = printed[printed.index(sys.executable) :]
-    # Without mpirun, a process of Open MPI 5.0.11 leaves 16 MB in /dev/shm unless shared memory is
-    # off.
-    environment = {**os.environ, "OMPI_MCA_btl": "self"}
-    alone = subprocess.run(
-        ["bash", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert alone.returncode == 2
-    assert "this rank sees a world of 1, not of 2" in alone.stderr
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

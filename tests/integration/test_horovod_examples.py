@@ -1,4 +1,4 @@
-"""Every script of examples/horovod runs unchanged on ddl's API, those of most of Horovod also on Horovod, and learns."""
+"""Every script of examples/horovod runs unchanged on ddl's API, two of them also on Horovod, and learns."""
 
 from __future__ import annotations
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from tests.integration.ddl import (
     SMALL,
     alive,
     ddl,
+    ddl_here,
     falters,
     long_yaml,
     ranks,
@@ -400,3 +403,21 @@ def test_a_rank_that_is_done_and_does_not_leave_ends_with_the_run(tmp_path: Path
     done = ddl("run", *told, cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stderr
     assert summary(tmp_path / "out")["ended"] == "length"
+
+
+def test_a_rank_alone_in_its_world_says_so(tmp_path: Path) -> None:
+    """The mpirun of another MPI starts N worlds of one rank each."""
+    needs("mpirun")
+    printed = ddl_here("run", "--np", "2", "--output", "out", "--dry-run", DIGITS, cwd=tmp_path).stdout
+    program = printed[printed.index(sys.executable) :]
+    before = set(Path("/dev/shm").iterdir())
+    # Without mpirun, a process of Open MPI 5.0.11 leaves 16 MB in /dev/shm unless shared memory is
+    # off.
+    environment = {**os.environ, "OMPI_MCA_btl": "self"}
+    alone = subprocess.run(
+        ["bash", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert alone.returncode == 2
+    assert "this rank sees a world of 1, not of 2" in alone.stderr
+    assert not (tmp_path / "out").exists()
+    assert set(Path("/dev/shm").iterdir()) <= before
