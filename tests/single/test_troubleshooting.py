@@ -17,7 +17,7 @@ TESTS = {
     "the build stops at once": "integration/test_scripts.py::test_without_a_compiler_it_asks_for_one",
     "the build fails later": "integration/test_scripts.py::test_a_build_that_fails_shows_the_first_error_and_the_log",
     "the MPI library is unknown": "single/test_flavor.py::test_an_unknown_mpi_is_shown_raw",
-    "every rank is rank 0 of 1": "integration/test_commands.py::test_a_rank_alone_in_its_world_says_so",
+    "every rank is rank 0 of 1": "integration/test_run.py::test_a_rank_alone_in_its_world_says_so",
     "srun and the MPI library have no PMI in common": (
         "single/test_launchers.py::test_no_plugin_for_a_library_says_the_way_out"
     ),
