@@ -87,15 +87,31 @@ ClassWeights = Annotated[
 ]
 IgnoreIndex = Annotated[int, "target of samples and positions that count nothing"]
 
+# Of agents.
+Discount = Annotated[Annotated[float, Field(ge=0, le=1)], "weight of a reward that comes one step later"]
+GaeLambda = Annotated[
+    Annotated[float, Field(ge=0, le=1)],
+    "weight of later estimates in an advantage (GAE); 0: one step, 1: all rewards of the episode",
+]
+Passes = Annotated[PositiveInt, "passes over the samples of an epoch"]
+ClipRange = Annotated[PositiveFloat, "largest change of the probability of an action that pays off"]
+ValueWeight = Annotated[NonNegativeFloat, "weight of the squared error of the value"]
+EntropyWeight = Annotated[NonNegativeFloat, "weight of the entropy, which keeps the policy exploring"]
+NormaliseAdvantages = Annotated[bool, "scale advantages to mean 0 and variance 1 over all ranks"]
+
 __all__ = [
     "Annotated",
     "Any",
     "AudioRate",
     "Categorical",
     "ClassWeights",
+    "ClipRange",
+    "Discount",
+    "EntropyWeight",
     "FeatureColumns",
     "Field",
     "Fraction",
+    "GaeLambda",
     "HeldOutFraction",
     "HeldOutSeed",
     "IgnoreIndex",
@@ -109,6 +125,8 @@ __all__ = [
     "MissingValues",
     "NonNegativeFloat",
     "NonNegativeInt",
+    "NormaliseAdvantages",
+    "Passes",
     "PathColumn",
     "PositiveFloat",
     "PositiveInt",
@@ -123,4 +141,5 @@ __all__ = [
     "TextLength",
     "Tokenizer",
     "TokenizerSection",
+    "ValueWeight",
 ]

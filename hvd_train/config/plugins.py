@@ -35,6 +35,7 @@ FAMILIES = {
     "collates": "hvd_train.data.collates",
     "transforms": "hvd_train.data.transforms",
     "losses": "hvd_train.compute.losses",
+    "agents": "hvd_train.agents.algorithms",
     "pruning": "hvd_train.slim.pruning",
     "attacks": "hvd_train.compute.attacks",
     "tokenizers": "hvd_train.data.tokenizers",

@@ -218,6 +218,20 @@ class LossSection(PluginSection):
     name: str = Field("auto", description="loss (ddl list losses)")
 
 
+class AgentSection(PluginSection):
+    package: ClassVar[str] = "hvd_train.agents.algorithms"
+    passed: ClassVar[tuple[str, ...]] = ("context",)
+    product: ClassVar[str] = "an Agent"
+    name: str = Field(description="learning algorithm of an agent (ddl list agents)")
+    normalise_observations: bool = Field(
+        False, description="scale observations to mean 0 and variance 1 over all that all ranks have seen"
+    )
+    normalise_rewards: bool = Field(
+        False, description="divide rewards by the standard deviation of the discounted returns of all ranks"
+    )
+    reward_scale: PositiveFloat = Field(1.0, description="factor of the rewards that the agent learns from")
+
+
 class AdversarialSection(PluginSection):
     """Training on perturbed samples. The members are the attacks that need gradients of the training loss alone."""
 
@@ -256,6 +270,9 @@ class TrainSection(Section):
         None, description="passes over the data; exclusive with 'steps' (10 epochs if neither is given)"
     )
     steps: PositiveInt | None = Field(None, description="optimizer steps; exclusive with 'epochs'")
+    env_steps: PositiveInt | None = Field(
+        None, description="agents: steps of all environments together; exclusive with 'epochs' and 'steps'"
+    )
     max_seconds: PositiveFloat | None = Field(
         None, description="training ends at the first evaluation after this many seconds of training"
     )
@@ -278,7 +295,12 @@ class TrainSection(Section):
         False, description="record the gradient noise scale, an estimate of the largest batch size that pays off"
     )
     eval_every: PositiveInt | Literal["epoch"] = Field(
-        "epoch", description="steps between two evaluations; training also ends with one"
+        "epoch",
+        description="steps between two evaluations; training also ends with one. The epochs of agents are short: 'epoch' means "
+        "the end of an epoch after every 'eval_env_steps'",
+    )
+    eval_env_steps: PositiveInt = Field(
+        5000, description="agents: steps of all environments between two evaluations, and between two checkpoints"
     )
     eval_samples: PositiveInt | None = Field(
         None,
@@ -298,8 +320,9 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError("give 'epochs' or 'steps', not both")
+        given = [name for name in ("epochs", "steps", "env_steps") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give '{given[0]}' or '{given[1]}', not both")
         return self
 
 
@@ -404,6 +427,7 @@ class Config(Section):
     seed: NonNegativeInt = Field(0, description="seed of the initial parameters, of the partition and of noise")
     model: ModelSection
     data: DataSection
+    agent: AgentSection | None = None
     optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
     schedule: ScheduleSection = Field(default_factory=ScheduleSection)
     train: TrainSection = Field(default_factory=TrainSection)

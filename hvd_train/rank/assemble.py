@@ -10,20 +10,31 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hvd_train.agents.base import Agent
+from hvd_train.agents.collector import Collector
+from hvd_train.agents.order import RolloutOrder
+from hvd_train.agents.player import Player
+from hvd_train.agents.rewards import RewardScale
 from hvd_train.comm.agree import together
 from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.objects import gather_json
+from hvd_train.compute.acting import Acting
 from hvd_train.compute.calling import caller
 from hvd_train.compute.clock import Clock
 from hvd_train.compute.compiling import compile_
 from hvd_train.compute.domain import domain
 from hvd_train.compute.execution import Execution, WholeModel
 from hvd_train.compute.loss import OwnLoss
+from hvd_train.compute.metrics.accuracy import Accuracy
+from hvd_train.compute.metrics.episodes import episode_meters
+from hvd_train.compute.metrics.loss import MeanLoss
+from hvd_train.compute.metrics.meter import Meter
 from hvd_train.compute.parallel.division import divide
 from hvd_train.compute.parallel.layout import Mesh, layout
 from hvd_train.config.schema import Config
 from hvd_train.data import samples
 from hvd_train.data.batch import Batch
+from hvd_train.data.environments.base import Environments
 from hvd_train.data.nesting import map_tensors, shown
 from hvd_train.data.partitioning.base import Partitioner
 from hvd_train.data.partitioning.bucketing import Buckets
@@ -39,7 +50,7 @@ from hvd_train.state.generators import seed_generators
 from hvd_train.sync.base import Context, SyncStrategy, unreported
 from hvd_train.training import adversary, noise
 from hvd_train.training.ema import ParameterAverage
-from hvd_train.training.evaluation import score
+from hvd_train.training.evaluation import Evaluate, score
 from hvd_train.training.group import Group, synchronous
 from hvd_train.training.loop import Trainer, never
 from hvd_train.training.sampler import Sampler
@@ -78,8 +89,11 @@ def assemble(config: Config, comm: Communicator, built: Built, around: Surroundi
     whole = WholeModel(built.model, built.loss, built.data, built.precision, around.clock, label, loader)
     together(comm, partial(_check_loss, whole, built))
     perturbs = together(comm, partial(_adversary, config, built))
-    strategy = _strategy(config, comm, mesh, whole, around)
-    sampler = _sampler(config, comm, built, strategy)
+    acting = Acting(built.model, built.precision)
+    evaluate = Player(built.agent, acting).evaluate if built.agent else whole.evaluate
+    strategy = _strategy(config, comm, mesh, whole, evaluate, around)
+    order = RolloutOrder()
+    sampler = _sampler(config, comm, built, strategy, order)
     execution: Execution = divide(whole, mesh, config, built.sample) if mesh else whole
     if config.train.noise_scale:
         noise.check(config, strategy)
@@ -100,12 +114,38 @@ def assemble(config: Config, comm: Communicator, built: Built, around: Surroundi
         precision=built.precision,
         average=average,
         slimming=slimming,
-        meters=built.meters,
+        meters=built.meters if built.agent else [MeanLoss(built.loss), *built.meters],
         sinks=around.sinks,
         checkpoints=around.checkpoints,
         stop=around.stop,
         adversary=perturbs,
+        collector=_collector(config, built.agent, built.data.train, acting, strategy, order) if built.agent else None,
+        evaluate=evaluate if built.agent else None,
         counts=built.loss.count(built.sample) is not None or samples.skips(built.data.train),
+    )
+
+
+def _collector(
+    config: Config,
+    agent: Agent,
+    environments: Environments,
+    acting: Acting,
+    strategy: SyncStrategy,
+    order: RolloutOrder,
+) -> Collector:
+    section = config.agent
+    assert section is not None
+    return Collector(
+        environments,
+        agent,
+        acting,
+        strategy.members.world,
+        strategy.members.share(0),
+        order,
+        RewardScale(section.reward_scale, agent.discount if section.normalise_rewards else None),
+        seed=config.seed,
+        batch_size=config.data.batch_size * config.train.accumulate,
+        env_steps=config.train.env_steps,
     )
 
 
@@ -136,9 +176,16 @@ def _group(comm: Communicator, mesh: Mesh | None, strategy: SyncStrategy) -> Gro
 
 
 def _strategy(
-    config: Config, comm: Communicator, mesh: Mesh | None, whole: WholeModel, around: Surroundings
+    config: Config,
+    comm: Communicator,
+    mesh: Mesh | None,
+    whole: WholeModel,
+    evaluate: Evaluate,
+    around: Surroundings,
 ) -> SyncStrategy:
     fusion = config.sync.fusion_mb
+    meters: list[Meter] = episode_meters() if config.agent else [Accuracy(), MeanLoss(whole.loss)]
+    scored = partial(score, whole.model, evaluate, whole.data, synchronous(comm), meters)
     context = Context(
         mesh.data if mesh else comm,
         config.sync.compression.create(expected=Compressor),
@@ -148,18 +195,18 @@ def _strategy(
         folder=around.checkpoints.parent if around.checkpoints else None,
         source=around.source,
         report=around.report,
-        score=partial(score, whole, whole.data, synchronous(comm)) if len(whole.data.test) and not mesh else None,
+        score=scored if len(whole.data.test) and not mesh else None,
     )
     strategy: SyncStrategy = config.sync.create(context, expected=SyncStrategy)
     return strategy
 
 
-def _sampler(config: Config, comm: Communicator, built: Built, strategy: SyncStrategy) -> Sampler:
+def _sampler(config: Config, comm: Communicator, built: Built, strategy: SyncStrategy, order: RolloutOrder) -> Sampler:
     """Return the sampler.
 
     Raise UserError if a rank cannot have its samples, or if they break the strategy's guarantee.
     """
-    partitioner: Partitioner = config.data.partition.create(expected=Partitioner)
+    partitioner: Partitioner = order if built.agent else config.data.partition.create(expected=Partitioner)
     if config.data.bucket is not None:
         lengths = built.data.train.lengths.numpy()
         partitioner = Buckets(lengths, config.data.bucket, config.train.accumulate, config.seed).of(partitioner)

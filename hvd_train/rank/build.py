@@ -6,16 +6,19 @@ This is what fails if the user's input is bad.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hvd_train.agents.base import Agent, AgentContext
+from hvd_train.agents.loss import AgentLoss
 from hvd_train.comm.communicator import Communicator
 from hvd_train.compute import loss
 from hvd_train.compute.calling import caller
 from hvd_train.compute.metrics import build as metrics
+from hvd_train.compute.metrics.episodes import episode_meters
 from hvd_train.compute.metrics.meter import Meter
 from hvd_train.compute.precision import Precision
 from hvd_train.config import targets
@@ -25,6 +28,7 @@ from hvd_train.config.section import TARGET
 from hvd_train.data import samples
 from hvd_train.data.base import Dataset
 from hvd_train.data.batch import Batch, divide
+from hvd_train.data.environments.base import Environments
 from hvd_train.data.fitted import Fitted
 from hvd_train.data.load import load
 from hvd_train.data.loading.loader import Loader, chosen
@@ -50,6 +54,8 @@ class Built:
     loader: Loader
     meters: Sequence[Meter] = ()
     """What evaluations measure beside the loss."""
+    agent: Agent | None = None
+    """What learns in the environments that the data are; None if they are samples."""
 
 
 def build(config: Config, comm: Communicator, node: Node = ALONE, fitted: Fitted | None = None) -> Built:
@@ -63,7 +69,10 @@ def build(config: Config, comm: Communicator, node: Node = ALONE, fitted: Fitted
     for _, target in target_sections(config):
         targets.resolve(target)
     data = _data(config, comm, node, fitted)
-    made = loss.build(config.train, data, device, config.data.label_key)
+    agent = _agent(config, data)
+    if agent is not None:
+        data = replace(data, spec=replace(data.spec, outputs=agent.outputs))
+    made = AgentLoss(agent) if agent else loss.build(config.train, data, device, config.data.label_key)
     first = samples.first_batch(data.train)
     if first is None:
         raise UserError("data: the training set is empty")
@@ -72,8 +81,39 @@ def build(config: Config, comm: Communicator, node: Node = ALONE, fitted: Fitted
     model = _model(config, data, comm, sample.inputs)
     model_state.convert_(model, device, precision.dtype)
     _check_gradients(config, model)
-    meters = metrics.build(config.train, data.spec, device, sample.targets)
-    return Built(data, model, made, precision, device, sample, loader, meters)
+    meters = episode_meters() if agent else metrics.build(config.train, data.spec, device, sample.targets)
+    return Built(data, model, made, precision, device, sample, loader, meters, agent)
+
+
+_NOT_OF_AGENTS = {
+    "data": ("partition", "collate", "transforms", "label_key", "bucket", "on_error"),
+    "train": ("loss", "metrics", "adversarial", "eval_samples", "noise_scale"),
+    "parallel": ("pipeline", "tensor"),
+    "compress_model": ("distill", "quantize"),
+}
+"""Options by section that are for samples, not for environments."""
+
+
+def _agent(config: Config, data: Dataset) -> Agent | None:
+    """Return the agent; UserError if the data are no environments, or options do not fit them."""
+    environments = isinstance(data.train, Environments)
+    if config.agent is None:
+        if environments:
+            raise UserError(f"agent: is missing, and '{config.data.label}' has environments, in which an agent learns")
+        if config.train.env_steps is not None:
+            raise UserError("train.env_steps: there are no environments; give the length in 'epochs' or 'steps'")
+        return None
+    if not environments:
+        raise UserError(f"agent: it learns in environments, and '{config.data.label}' has samples; leave agent out")
+    for section, options in _NOT_OF_AGENTS.items():
+        given = [name for name in options if name in getattr(config, section).model_fields_set]
+        if given:
+            raise UserError(
+                f"{section}.{given[0]}: it is for samples, and an agent learns in environments; leave it out"
+            )
+    context = AgentContext(data.train.actions, data.train.observed, config.seed)
+    agent: Agent = config.agent.create(context, expected=Agent)
+    return agent
 
 
 def _loader(section: DataSection, data: Dataset, device: torch.device) -> Loader:

@@ -13,6 +13,7 @@ from torch import nn
 from hvd_train.config.schema import Config
 from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
+from hvd_train.models.normalised import Normalised
 from hvd_train.saved.run import Run
 from hvd_train.slim import structure
 from hvd_train.state import model_state
@@ -38,6 +39,8 @@ def create_model(config: Config, spec: DataSpec) -> nn.Module:
     """
     seed_generators(config.seed)
     model: nn.Module = config.model.create(spec, expected=nn.Module)
+    if config.agent is not None and config.agent.normalise_observations:
+        model = Normalised(model, spec.input_shape)
     structure.apply_(model, config.compress_model)
     return model
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hvd_train.comm.communicator import Communicator
-from hvd_train.compute.execution import Execution
+from hvd_train.compute.clock import Clock
+from hvd_train.compute.execution import Observe
 from hvd_train.compute.loss import LOSS
-from hvd_train.compute.metrics.accuracy import Accuracy
-from hvd_train.compute.metrics.loss import MeanLoss
 from hvd_train.compute.metrics.meter import Meter, Value
 from hvd_train.config.schema import TrainSection
 from hvd_train.data.base import Dataset, Split
@@ -34,6 +33,10 @@ from hvd_train.training.progress import Progress
 LOWER_RATE = "a lower optimizer.lr, train.clip_norm or schedule.warmup_steps usually mends it"
 
 
+Evaluate = Callable[[Any, Tensor, Observe], None]
+"""Takes a held-out split and positions in it, and calls its last argument with outputs for them."""
+
+
 class Evaluation:
     """Evaluates the model on the held-out samples, and checks the limits that `train` sets."""
 
@@ -41,18 +44,22 @@ class Evaluation:
         self,
         train: TrainSection,
         data: Dataset,
-        execution: Execution,
+        model: nn.Module,
+        clock: Clock,
+        evaluate: Evaluate,
         view: View,
         group: Group,
         accounting: Accounting,
         progress: Progress,
         average: ParameterAverage | None = None,
-        meters: Sequence[Meter] = (),
+        *,
+        meters: Sequence[Meter],
     ) -> None:
-        self._train, self._data, self._execution, self._view = train, data, execution, view
+        self._train, self._data, self._view = train, data, view
+        self._model, self._clock, self._evaluate = model, clock, evaluate
         self._group, self._accounting, self._progress = group, accounting, progress
         self._average = average
-        self._meters = [MeanLoss(execution.loss), *meters]
+        self._meters = meters
         early, goal = train.early_stop, train.converge
         self._early_stop = self.objective("train.early_stop.metric", early.metric, early.mode) if early else None
         self._converge = self.objective("train.converge.metric", goal.metric, goal.mode) if goal else None
@@ -78,13 +85,14 @@ class Evaluation:
         """
         if not len(self._data.test) or not self._group.observes:
             return False
-        model, own = self._execution.model, self._view.evaluates_own
+        own = self._view.evaluates_own
         self.spent = self._accounting.spent()
-        shown = nullcontext() if own else agreed(model, self._view, self._group.evaluates_with)
+        shown = nullcontext() if own else agreed(self._model, self._view, self._group.evaluates_with)
         averaged = self._average.shown() if self._average is not None else nullcontext()
-        with self._execution.clock("eval"), self._accounting.control(), shown, averaged:
-            self.metrics = measure(self._execution, self._data, self._group, self._meters, self._train.eval_samples)
-        loss = self.metrics.get(LOSS)
+        with self._clock("eval"), self._accounting.control(), shown, averaged:
+            self._model.eval()
+            self.metrics = measure(self._evaluate, self._data, self._group, self._meters, self._train.eval_samples)
+        loss = self.metrics.get(LOSS, 0.0)
         if not isinstance(loss, float) or not math.isfinite(loss):
             raise Diverged(f"the held-out loss became {loss} after step {self._progress.step}; {LOWER_RATE}")
         self.step = self._progress.step
@@ -121,19 +129,18 @@ class Evaluation:
 
 
 def measure(
-    execution: Execution, data: Dataset, group: Group, meters: Sequence[Meter], most: int | None = None
+    evaluate: Evaluate, data: Dataset, group: Group, meters: Sequence[Meter], most: int | None = None
 ) -> dict[str, Value]:
-    """Return the metrics of the model as it is on each rank, for all held-out splits; collective.
+    """Return the metrics of the model as it is on each rank, in eval mode, for all held-out splits; collective.
 
     Metrics of further splits are called `SPLIT/NAME`. Each split counts at most `most` samples.
     """
-    execution.model.eval()
     metrics: dict[str, Value] = {}
     for name, split in {"": data.test, **data.others}.items():
         for meter in meters:
             meter.reset()
         own = held_out_part(split, most, group.evaluates_with)
-        execution.evaluate(split, own, partial(_observe, meters))
+        evaluate(split, own, partial(_observe, meters))
         for meter in meters:
             found = meter.compute(group.steps_with)
             metrics |= {f"{name}/{key}" if name else key: value for key, value in found.items()}
@@ -161,13 +168,15 @@ def held_out_part(split: Split, most: int | None, comm: Communicator, size: int 
 
 
 @torch.no_grad()
-def score(execution: Execution, data: Dataset, group: Group) -> float:
-    """Return the accuracy on the held-out samples, or minus the loss if there is none; collective.
+def score(model: nn.Module, evaluate: Evaluate, data: Dataset, group: Group, meters: Sequence[Meter]) -> float:
+    """Return the first value that `meters` measure, minus it if a smaller one is better; collective.
 
     The score is of the model as it is on each rank.
     """
+    model.eval()
     with group.trains_with.aside():
-        metrics = measure(execution, data, group, [MeanLoss(execution.loss), Accuracy()])
-    found = metrics[Accuracy.name] if Accuracy.name in metrics else metrics[LOSS]
+        metrics = measure(evaluate, data, group, meters)
+    meter = next(meter for meter in meters if meter.name in metrics)
+    found = metrics[meter.name]
     assert isinstance(found, float)
-    return found if Accuracy.name in metrics else -found
+    return found if meter.higher_is_better else -found

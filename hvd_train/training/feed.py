@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hvd_train.agents.collector import Collector
 from hvd_train.comm.communicator import Communicator
 from hvd_train.data import samples
 from hvd_train.data.batch import Batch
@@ -187,8 +188,12 @@ class _Chunks:
 class Feeds:
     """Opens the feed of each epoch, and continues where a checkpoint was saved."""
 
-    def __init__(self, sampler: Sampler, split: Any, loader: Loader, prepare: Prepare) -> None:
+    def __init__(
+        self, sampler: Sampler, split: Any, loader: Loader, prepare: Prepare, collector: Collector | None = None
+    ) -> None:
+        """`collector` makes the samples of each epoch; None: they are those of `split`."""
         self._sampler, self._split, self._loader, self._prepare = sampler, split, loader, prepare
+        self._collector = collector
         self._feed: Feed | None = None
         self._taken: int | None = None
         self._dropped = 0
@@ -199,10 +204,11 @@ class Feeds:
         if isinstance(self._split, StreamSplit):
             self._feed = self._stream(self._split, progress)
         else:
+            split = self._split if self._collector is None else self._collector.collect(progress.epoch)
             epoch = self._sampler.epoch(progress.epoch)
             progress.begin(epoch)
             first = progress.step_in_epoch
-            self._feed = PlannedFeed(epoch, self._split, progress.epoch, first, self._loader, self._prepare)
+            self._feed = PlannedFeed(epoch, split, progress.epoch, first, self._loader, self._prepare)
         progress.steps_of_epoch = self._feed.steps
         return self._feed
 

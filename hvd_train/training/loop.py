@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from hvd_train.agents.collector import Collector
+from hvd_train.agents.figures import means
 from hvd_train.compute.execution import Execution
 from hvd_train.compute.loss import LOSS, units
 from hvd_train.compute.metrics.meter import Meter
@@ -27,7 +29,7 @@ from hvd_train.training.accounting import Accounting
 from hvd_train.training.adversary import Adversary
 from hvd_train.training.best import BestCheckpoint
 from hvd_train.training.ema import ParameterAverage
-from hvd_train.training.evaluation import Evaluation
+from hvd_train.training.evaluation import Evaluate, Evaluation
 from hvd_train.training.feed import Feed, Feeds
 from hvd_train.training.group import Group
 from hvd_train.training.noise import NoiseScale
@@ -65,12 +67,16 @@ class Trainer:
     average: ParameterAverage | None = None
     slimming: Slimming = field(default_factory=Slimming)
     meters: Sequence[Meter] = ()
-    """What evaluations measure beside the loss."""
+    """What evaluations measure."""
     sinks: Sequence[Sink] = ()
     checkpoints: Path | None = None
     stop: Callable[[], bool] = never
     adversary: Adversary | None = None
     """Perturbs the training samples; None if they are trained on as they are."""
+    collector: Collector | None = None
+    """Collects the training samples of each epoch; None if they exist before."""
+    evaluate: Evaluate | None = None
+    """Evaluates held-out episodes; None if they are samples."""
     counts: bool = False
     """True if the units that the loss sums over are known only once a batch is loaded."""
 
@@ -81,18 +87,20 @@ class Trainer:
         self.evaluation = Evaluation(
             self.config.train,
             self.data,
-            self.execution,
+            self.execution.model,
+            self.execution.clock,
+            self.evaluate or self.execution.evaluate,
             self.strategy.view,
             self.group,
             self.accounting,
             self.progress,
             self.average,
-            self.meters,
+            meters=self.meters,
         )
         best = self.config.checkpoint.best
         wanted = self.evaluation.objective("checkpoint.best.metric", best.metric, best.mode) if best else None
         self.best = BestCheckpoint(wanted)
-        self.feeds = Feeds(self.sampler, self.data.train, self.execution.loader, self.execution.prepare)
+        self.feeds = Feeds(self.sampler, self.data.train, self.execution.loader, self.execution.prepare, self.collector)
         trained = self.execution, self.optimizer, self.strategy, self.precision
         self.state = RunState(
             self.config,
@@ -104,6 +112,7 @@ class Trainer:
             self.accounting,
             self.average,
             self.slimming,
+            self.collector,
         )
         self.noise = self._noise_scale() if self.config.train.noise_scale else None
         self.step = Step(self.config, self.sampler, *trained, self.progress, self.counts, self.noise, self.adversary)
@@ -147,8 +156,7 @@ class Trainer:
         if self.strategy.members.serve():
             return "served"
         self.execution.open()
-        with self.accounting.control():
-            feed = self.feeds.open(self.progress)
+        feed = self._open_feed()
         planned = self._open(feed)
         try:
             reason = self._train(feed, planned)
@@ -204,7 +212,12 @@ class Trainer:
         train = self.config.train
         with self.accounting.control():
             is_like_first = train.steps or not self.progress.epoch
-            return length(train, feed.steps if is_like_first else self.sampler.plan(0).steps)
+            epochs = self.collector.epochs if self.collector else None
+            return length(train, feed.steps if is_like_first else self.sampler.plan(0).steps, epochs)
+
+    def _open_feed(self) -> Feed:
+        with self.accounting.control(), self.clock("data"):
+            return self.feeds.open(self.progress)
 
     def _train(self, feed: Feed, planned: Length) -> str:
         """Train to the end of the run and return the reason for it."""
@@ -218,8 +231,7 @@ class Trainer:
             if self.progress.epoch_is_over:
                 self.progress.next_epoch()
                 if not planned.is_reached(self.progress):
-                    with self.accounting.control():
-                        feed = self.feeds.open(self.progress)
+                    feed = self._open_feed()
         return "length"
 
     def _after_step(self) -> str | None:
@@ -244,7 +256,10 @@ class Trainer:
         return reason
 
     def _is_due(self, every: int | Literal["epoch"]) -> bool:
-        return self.progress.epoch_is_over if every == "epoch" else self.progress.step % every == 0
+        if every != "epoch":
+            return self.progress.step % every == 0
+        long = self.collector is None or self.collector.completes(self.config.train.eval_env_steps)
+        return self.progress.epoch_is_over and long
 
     def _evaluate(self) -> str | None:
         """Evaluate and record the metrics; return the reason that they give to end the run."""
@@ -272,7 +287,7 @@ class Trainer:
         loss = {}
         if not self.strategy.view.confidential:
             with self.accounting.control():
-                loss = {LOSS: 0.0, **self.step.loss.mean(self.group.steps_with)}
+                loss = {LOSS: 0.0, **self.step.loss.mean(self.group.steps_with), **self._agent_figures()}
         self.step.loss.reset()
         rate, samples_per_second = self.step.rate, self.accounting.log_samples_per_second()
         noise = {} if self.noise is None or self.noise.value is None else {"noise_scale": self.noise.value}
@@ -280,8 +295,13 @@ class Trainer:
             "train", {**self._position(), **loss, **noise, "lr": rate, "samples_per_second": samples_per_second}
         )
 
+    def _agent_figures(self) -> Record:
+        """Return what agents count, averaged over the ranks that step together; collective."""
+        return {} if self.collector is None else means(self.group.steps_with, self.collector.take_figures())
+
     def _position(self) -> Record:
-        return {"step": self.progress.step, "epoch": self.progress.epoch + 1}
+        position: Record = {"step": self.progress.step, "epoch": self.progress.epoch + 1}
+        return position if self.collector is None else {**position, "env_steps": self.collector.env_steps}
 
     def _notify(self, event: str, *arguments: Any) -> None:
         for sink in self.sinks:
@@ -328,5 +348,7 @@ class Trainer:
 
     def _leave(self) -> None:
         self.feeds.close()
+        if self.collector is not None:
+            self.collector.close()
         self.strategy.members.leave()
         self.execution.close()

@@ -130,7 +130,7 @@ class Length:
         return progress.step + max(0, math.ceil(self.steps - self.position(progress, steps_of_epoch)))
 
 
-def length(train: TrainSection, steps_per_epoch: int) -> Length:
-    """Return the length that `train` asks for."""
-    epochs = train.epochs or DEFAULT_EPOCHS
+def length(train: TrainSection, steps_per_epoch: int, epochs: int | None = None) -> Length:
+    """Return the length that `train` asks for; `epochs` is what `train.env_steps` comes to."""
+    epochs = epochs or train.epochs or DEFAULT_EPOCHS
     return Length(None if train.steps else epochs, train.steps or epochs * steps_per_epoch, steps_per_epoch)

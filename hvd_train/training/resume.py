@@ -33,7 +33,8 @@ Values are those of JSON.
 """
 
 Part = Literal[
-    "values", "optimizer", "scaling", "strategy", "replicas", "residuals", "generators", "statistics", "speeds", "epoch", "best"
+    "values", "optimizer", "scaling", "strategy", "replicas", "residuals", "generators", "statistics", "speeds",
+    "experience", "epoch", "best"
 ]  # fmt: skip
 
 PARTS: dict[Part, str] = {
@@ -46,6 +47,7 @@ PARTS: dict[Part, str] = {
     "generators": "each rank's random generators",
     "statistics": "each rank's own running statistics",
     "speeds": "the measured speeds of ranks",
+    "experience": "each rank's episodes and experience",
     "epoch": "the current epoch",
     "best": "the best value of early stopping",
 }
@@ -72,7 +74,7 @@ def _dropped(was: Any, now: Any) -> bool:
     return bool(was) or not now
 
 
-_OF_EACH_RANK: tuple[Part, ...] = ("replicas", "residuals", "generators", "statistics", "speeds")
+_OF_EACH_RANK: tuple[Part, ...] = ("replicas", "residuals", "generators", "statistics", "speeds", "experience")
 
 RULES = (
     Rule("train.precision", ("values",), "converted", lambda was, now: "fp64" not in (was, now)),
@@ -242,7 +244,7 @@ def _names(rule: Rule, name: str) -> bool:
 def _sentence(name: str, was: Any, now: Any, parts: list[Part], effect: str) -> str:
     names = [PARTS[part] for part in parts]
     listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    plural = len(names) > 1 or parts[0] in {"values", "generators", "statistics", "speeds"}
+    plural = len(names) > 1 or parts[0] in {"values", "generators", "statistics", "speeds", "experience"}
     return f"{name} was {_short(was)}, is {_short(now)}: {listed} {'are' if plural else 'is'} {effect}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hvd_train.agents.collector import Collector
 from hvd_train.comm.objects import broadcast_json
 from hvd_train.compute.execution import Execution
 from hvd_train.compute.precision import Precision
@@ -32,13 +33,14 @@ from hvd_train.training.feed import Feeds
 from hvd_train.training.group import Group
 from hvd_train.training.progress import Progress
 
-BUFFER, SCALER, STRATEGY, SAMPLER, AVERAGE, SLIMMING = (
+BUFFER, SCALER, STRATEGY, SAMPLER, AVERAGE, SLIMMING, COLLECTOR = (
     "buffer.",
     "scaler.",
     "strategy.",
     "sampler.",
     "average.",
     "slimming.",
+    "collector.",
 )
 OTHERS = "others"
 """Prefixes of the names of a rank's own tensors; OTHERS is the whole name."""
@@ -61,12 +63,14 @@ class RunState:
         accounting: Accounting,
         average: ParameterAverage | None,
         slimming: Slimming,
+        collector: Collector | None,
     ) -> None:
         self._config, self._data, self._execution, self._optimizer = config, data, execution, optimizer
         self._feeds, self._strategy, self._view = feeds, strategy, strategy.view
         self._scaler, self._device = precision.scaler, precision.device
         self._group, self._progress, self._accounting = group, progress, accounting
         self._model, self._average, self._slimming = execution.model, average, slimming
+        self._collector = collector
         self._buffers: dict[str, Tensor] = {}
         self._others: dict[str, Any] = {}
 
@@ -145,6 +149,7 @@ class RunState:
             **{SAMPLER + n: t for n, t in self._feeds.rank_state().items()},
             **{AVERAGE + n: t for n, t in (self._average.rank_state() if self._average else {}).items()},
             **{SLIMMING + n: t for n, t in self._slimming.rank_state().items()},
+            **{COLLECTOR + n: t for n, t in (self._collector.state() if self._collector else {}).items()},
         }
 
     def _facts(self) -> resume.Facts:
@@ -231,6 +236,8 @@ class RunState:
             self._slimming.load_rank_state(_with_prefix(SLIMMING, mine))
         if "speeds" not in verdict.reset:
             self._feeds.load_rank_state(_with_prefix(SAMPLER, mine))
+        if "experience" not in verdict.reset and self._collector is not None:
+            self._collector.load(_with_prefix(COLLECTOR, mine))
 
 
 def _strategy_state(mine: dict[str, Tensor], verdict: resume.Compatibility) -> dict[str, Tensor]:

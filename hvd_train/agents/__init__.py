@@ -1,0 +1,1 @@
+"""Agents: what acts in environments, and learns from what follows. `algorithms` are the plugins."""

@@ -1,0 +1,235 @@
+"""Collects what one rank learns from: each epoch the agent acts in its copies of the environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hvd_train.agents import noise
+from hvd_train.agents.base import Agent, Lesson, Rollout
+from hvd_train.agents.figures import Figures
+from hvd_train.agents.order import RolloutOrder
+from hvd_train.agents.rewards import RewardScale
+from hvd_train.comm.communicator import Communicator
+from hvd_train.compute.acting import Acting
+from hvd_train.data.environments.base import Environments
+from hvd_train.data.environments.copies import Copies, episode_seed
+from hvd_train.models.normalised import Normalised
+from hvd_train.sync.membership import Share
+
+_TRAINING = 0
+"""The stream of seeds of training episodes."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a lesson, as a `Split`."""
+
+    lesson: Lesson
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.full((len(self),), -1)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.lesson.targets.values())))
+
+    def batch(self, indices: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        inputs, targets = self.lesson.inputs, self.lesson.targets
+        taken = {n: v[indices] for n, v in inputs.items()} if isinstance(inputs, dict) else inputs[indices]
+        return taken, {name: values[indices] for name, values in targets.items()}
+
+
+class Collector:
+    """Acts in the copies of one worker, and lets the agent learn from what follows."""
+
+    def __init__(
+        self,
+        environments: Environments,
+        agent: Agent,
+        acting: Acting,
+        comm: Communicator,
+        share: Share | None,
+        order: RolloutOrder,
+        rewards: RewardScale,
+        *,
+        seed: int,
+        batch_size: int,
+        env_steps: int | None,
+    ) -> None:
+        """`comm` joins the ranks that learn together, `share` is that of the first epoch.
+
+        A rank without a share collects nothing. `env_steps` is the length of the run, None if it is
+        not counted in steps of the environment.
+        """
+        self._of, self._agent, self._acting, self._comm = environments, agent, acting, comm
+        self._order, self._rewards, self._seed, self._length = order, rewards, seed, env_steps
+        self.batch_size = batch_size
+        self.workers = share.workers if share else 1
+        first = share.worker * environments.copies if share else 0
+        copies = range(first, first + environments.copies if share else 0)
+        self._copies = Copies(environments, copies)
+        self._rows = range(copies.start * environments.agents, copies.stop * environments.agents)
+        order.rows, order.passes = self._rows, agent.passes
+        self.figures = Figures()
+        self.env_steps = 0
+        """Steps of all environments of the run so far."""
+        self._new_steps = 0
+        """Those of this epoch."""
+        self._time = 0
+        """Steps of each of this rank's environments so far."""
+        self._epoch = -1
+        self._lesson: Lesson | None = None
+        self._began = False
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.env_steps / self._length) if self._length else 0.0
+
+    @property
+    def epochs(self) -> int | None:
+        """The epochs in which the run collects as many steps as it is long; None without such a length."""
+        if self._length is None:
+            return None
+        first = self._steps(0) * self._parallel
+        return 1 + max(0, -(-(self._length - first) // (self._of.steps * self._parallel)))
+
+    def collect(self, epoch: int) -> Samples:
+        """Return the samples of `epoch`; collective for the ranks that learn together.
+
+        A lesson of this epoch that was resumed is returned as it was.
+        """
+        if epoch != self._epoch or self._lesson is None:
+            self._acting.begin()
+            if isinstance(self._acting.model, Normalised):
+                self._acting.model.update(self.sum)
+            rollout = self._rollout(epoch, self._steps(epoch))
+            self._lesson, self._epoch = self._agent.learn(rollout, self), epoch
+            self._order.steps = len(rollout.rewards)
+        samples = Samples(self._lesson)
+        self._order.in_order = len(samples) if self._lesson.in_order else 0
+        return samples
+
+    def predict(self, observations: Any, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        return self._acting.outputs(observations, parameters)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return self._acting.parameters()
+
+    def sum(self, values: Tensor) -> Tensor:
+        if self._comm.size > 1:
+            self._comm.all_reduce_(values, "sum")
+        return values
+
+    def completes(self, every: int) -> bool:
+        """Return True if a multiple of `every` steps of all environments lies in this epoch."""
+        return self.env_steps // every > (self.env_steps - self._new_steps) // every
+
+    def take_figures(self) -> dict[str, list[float]]:
+        """Return the figures of this rank since the last call, as sums and counts."""
+        return {**self.figures.take(), **self._agent.figures.take()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what this rank resumes from."""
+        if not self._began:
+            return {}
+        lesson = self._lesson
+        assert lesson is not None
+        inputs = lesson.inputs if isinstance(lesson.inputs, dict) else {"": lesson.inputs}
+        return {
+            "position": torch.tensor(
+                [self._epoch, self._time, self.env_steps, self._new_steps, self._order.steps, lesson.in_order]
+            ),
+            **{f"copies.{name}": value for name, value in self._copies.state().items()},
+            **{f"agent.{name}": value for name, value in self._agent.state().items()},
+            **{f"rewards.{name}": value for name, value in self._rewards.state().items()},
+            **{f"inputs.{name}": value for name, value in inputs.items()},
+            **{f"targets.{name}": value for name, value in lesson.targets.items()},
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Resume from what `state` returned."""
+        if not state:
+            return
+        parts: dict[str, dict[str, Tensor]] = {n: {} for n in ("copies", "agent", "rewards", "inputs", "targets")}
+        for name, value in state.items():
+            part, _, rest = name.partition(".")
+            if part in parts:
+                parts[part][rest] = value
+        self._epoch, self._time, self.env_steps, self._new_steps, self._order.steps, in_order = state[
+            "position"
+        ].tolist()
+        self._copies.load(parts["copies"])
+        self._agent.load(parts["agent"])
+        self._rewards.load(parts["rewards"])
+        inputs: Any = parts["inputs"] if "" not in parts["inputs"] else parts["inputs"][""]
+        self._lesson, self._began = Lesson(inputs, parts["targets"], bool(in_order)), True
+
+    def close(self) -> None:
+        self._copies.close()
+
+    @property
+    def _parallel(self) -> int:
+        """Copies of the environment on all workers."""
+        return self._of.copies * self.workers
+
+    def _steps(self, epoch: int) -> int:
+        """Return the steps of each copy in `epoch`; the first one begins with the warm-up."""
+        return self._of.steps + (-(-self._agent.warmup // self._parallel) if epoch == 0 else 0)
+
+    def _rollout(self, epoch: int, steps: int) -> Rollout:
+        if not self._began:
+            self._began = True
+            self._copies.start([self._episode(number) for number in self._copies.numbers])
+        began, agent, copies = time.perf_counter(), self._agent, self._copies
+        drawn = noise.draw(agent.noise, self._seed, epoch, self._rows, steps)
+        observations: list[Any] = []
+        actions, outputs, followed, share = [], [], [], self.share
+        for step in range(steps):
+            observed = torch.from_numpy(copies.observations)
+            put_out = self._acting.outputs(observed)
+            action = agent.act(put_out, drawn[step], share)
+            self._time += 1
+            followed.append(copies.step(action.numpy(), [self._episode(n) for n in copies.numbers]))
+            observations.append(observed)
+            actions.append(action)
+            outputs.append(put_out)
+        rewards, following, terminated, ended = (
+            torch.from_numpy(np.stack(part)) for part in zip(*followed, strict=True)
+        )
+        rollout = Rollout(
+            torch.stack(observations),
+            torch.stack(actions),
+            torch.stack(outputs),
+            self._rewards.scaled(rewards, ended, self.sum),
+            following,
+            terminated,
+            ended,
+        )
+        self._count(steps, time.perf_counter() - began)
+        if isinstance(self._acting.model, Normalised):
+            self._acting.model.observe(rollout.observations.flatten(0, 1))
+        return rollout
+
+    def _episode(self, number: int) -> int:
+        """Return the seed of an episode of the copy `number` that begins now."""
+        return episode_seed(self._seed, _TRAINING, number, self._time)
+
+    def _count(self, steps: int, seconds: float) -> None:
+        own = steps * len(self._copies.numbers)
+        of_all = self.sum(torch.tensor([float(own)])) if self._comm.size > 1 else own * self.workers
+        self._new_steps = int(of_all)
+        self.env_steps += self._new_steps
+        self.figures.add("collect_seconds", seconds)
+        for episode in self._copies.finished:
+            self.figures.add("episode_return", episode.returned)
+            self.figures.add("episode_length", episode.length)
+            if episode.success is not None:
+                self.figures.add("episode_success", episode.success)
+        self._copies.finished.clear()

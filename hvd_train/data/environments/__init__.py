@@ -1,0 +1,1 @@
+"""Environments, in which agents act: their contract, and copies that are stepped together."""

@@ -1,0 +1,186 @@
+"""Copies of an environment, stepped together, whose episodes can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hvd_train.data.environments.base import Array, Environment, Environments, finite
+from hvd_train.data.seeding import sample_seed
+from hvd_train.errors import UserError
+
+T = TypeVar("T")
+SEEDS = 2**31
+"""Environments take seeds below this number."""
+
+
+class Finished(NamedTuple):
+    """An episode that is over."""
+
+    copy: int
+    """The position of its copy."""
+    returned: float
+    """The sum of its rewards, the mean over its agents."""
+    length: int
+    success: float | None
+    """1 if it reached its goal, 0 if not, None if nobody knows."""
+
+
+class Steps(NamedTuple):
+    """What followed one step of all copies, for each row; a row is one agent of one copy."""
+
+    rewards: Array
+    """float64 `(rows,)`."""
+    following: Array
+    """What is perceived after the step, before a new episode begins; float32 `(rows, *shape)`."""
+    terminated: Array
+    ended: Array
+    """True if the episode is over, be it terminated or cut off."""
+
+
+@dataclass
+class _Episode:
+    """The present episode of one copy. It follows from its seed and its actions."""
+
+    seed: int
+    actions: list[Array] = field(default_factory=list)
+    returned: float = 0.0
+
+
+class Copies:
+    """The copies `numbers` of `environments`. A row of all arrays is one agent of one copy."""
+
+    def __init__(self, environments: Environments, numbers: Sequence[int]) -> None:
+        self._of, self._numbers = environments, numbers
+        self._agents = environments.agents
+        self._made = [self._guarded(n, -1, partial(environments.make, n)) for n in numbers]
+        self._episodes: list[_Episode] = []
+        self.observations: Array = np.zeros((len(numbers) * self._agents, *environments.observed), np.float32)
+        """What each row perceives now."""
+        self.finished: list[Finished] = []
+        """The episodes that are over; the caller empties the list."""
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        return self._numbers
+
+    @property
+    def made(self) -> Sequence[Environment]:
+        return self._made
+
+    def start(self, seeds: Sequence[int]) -> None:
+        """Begin an episode in each copy."""
+        self._episodes = [_Episode(0) for _ in self._made]
+        for position, seed in enumerate(seeds):
+            self._begin(position, seed)
+
+    def step(self, actions: Array, seeds: Sequence[int]) -> Steps:
+        """Act in each copy. A copy whose episode ends begins one with its entry of `seeds`."""
+        agents, rows = self._agents, len(self.observations)
+        rewards = np.empty(rows)
+        terminated, ended = np.zeros(rows, bool), np.zeros(rows, bool)
+        following = np.empty_like(self.observations)
+        over = []
+        for position, episode in enumerate(self._episodes):
+            part = slice(position * agents, (position + 1) * agents)
+            action = actions[part] if agents > 1 else actions[position]
+            observed, reward, is_terminal, is_cut = self._step(position, action)
+            following[part], rewards[part] = observed, reward
+            episode.actions.append(action)
+            episode.returned += float(reward) if agents == 1 else float(rewards[part].mean())
+            if is_terminal or is_cut or len(episode.actions) >= self._of.most_steps:
+                terminated[part], ended[part] = is_terminal, True
+                over.append(position)
+        if not (finite(following) and finite(rewards)):
+            raise self._not_finite(following, rewards)
+        self.observations = following if not over else following.copy()
+        for position in over:
+            self._end(position)
+            self._begin(position, seeds[position])
+        return Steps(rewards, following, terminated, ended)
+
+    def close(self) -> None:
+        for environment in self._made:
+            environment.close()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what `load` resumes the episodes from."""
+        actions = [action for episode in self._episodes for action in episode.actions]
+        return {
+            "seeds": torch.tensor([episode.seed for episode in self._episodes]),
+            "lengths": torch.tensor([len(episode.actions) for episode in self._episodes]),
+            "actions": torch.from_numpy(np.array(actions)) if actions else torch.zeros(0),
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Resume the episodes of `state`: begin them with their seeds, and repeat their actions."""
+        self.start(state["seeds"].tolist())
+        taken = iter(state["actions"].numpy())
+        for position, length in enumerate(state["lengths"].tolist()):
+            part = slice(position * self._agents, (position + 1) * self._agents)
+            for _ in range(length):
+                action = next(taken)
+                observed, reward, _, _ = self._step(position, action)
+                self.observations[part] = observed
+                episode = self._episodes[position]
+                episode.actions.append(action)
+                episode.returned += float(np.mean(reward))
+
+    def _step(self, position: int, action: Array) -> tuple[Array, Any, bool, bool]:
+        episode = self._episodes[position]
+        try:
+            return self._made[position].step(action)
+        except Exception as error:
+            raise self._failed(self._numbers[position], episode.seed, len(episode.actions), error) from error
+
+    def _begin(self, position: int, seed: int) -> None:
+        number, environment = self._numbers[position], self._made[position]
+        self._episodes[position] = _Episode(seed)
+        part = slice(position * self._agents, (position + 1) * self._agents)
+        observed = self._guarded(number, seed, lambda: environment.reset(seed))
+        if not finite(np.asarray(observed)):
+            raise self._problem(number, seed, 0, "returned an observation that is not finite")
+        self.observations[part] = observed
+
+    def _end(self, position: int) -> None:
+        episode, environment = self._episodes[position], self._made[position]
+        success = environment.success
+        if success is None and self._of.threshold is not None:
+            success = episode.returned >= self._of.threshold
+        found = None if success is None else float(success)
+        self.finished.append(Finished(position, episode.returned, len(episode.actions), found))
+
+    def _guarded(self, number: int, seed: int, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except UserError:
+            raise
+        except Exception as error:
+            raise self._failed(number, seed, 0, error) from error
+
+    def _failed(self, number: int, seed: int, step: int, error: Exception) -> UserError:
+        return self._problem(number, seed, step, f"raised {type(error).__name__}: {error}")
+
+    def _not_finite(self, following: Array, rewards: Array) -> UserError:
+        flat = following.reshape(len(following), -1)
+        row = next(r for r in range(len(flat)) if not (np.isfinite(flat[r]).all() and np.isfinite(rewards[r])))
+        what = "an observation" if np.isfinite(rewards[row]) else f"the reward {rewards[row]}, which"
+        position = row // self._agents
+        episode = self._episodes[position]
+        text = f"returned {what} {'that ' if what == 'an observation' else ''}is not finite"
+        return self._problem(self._numbers[position], episode.seed, len(episode.actions), text)
+
+    def _problem(self, number: int, seed: int, step: int, text: str) -> UserError:
+        at = f" in step {step} of the episode with seed {seed}" if seed >= 0 else ""
+        return UserError(f"data: copy {number} of the environment '{self._of.name}' {text}{at}")
+
+
+def episode_seed(*key: int) -> int:
+    """Return the seed of an episode that begins at `key`, such as copy and time."""
+    return sample_seed(*key) % SEEDS
