@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,6 @@ class Collector:
         """Steps of all environments of the run so far."""
         self._new_steps = 0
         """Those of this epoch."""
-        self._time = 0
-        """Steps of each of this rank's environments so far."""
         self._epoch = -1
         self._lesson: Lesson | None = None
         self._began = False
@@ -100,11 +99,13 @@ class Collector:
         first = self._steps(0) * self._parallel
         return 1 + max(0, -(-(self._length - first) // (self._of.steps * self._parallel)))
 
-    def collect(self, epoch: int) -> Samples:
+    def collect(self, epoch: int, env_steps: int) -> Samples:
         """Return the samples of `epoch`; collective for the ranks that learn together.
 
-        A lesson of this epoch that was resumed is returned as it was.
+        All environments of the run have made `env_steps` steps so far. A lesson of this epoch that
+        was resumed is returned as it was.
         """
+        self.env_steps = env_steps
         if epoch != self._epoch or self._lesson is None:
             self._acting.begin()
             if isinstance(self._acting.model, Normalised):
@@ -143,9 +144,7 @@ class Collector:
         assert lesson is not None
         inputs = lesson.inputs if isinstance(lesson.inputs, dict) else {"": lesson.inputs}
         return {
-            "position": torch.tensor(
-                [self._epoch, self._time, self.env_steps, self._new_steps, self._order.steps, lesson.in_order]
-            ),
+            "position": torch.tensor([self._epoch, self._new_steps, self._order.steps, lesson.in_order]),
             **{f"copies.{name}": value for name, value in self._copies.state().items()},
             **{f"agent.{name}": value for name, value in self._agent.state().items()},
             **{f"rewards.{name}": value for name, value in self._rewards.state().items()},
@@ -162,9 +161,7 @@ class Collector:
             part, _, rest = name.partition(".")
             if part in parts:
                 parts[part][rest] = value
-        self._epoch, self._time, self.env_steps, self._new_steps, self._order.steps, in_order = state[
-            "position"
-        ].tolist()
+        self._epoch, self._new_steps, self._order.steps, in_order = state["position"].tolist()
         self._copies.load(parts["copies"])
         self._agent.load(parts["agent"])
         self._rewards.load(parts["rewards"])
@@ -186,7 +183,7 @@ class Collector:
     def _rollout(self, epoch: int, steps: int) -> Rollout:
         if not self._began:
             self._began = True
-            self._copies.start([self._episode(number) for number in self._copies.numbers])
+            self._copies.start(partial(self._seed_of, epoch, -1))
         began, agent, copies = time.perf_counter(), self._agent, self._copies
         drawn = noise.draw(agent.noise, self._seed, epoch, self._rows, steps)
         observations: list[Any] = []
@@ -195,8 +192,7 @@ class Collector:
             observed = torch.from_numpy(copies.observations)
             put_out = self._acting.outputs(observed)
             action = agent.act(put_out, drawn[step], share)
-            self._time += 1
-            followed.append(copies.step(action.numpy(), [self._episode(n) for n in copies.numbers]))
+            followed.append(copies.step(action.numpy(), partial(self._seed_of, epoch, step)))
             observations.append(observed)
             actions.append(action)
             outputs.append(put_out)
@@ -217,9 +213,9 @@ class Collector:
             self._acting.model.observe(rollout.observations.flatten(0, 1))
         return rollout
 
-    def _episode(self, number: int) -> int:
-        """Return the seed of an episode of the copy `number` that begins now."""
-        return episode_seed(self._seed, _TRAINING, number, self._time)
+    def _seed_of(self, epoch: int, step: int, copy: int) -> int:
+        """Return the seed of the episode of the copy number `copy` that begins after `step` of `epoch`."""
+        return episode_seed(self._seed, _TRAINING, copy, epoch, step)
 
     def _count(self, steps: int, seconds: float) -> None:
         own = steps * len(self._copies.numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,8 @@ class Player:
     def _results(
         self, split: Episodes, copies: Copies, numbers: list[int], seen: Seen | None
     ) -> Iterator[tuple[int, Tensor]]:
-        seeds = [episode_seed(split.seed, _EVALUATION, number) for number in numbers]
-        copies.start(seeds)
+        seed_of = partial(episode_seed, split.seed, _EVALUATION)
+        copies.start(seed_of)
         agents, left, step = split.environments.agents, set(range(len(numbers))), 0
         rows = [number * agents + agent for number in numbers for agent in range(agents)]
         while left:
@@ -65,7 +66,7 @@ class Player:
             actions = self._actions(outputs, split.seed, rows, step)
             if seen is not None:
                 seen(copies.observations, actions)
-            copies.step(np.asarray(actions), seeds)
+            copies.step(np.asarray(actions), seed_of)
             step += 1
             for episode in copies.finished:
                 if episode.copy in left:

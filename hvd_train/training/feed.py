@@ -204,7 +204,7 @@ class Feeds:
         if isinstance(self._split, StreamSplit):
             self._feed = self._stream(self._split, progress)
         else:
-            split = self._split if self._collector is None else self._collector.collect(progress.epoch)
+            split = self._split if self._collector is None else self._collect(self._collector, progress)
             epoch = self._sampler.epoch(progress.epoch)
             progress.begin(epoch)
             first = progress.step_in_epoch
@@ -232,6 +232,12 @@ class Feeds:
             self._dropped = self.dropped
             self._feed.close()
             self._feed = None
+
+    @staticmethod
+    def _collect(collector: Collector, progress: Progress) -> Any:
+        samples = collector.collect(progress.epoch, progress.env_steps)
+        progress.env_steps = collector.env_steps
+        return samples
 
     def _stream(self, split: StreamSplit, progress: Progress) -> StreamFeed:
         sampler, share = self._sampler, self._sampler.workers(progress.epoch)

@@ -21,6 +21,8 @@ class Progress:
     step_in_epoch: int = 0
     samples: int = 0
     samples_in_epoch: int = 0
+    env_steps: int = 0
+    """Steps of all environments in which an agent has learnt."""
     best: float | None = None
     evaluations_without_improvement: int = 0
     seconds: float = 0.0

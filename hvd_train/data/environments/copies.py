@@ -20,6 +20,10 @@ SEEDS = 2**31
 """Environments take seeds below this number."""
 
 
+SeedOf = Callable[[int], int]
+"""From the number of a copy: the seed of its next episode."""
+
+
 class Finished(NamedTuple):
     """An episode that is over."""
 
@@ -74,14 +78,14 @@ class Copies:
     def made(self) -> Sequence[Environment]:
         return self._made
 
-    def start(self, seeds: Sequence[int]) -> None:
+    def start(self, seed_of: SeedOf) -> None:
         """Begin an episode in each copy."""
         self._episodes = [_Episode(0) for _ in self._made]
-        for position, seed in enumerate(seeds):
-            self._begin(position, seed)
+        for position, number in enumerate(self._numbers):
+            self._begin(position, seed_of(number))
 
-    def step(self, actions: Array, seeds: Sequence[int]) -> Steps:
-        """Act in each copy. A copy whose episode ends begins one with its entry of `seeds`."""
+    def step(self, actions: Array, seed_of: SeedOf) -> Steps:
+        """Act in each copy. A copy whose episode ends begins one with the seed of its number."""
         agents, rows = self._agents, len(self.observations)
         rewards = np.empty(rows)
         terminated, ended = np.zeros(rows, bool), np.zeros(rows, bool)
@@ -102,7 +106,7 @@ class Copies:
         self.observations = following if not over else following.copy()
         for position in over:
             self._end(position)
-            self._begin(position, seeds[position])
+            self._begin(position, seed_of(self._numbers[position]))
         return Steps(rewards, following, terminated, ended)
 
     def close(self) -> None:
@@ -120,7 +124,7 @@ class Copies:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Resume the episodes of `state`: begin them with their seeds, and repeat their actions."""
-        self.start(state["seeds"].tolist())
+        self.start(dict(zip(self._numbers, state["seeds"].tolist(), strict=True)).__getitem__)
         taken = iter(state["actions"].numpy())
         for position, length in enumerate(state["lengths"].tolist()):
             part = slice(position * self._agents, (position + 1) * self._agents)
