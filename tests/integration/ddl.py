@@ -158,7 +158,9 @@ def wait_for_steps(out: Path, timeout: float = 60) -> None:
 def ranks(launcher: int) -> list[psutil.Process]:
     """Return the rank processes below the process `launcher`."""
     below = psutil.Process(launcher).children(recursive=True)
-    return [p for p in below if "hvd_train" in p.cmdline() and "python" in p.name()]
+    found = [p for p in below if "hvd_train" in p.cmdline() and "python" in p.name()]
+    # A rank that starts a program is there twice until the copy has become the program.
+    return [p for p in found if p.ppid() not in {other.pid for other in found}]
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

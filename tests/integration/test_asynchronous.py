@@ -18,15 +18,22 @@ from tests.integration.ddl import SMALL, ranks, start, summary, wait_for_steps
 from tests.integration.parts import needs
 
 QUICK = ["train.eval_every=1000000", "checkpoint.every=1000000", "train.log_every=1"]
+AGENT = """\
+model: {name: actor_critic, hidden: [16]}
+data: {name: gymnasium, env: CartPole-v1, envs: 2, steps: 16, batch_size: 32, episodes: 3}
+agent: {name: ppo, passes: 2}
+train: {env_steps: 12000, eval_env_steps: 1000000, log_every: 1}
+checkpoint: {every: 1000000}
+"""
 ENDLESS = [*QUICK, "train.epochs=1000000"]
 
 
 @contextmanager
 def running(
-    folder: Path, np: int, sync: str, *overrides: str
+    folder: Path, np: int, sync: str, *overrides: str, text: str = SMALL
 ) -> Iterator[tuple[subprocess.Popen[str], dict[int, psutil.Process]]]:
     """A run of `np` ranks that takes its steps; its ranks by number."""
-    (folder / "model.yaml").write_text(SMALL)
+    (folder / "model.yaml").write_text(text)
     job = start("run", "--np", f"{np}", "--output", "out", "model.yaml", f"sync={sync}", *overrides, cwd=folder)
     try:
         wait_for_steps(folder / "out", timeout=180)
@@ -57,6 +64,19 @@ def test_others_go_on_without_a_worker_that_is_killed(sync: str, tmp_path: Path)
         steps = [json.loads(x) for x in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
         of_epoch = [sum(r["epoch"] == epoch for r in steps if r["kind"] == "train") for epoch in (1, 60)]
         assert of_epoch[0] < of_epoch[1]
+        assert psutil.wait_procs(of.values(), timeout=5)[1] == []
+
+
+def test_agents_go_on_without_a_worker_that_is_killed(tmp_path: Path) -> None:
+    """The others act and learn until they have made the steps of their own shares."""
+    needs("mpirun")
+    with running(tmp_path, 3, "{strategy: async_ps}", text=AGENT) as (job, of):
+        of[2].send_signal(signal.SIGKILL)
+        _, errors = job.communicate(timeout=60)
+        assert job.returncode == 0, errors
+        found = summary(tmp_path / "out")
+        assert (found["lost"], found["ended"], found["epochs"]) == ([2], "length", 125)
+        assert found["eval"]["return"] > 1
         assert psutil.wait_procs(of.values(), timeout=5)[1] == []
 
 

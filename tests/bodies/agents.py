@@ -1,0 +1,102 @@
+"""Bodies of tests of agents, for every engine: functions of a communicator."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hvd_train.comm.communicator import Communicator
+from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.config import plugins
+from hvd_train.config.document import Document
+from hvd_train.config.resolve import resolve
+from hvd_train.config.schema import Config
+from hvd_train.training import checkpoint
+from tests.bodies import training as body
+
+COPIES = 8
+"""Copies of the environment on all ranks."""
+
+
+def configuration(size: int, **sections: Any) -> Config:
+    """Return PPO on CartPole in float64 with the same copies and batches on any `size`, a divisor of `COPIES`."""
+    values: dict[str, Any] = {
+        "seed": 3,
+        "model": {"name": "actor_critic", "hidden": [8]},
+        "data": {
+            "name": "gymnasium",
+            "env": "CartPole-v1",
+            "envs": COPIES // size,
+            "steps": 16,
+            "batch_size": 32 // size,
+            "episodes": 3,
+        },
+        "agent": {"name": "ppo", "passes": 2, "gamma": 0.98, "lam": 0.8},
+        "optimizer": {"name": "Adam", "lr": 0.01},
+        "train": {"epochs": 4, "precision": "fp64", "clip_norm": 0.5, "log_every": 3},
+    }
+    for name, fields in sections.items():
+        merged = {**values.get(name, {}), **fields}
+        values[name] = {word: value for word, value in merged.items() if value is not None}
+    with body.ONE_AT_A_TIME:
+        return resolve(Document(values, "test"))
+
+
+NORMALISED = {"normalise_observations": True, "normalise_rewards": True}
+
+
+def equals_one_process(comm: Communicator) -> None:
+    """N ranks with 1 / N of the copies each end with the parameters of one process."""
+    with body.alone(comm):
+        expected = body.trained(SingleCommunicator(), configuration(1, agent=NORMALISED))
+    found = body.trained(comm, configuration(comm.size, agent=NORMALISED))
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-12, atol=1e-12, msg=name)
+
+
+def resumed_is_bitwise_equal(comm: Communicator, folder: Path, **sections: Any) -> None:
+    """A run that resumes in the middle of an epoch, and of episodes, equals one that was not stopped."""
+
+    def config(steps: int) -> Config:
+        given = {**sections, "train": {**sections.get("train", {}), "epochs": None, "steps": steps}}
+        return configuration(comm.size, **{**given, "checkpoint": {"every": 11}})
+
+    through = body.trainer(comm, config(27))
+    through.run()
+    body.trainer(comm, config(11), checkpoints=folder / "checkpoints").run()
+    second = body.trainer(comm, config(27))
+    second.restore(checkpoint.load(folder, comm, print))
+    second.run()
+    assert second.progress.env_steps == through.progress.env_steps
+    for name, value in body.parameters(through).items():
+        assert torch.equal(value, body.parameters(second)[name]), name
+
+
+def every_strategy_counts_steps_and_learns(comm: Communicator) -> None:
+    """Each strategy moves the parameters, and collects what was asked for."""
+    wanted = 3 * COPIES * 16
+    for strategy in plugins.names("hvd_train.sync.strategies"):
+        job = body.trainer(
+            comm,
+            configuration(comm.size, sync={"strategy": strategy}, train={"epochs": None, "env_steps": wanted}),
+        )
+        before = body.parameters(job)
+        job.run()
+        after = body.parameters(job)
+        assert any(_moved(value, after[name]) for name, value in before.items()), strategy
+        served = job.strategy.members.share(0) is None
+        assert served or wanted <= job.progress.env_steps < wanted + COPIES * 16 * comm.size, strategy
+        if job.group.observes:
+            assert math.isfinite(float(job.evaluation.metrics["return"])), strategy  # type: ignore[arg-type]
+
+
+def _moved(before: Tensor, after: Tensor) -> bool:
+    assert bool(after.isfinite().all())
+    return not torch.equal(before, after)
+
+
+BODIES = [equals_one_process, every_strategy_counts_steps_and_learns]
