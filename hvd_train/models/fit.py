@@ -15,6 +15,13 @@ def values(spec: DataSpec, model: str) -> int:
     return math.prod(spec.input_shape)
 
 
+def observation(spec: DataSpec, model: str) -> int:
+    """Return the number of values of one observation, for a model of an agent."""
+    if spec.task != "control":
+        raise UserError(f"model '{model}' takes the observations of an agent, not {_given(spec)}")
+    return math.prod(spec.input_shape)
+
+
 def image(spec: DataSpec, model: str, smallest: int) -> tuple[int, int, int]:
     """Return channels, height and width of the images. Neither side is shorter than `smallest`."""
     if len(spec.input_shape) != 3 or min(spec.input_shape[1:]) < smallest:

@@ -17,15 +17,18 @@ DIGITS = DataSpec((1, 8, 8), 10, "classification")
 CIFAR = DataSpec((3, 32, 32), 10, "classification")
 TABLE = DataSpec((5,), 2, "regression")
 TEXT = DataSpec((16,), 256, "language")
+AGENT = DataSpec((4,), 3, "control")
 
 FITTING = {
+    "actor_critic": (AGENT,),
     "linear": (DIGITS, TABLE),
-    "mlp": (DIGITS, TABLE),
+    "mlp": (DIGITS, TABLE, AGENT),
     "cnn": (DIGITS, CIFAR),
     "resnet": (DIGITS, CIFAR),
     "transformer": (TEXT,),
 }
 UNFITTING = {
+    "actor_critic": (TABLE, TEXT),
     "linear": (TEXT,),
     "mlp": (TEXT,),
     "cnn": (TABLE, TEXT, DataSpec((1, 2, 8), 10, "classification")),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hvd_train.config.options import Annotated, Literal, PositiveInt
 from hvd_train.models.base import DataSpec
-from hvd_train.models.fit import values
+from hvd_train.models.fit import observation
 from hvd_train.models.zoo.mlp import ACTIVATIONS
 
 
@@ -21,7 +21,7 @@ def create(
     shared: Annotated[bool, "policy and value share the hidden layers; needs more steps of the environment"] = False,
 ) -> nn.Module:
     """Return a model whose last output is the value, and whose others describe the policy."""
-    sizes = [values(spec, "actor_critic"), *hidden]
+    sizes = [observation(spec, "actor_critic"), *hidden]
     ends = _output(sizes[-1], spec.outputs - 1, 0.01), _output(sizes[-1], 1, 1.0)
     if shared:
         return nn.Sequential(*_layers(sizes, activation), Separate(*ends))
