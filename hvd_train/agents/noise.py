@@ -44,8 +44,8 @@ def order(seed: int, epoch: int, rows: Sequence[int], steps: int, passes: int) -
     """
     number = len(rows)
     parts = []
-    for key in range(passes):
-        of_rows = [_generator(seed, _ORDER, row, epoch, key) for row in rows]
+    of_rows = [_generator(seed, _ORDER, row, epoch) for row in rows]
+    for _ in range(passes):
         permuted = [torch.randperm(steps, generator=generator) for generator in of_rows]
         parts.append((torch.stack(permuted, dim=1) * number + torch.arange(number)).reshape(-1))
     return torch.cat(parts)

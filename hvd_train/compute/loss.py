@@ -7,6 +7,7 @@ ranks with unequal numbers of tokens train as one process does.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ def total(value: Tensor | dict[str, Tensor]) -> Tensor:
     """Return what is trained: the sum of the parts."""
     if isinstance(value, Tensor):
         return value
-    return torch.stack([part.reshape(()) for part in value.values()]).sum()
+    return functools.reduce(torch.add, (part.reshape(()) for part in value.values()))
 
 
 def sums(value: Tensor | dict[str, Tensor]) -> Sums:
