@@ -113,6 +113,7 @@ def _result(folder: Path, fields: Row, ended: str | None) -> Row:
         **fields,
         **{f"test {name}": value for name, value in summary.get("eval", {}).items() if not isinstance(value, list)},
         "steps": summary.get("steps"),
+        **({"env_steps": summary["env_steps"]} if "env_steps" in summary else {}),
         "seconds": round(sum(seconds.values()), 3) if seconds else summary.get("wall_seconds"),
         "ended": ended or summary.get("ended", "not yet"),
     }

@@ -81,7 +81,7 @@ class Collector:
         self.figures = Figures()
         self.env_steps = 0
         """Steps of all environments of the run so far."""
-        self._new_steps = 0
+        self.new_steps = 0
         """Those of this epoch."""
         self._epoch = -1
         self._lesson: Lesson | None = None
@@ -130,7 +130,7 @@ class Collector:
 
     def completes(self, every: int) -> bool:
         """Return True if a multiple of `every` steps of all environments lies in this epoch."""
-        return self.env_steps // every > (self.env_steps - self._new_steps) // every
+        return self.env_steps // every > (self.env_steps - self.new_steps) // every
 
     def take_figures(self) -> dict[str, list[float]]:
         """Return the figures of this rank since the last call, as sums and counts."""
@@ -144,7 +144,7 @@ class Collector:
         assert lesson is not None
         inputs = lesson.inputs if isinstance(lesson.inputs, dict) else {"": lesson.inputs}
         return {
-            "position": torch.tensor([self._epoch, self._new_steps, self._order.steps, lesson.in_order]),
+            "position": torch.tensor([self._epoch, self.new_steps, self._order.steps, lesson.in_order]),
             **{f"copies.{name}": value for name, value in self._copies.state().items()},
             **{f"agent.{name}": value for name, value in self._agent.state().items()},
             **{f"rewards.{name}": value for name, value in self._rewards.state().items()},
@@ -161,7 +161,7 @@ class Collector:
             part, _, rest = name.partition(".")
             if part in parts:
                 parts[part][rest] = value
-        self._epoch, self._new_steps, self._order.steps, in_order = state["position"].tolist()
+        self._epoch, self.new_steps, self._order.steps, in_order = state["position"].tolist()
         self._copies.load(parts["copies"])
         self._agent.load(parts["agent"])
         self._rewards.load(parts["rewards"])
@@ -220,8 +220,8 @@ class Collector:
     def _count(self, steps: int, seconds: float) -> None:
         own = steps * len(self._copies.numbers)
         of_all = self.sum(torch.tensor([float(own)])) if self._comm.size > 1 else own * self.workers
-        self._new_steps = int(of_all)
-        self.env_steps += self._new_steps
+        self.new_steps = int(of_all)
+        self.env_steps += self.new_steps
         self.figures.add("collect_seconds", seconds)
         for episode in self._copies.finished:
             self.figures.add("episode_return", episode.returned)

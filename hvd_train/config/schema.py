@@ -192,7 +192,7 @@ class MetricSection(PluginSection):
 
 
 class EarlyStopSection(Section):
-    metric: str = Field("loss", description="evaluation metric that has to improve, such as 'loss' or 'f1_score'")
+    metric: str = Field("loss", description="evaluation metric that has to improve, such as 'loss' or 'f1_score'; of agents 'return'")
     mode: Mode | None = Field(
         None, description="max: a larger value is better; needed for metrics that do not say so themselves"
     )
@@ -201,7 +201,7 @@ class EarlyStopSection(Section):
 
 
 class ConvergeSection(Section):
-    metric: str = Field("accuracy", description="evaluation metric to reach, such as 'accuracy' or 'f1_score'")
+    metric: str = Field("accuracy", description="evaluation metric to reach, such as 'accuracy' or 'f1_score'; of agents 'return'")
     mode: Mode | None = Field(
         None, description="max: the metric has to rise to the value; needed for metrics that do not say so themselves"
     )
@@ -436,6 +436,14 @@ class Config(Section):
     sync: SyncSection = Field(default_factory=SyncSection)
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
     monitor: MonitorSection = Field(default_factory=MonitorSection)
+
+    @model_validator(mode="after")
+    def _goal_of_agents(self) -> Config:
+        """Let goals without a metric be those of the return if an agent learns."""
+        for section in (self.train.early_stop, self.train.converge):
+            if self.agent is not None and section is not None and "metric" not in section.model_fields_set:
+                section.metric = "return"
+        return self
 
 
 def _constant(module: ast.Module, name: str) -> Any:

@@ -33,11 +33,12 @@ class Sink:
     def train(self, record: Record) -> None:
         """Record step, epoch, loss, lr and samples_per_second.
 
-        Called every `train.log_every` steps.
+        Called every `train.log_every` steps. Records of an agent also have env_steps,
+        env_steps_per_second, and what the agent counts, such as episode_return and entropy.
         """
 
     def evaluation(self, record: Record) -> None:
-        """Record step, epoch and the metrics of the held-out samples.
+        """Record step, epoch, env_steps of an agent, and the metrics of the held-out samples.
 
         Called after an evaluation.
         """

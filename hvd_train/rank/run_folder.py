@@ -99,6 +99,7 @@ class RunFolder:
             "epochs": trainer.epochs,
             "samples_per_second": accounting.samples_per_second,
             "steps_per_second": accounting.steps_per_second,
+            **_environments(trainer),
             "eval": trainer.evaluation.metrics,
             **_best(trainer),
             **_compressed(trainer),
@@ -122,6 +123,16 @@ def _best(trainer: Trainer) -> dict[str, Any]:
     """Return which checkpoint is the best, if the run keeps one."""
     mark = trainer.best.mark
     return {"best": {**vars(mark), "folder": f"{CHECKPOINTS}/{folder_name(mark.step)}"}} if mark else {}
+
+
+def _environments(trainer: Trainer) -> dict[str, Any]:
+    """Return the steps of the environments of all ranks, if an agent learns in some."""
+    if trainer.collector is None:
+        return {}
+    return {
+        "env_steps": trainer.progress.env_steps,
+        "env_steps_per_second": trainer.accounting.env_steps_per_second,
+    }
 
 
 def _compressed(trainer: Trainer) -> dict[str, Any]:

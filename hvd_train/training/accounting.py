@@ -23,21 +23,27 @@ class Accounting:
         self._traffic = group.trains_with.traffic
         self.steps_per_second = 0.0
         """Steps per second of this rank, after `end_steps`."""
+        self.env_steps_per_second = 0.0
+        """Steps of the environments of all ranks per second, after `end_steps`."""
         self._began: float | None = None
         self._steps_before = self._samples_before = self._bytes_before = 0
-        self._logged = 0.0, 0
+        self._env_steps_before = 0.0
+        self._logged = 0.0, 0, 0.0
 
     def begin(self) -> None:
         """Start to measure, before the first step."""
         self._began = time.perf_counter()
         self._steps_before, self._samples_before = self._progress.step, self._progress.samples
         self._bytes_before = self._traffic.training
-        self._logged = self._began, self._samples_before
+        self._env_steps_before = self._progress.env_steps_learnt
+        self._logged = self._began, self._samples_before, self._env_steps_before
 
     def end_steps(self) -> None:
-        """Fix `steps_per_second` at the first call: what follows the last step is not training."""
+        """Fix the rates of steps at the first call: what follows the last step is not training."""
         if not self.steps_per_second:
-            self.steps_per_second = (self._progress.step - self._steps_before) / self.seconds
+            seconds = self.seconds
+            self.steps_per_second = (self._progress.step - self._steps_before) / seconds
+            self.env_steps_per_second = (self._progress.env_steps_learnt - self._env_steps_before) / seconds
 
     def control(self) -> AbstractContextManager[None]:
         """Mark what this thread sends as control messages: metrics, agreements, checkpoints."""
@@ -62,11 +68,16 @@ class Accounting:
         assert self._began is not None, "begin() first"
         return (self._progress.samples - self._samples_before) / (time.perf_counter() - self._began)
 
-    def log_samples_per_second(self) -> float:
-        """Return the samples of all ranks per second since the previous call."""
-        now, samples = time.perf_counter(), self._progress.samples
-        (before, samples_before), self._logged = self._logged, (now, samples)
-        return (samples - samples_before) / (now - before)
+    def log_rates(self) -> dict[str, float]:
+        """Return the samples and the steps of environments of all ranks per second since the previous call.
+
+        A run without environments has no rate of their steps.
+        """
+        before = self._logged
+        now, samples, env_steps = time.perf_counter(), self._progress.samples, self._progress.env_steps_learnt
+        self._logged, seconds = (now, samples, env_steps), now - before[0]
+        rates = {"samples_per_second": (samples - before[1]) / seconds}
+        return rates if not self._progress.env_steps else {**rates, "env_steps_per_second": (env_steps - before[2]) / seconds}
 
     def spent(self) -> dict[str, float]:
         """Return the seconds of training and the bytes that all ranks sent; collective.

@@ -236,7 +236,7 @@ class Feeds:
     @staticmethod
     def _collect(collector: Collector, progress: Progress) -> Any:
         samples = collector.collect(progress.epoch, progress.env_steps)
-        progress.env_steps = collector.env_steps
+        progress.env_steps, progress.new_env_steps = collector.env_steps, collector.new_steps
         return samples
 
     def _stream(self, split: StreamSplit, progress: Progress) -> StreamFeed:

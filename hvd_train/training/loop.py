@@ -171,8 +171,10 @@ class Trainer:
     def epochs(self) -> float:
         """Passes over the data so far; the current one counts by the share of its samples.
 
-        Of a stream only whole passes count.
+        Of a stream only whole passes count. Those of an agent are rollouts.
         """
+        if self.collector is not None:
+            return self.progress.epoch + self.progress.step_in_epoch / (self.progress.steps_of_epoch or 1)
         samples = len(self.data.train) if isinstance(self.data.train, Split) else math.inf
         return self.progress.epoch + self.progress.samples_in_epoch / max(1, samples)
 
@@ -289,11 +291,9 @@ class Trainer:
             with self.accounting.control():
                 loss = {LOSS: 0.0, **self.step.loss.mean(self.group.steps_with), **self._agent_figures()}
         self.step.loss.reset()
-        rate, samples_per_second = self.step.rate, self.accounting.log_samples_per_second()
+        rates = {"lr": self.step.rate, **self.accounting.log_rates()}
         noise = {} if self.noise is None or self.noise.value is None else {"noise_scale": self.noise.value}
-        self._notify(
-            "train", {**self._position(), **loss, **noise, "lr": rate, "samples_per_second": samples_per_second}
-        )
+        self._notify("train", {**self._position(), **loss, **noise, **rates})
 
     def _agent_figures(self) -> Record:
         """Return what agents count, averaged over the ranks that step together; collective."""
@@ -301,7 +301,7 @@ class Trainer:
 
     def _position(self) -> Record:
         position: Record = {"step": self.progress.step, "epoch": self.progress.epoch + 1}
-        return position if self.collector is None else {**position, "env_steps": self.collector.env_steps}
+        return position if self.collector is None else {**position, "env_steps": self.progress.env_steps}
 
     def _notify(self, event: str, *arguments: Any) -> None:
         for sink in self.sinks:

@@ -34,10 +34,18 @@ class Progress:
     noise_square: float = 0.0
     steps_of_epoch: int | None = None
     """Steps in the current epoch, None before its plan is known. Not saved."""
+    new_env_steps: int = 0
+    """Steps of environments that were made for the current epoch, part of `env_steps`. Not saved."""
 
     @property
     def epoch_is_over(self) -> bool:
         return self.steps_of_epoch is not None and self.step_in_epoch >= self.steps_of_epoch
+
+    @property
+    def env_steps_learnt(self) -> float:
+        """Steps of environments of all ranks; those of the current epoch count as its steps are taken."""
+        left = 1 - self.step_in_epoch / (self.steps_of_epoch or 1)
+        return self.env_steps - self.new_env_steps * left
 
     def add_step(self, samples: int) -> None:
         """Count a step in which all ranks together had `samples` samples."""
@@ -63,6 +71,7 @@ class Progress:
 
     def next_epoch(self) -> None:
         self.epoch += 1
+        self.new_env_steps = 0
         self.restart_epoch()
 
     def restart_epoch(self) -> None:
@@ -96,7 +105,7 @@ class Progress:
             setattr(self, name, value)
 
 
-_SAVED = [field.name for field in fields(Progress) if field.name != "steps_of_epoch"]
+_SAVED = [field.name for field in fields(Progress) if field.name not in ("steps_of_epoch", "new_env_steps")]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,12 @@ BAR_SECONDS = 0.1
 """Seconds between two updates of the bar."""
 LINE_SECONDS = 5.0
 """Seconds between two lines of training metrics."""
+OF_AGENTS = {
+    "train": ("episode_return", "env_steps_per_second", "loss", "episode_length", "entropy", "kl", "policy_lag"),
+    "test ": ("return", "return_iqm", "success_rate", "episode_length"),
+}
+"""Figures of agents that lines have, the first of them as fit. The records have all."""
+COLUMNS = 120
 
 
 class Terminal(Sink):
@@ -26,7 +32,7 @@ class Terminal(Sink):
 
     def __init__(self, stream: TextIO, columns: int | None) -> None:
         self._bar = columns is not None
-        self._console = display.console(file=stream, force_terminal=self._bar, width=columns or 120)
+        self._console = display.console(file=stream, force_terminal=self._bar, width=columns or COLUMNS)
         figures = display.words("{task.fields[figures]}")
         self._progress = display.progress(self._console, figures, disable=not self._bar)
         self._next = 0.0
@@ -43,23 +49,43 @@ class Terminal(Sink):
             self._progress.update(self._task, completed=step)
 
     def train(self, record: Record) -> None:
-        self._progress.update(self._task, figures=f"loss {record['loss']:.4f}" if "loss" in record else "")
+        self._progress.update(self._task, figures=_brief(record))
         if not self._bar and time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_SECONDS
-            self._console.print(_line("train", record))
+            self._console.print(_line("train", record, self._console.width))
 
     def evaluation(self, record: Record) -> None:
-        self._console.print(_line("test ", record))
+        self._console.print(_line("test ", record, self._console.width))
 
     def close(self, summary: Record) -> None:
         self._progress.stop()
         self._console.print(_table(summary))
 
 
-def _line(kind: str, record: Record) -> str:
+def _brief(record: Record) -> str:
+    """Return the figure beside the bar."""
+    if "episode_return" in record:
+        return f"return {record['episode_return']:.4g}"
+    return f"loss {record['loss']:.4f}" if "loss" in record else ""
+
+
+def _line(kind: str, record: Record, width: int) -> str:
+    """Return the figures of `record`. Those of an agent are chosen to fit one line."""
+    if "env_steps" in record:
+        return _line_of_agent(kind, record, width)
     hidden = {"step", "epoch", "seconds", "bytes_sent"}
     figures = (f"{name} {value:.4g}" for name, value in numbers(record).items() if name not in hidden)
     return f"{kind} step {record['step']}, epoch {record['epoch']}: {', '.join(figures)}"
+
+
+def _line_of_agent(kind: str, record: Record, width: int) -> str:
+    line = f"{kind} step {record['step']}, {record['env_steps']:,} env steps:"
+    for name in OF_AGENTS[kind]:
+        if record.get(name) is not None:
+            rate = name == "env_steps_per_second"
+            figure = f"{record[name]:,.0f} env steps/s" if rate else f"{name} {record[name]:.4g}"
+            line += f" {figure}," if len(line) + len(figure) + 2 <= width else ""
+    return line[:-1]
 
 
 def _table(summary: Record) -> Table:
@@ -76,7 +102,7 @@ def _table(summary: Record) -> Table:
         **privacy,
         "ended because": summary["ended"],
         "steps (epochs)": f"{summary['steps']} ({summary['epochs']:.4g})",
-        "samples per second": f"{summary['samples_per_second']:,.0f}",
+        **_speed(summary),
         "ranks, engine, strategy": f"{summary['world_size']}, {summary['engine']}, {summary['strategy']}",
         "MB sent by rank 0": f"{summary['bytes_sent'] / 1e6:,.1f}",
         "seconds by phase": seconds,
@@ -85,6 +111,13 @@ def _table(summary: Record) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _speed(summary: Record) -> dict[str, str]:
+    """Return the rate of samples; of an agent that of the steps of its environments."""
+    if "env_steps" not in summary:
+        return {"samples per second": f"{summary['samples_per_second']:,.0f}"}
+    return {"env steps (per second)": f"{summary['env_steps']:,} ({summary['env_steps_per_second']:,.0f})"}
 
 
 def _best(summary: Record) -> dict[str, str]:
