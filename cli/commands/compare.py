@@ -14,6 +14,7 @@ from cli.launch.emulation import Emulation
 from cli.output import pictures
 from cli.output.streams import say
 from cli.runs.folder import make_new_folder
+from hvd_train.errors import nearest
 from hvd_train.text.names import printable
 
 
@@ -35,7 +36,7 @@ def command(
         str | None,
         typer.Option(
             metavar="LENGTH",
-            help="Length of each run: 10epochs, 500steps, 60s or 2GB.",
+            help="Length of each run: 10epochs, 500steps, 20000env_steps, 60s or 2GB.",
             show_default="that of the file",
             rich_help_panel=options.START,
         ),
@@ -46,6 +47,25 @@ def command(
             metavar="METRIC=VALUE",
             rich_help_panel=options.START,
             help="Report when each run reaches it, such as accuracy=0.95.",
+            show_default="train.converge of the file",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel=options.START,
+            help="Runs of each strategy, with consecutive seeds.",
+        ),
+    ] = 1,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=options.OUTPUT,
+            help="Metric of the picture.",
+            show_default="that of the target, return, accuracy or loss",
         ),
     ] = None,
     engine: options.Engine = "auto",
@@ -85,11 +105,17 @@ def command(
         launch,
         listed,
         reached,
+        seeds,
     )
     series.check()
+    wanted = series.goal if wanted is None else wanted
     make_new_folder(folder)
     outcomes, code = series.run()
-    report = Report(f"{file}", budget, wanted, launch, outcomes)
+    measured = sorted({name for o in outcomes for e in o.evaluations for name in e})
+    if metric is not None and measured and metric not in measured:
+        say(f"--metric: no run measured '{metric}'{nearest(metric, measured)}")
+        metric = None
+    report = Report(f"{file}", budget, wanted, launch, outcomes, metric)
     report.save(folder)
     print(report.json() if as_json else report.text(), end="")
     print(printable(f"{folder / 'compare.json'} and {folder / 'compare.png'} written"), file=sys.stderr)

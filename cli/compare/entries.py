@@ -17,7 +17,8 @@ from hvd_train.errors import UserError
 from hvd_train.text.names import match
 
 UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
-_BUDGET = re.compile(r"(\d+(?:\.\d+)?) ?(epochs?|steps?|s|kB|MB|GB)")
+_BUDGET = re.compile(r"(\d+(?:\.\d+)?) ?(epochs?|env_steps|steps?|s|kB|MB|GB)")
+_LENGTHS = ("steps", "env_steps", "epochs")
 _UNLIMITED = 10**9
 _KEPT = ("compression", "fusion_mb")
 """Fields of `sync` that all strategies share. Every strategy keeps the file's value unless it
@@ -64,22 +65,27 @@ def entries(text: str) -> list[StrategyEntry]:
 
 
 def budget(text: str) -> list[str]:
-    """Return the overrides that end a run after `10epochs`, `500steps`, `60s` or `2GB`."""
+    """Return the overrides that end a run after `10epochs`, `500steps`, `20000env_steps`, `60s` or `2GB`."""
     match = _BUDGET.fullmatch(text)
     number = float(match[1]) if match else 0.0
     if match is None or number <= 0:
         raise UserError(
-            f"--budget: '{text}' is no budget; expected epochs, steps, seconds or bytes, such as 10epochs, 500steps, 60s, 2GB"
+            f"--budget: '{text}' is no budget; expected epochs, steps, env_steps, seconds or bytes, such as 10epochs, "
+            "500steps, 20000env_steps, 60s, 2GB"
         )
     unit = match[2]
     if unit == "s":
-        return ["train.steps=null", f"train.epochs={_UNLIMITED}", f"train.max_seconds={number}"]
+        return [*_length("epochs", _UNLIMITED), f"train.max_seconds={number}"]
     if unit in UNITS:
-        return ["train.steps=null", f"train.epochs={_UNLIMITED}", f"train.max_bytes={round(number * UNITS[unit])}"]
+        return [*_length("epochs", _UNLIMITED), f"train.max_bytes={round(number * UNITS[unit])}"]
     if number != int(number):
         raise UserError(f"--budget: '{text}' is not whole; expected a whole number of epochs or steps")
-    word, other = ("epochs", "steps") if unit.startswith("epoch") else ("steps", "epochs")
-    return [f"train.{other}=null", f"train.{word}={int(number)}"]
+    return _length(f"{unit.removesuffix('s')}s", int(number))
+
+
+def _length(word: str, number: int) -> list[str]:
+    """Return the overrides that set the length `word`, and no other one."""
+    return [*(f"train.{other}=null" for other in _LENGTHS if other != word), f"train.{word}={number}"]
 
 
 def goal(text: str) -> tuple[str, float]:

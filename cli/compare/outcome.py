@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from cli.compare.statistics import interquartile_mean, interval
 from cli.runs import records
 from cli.runs.tables import Row
 
@@ -16,16 +18,20 @@ Record = dict[str, Any]
 ENDED = "ended"
 LOSS = "loss"
 """The metric that improves by falling. All other metrics improve by rising."""
+RETURN = "return"
+"""The metric of agents."""
+_SPREAD = tuple(f"{RETURN}_{word}" for word in ("median", "iqm", "min", "max"))
+"""Figures over the episodes of one evaluation, which the table leaves out."""
 _STRATEGY_FIGURES = ("staleness", "largest_gap", "drift", "dropped", "epsilon", "epsilon_ranks")
 """Fields of a strategy's summary that measure the distance between ranks or the loss of privacy."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One strategy's run.
+    """One strategy's run with one seed.
 
-    An evaluation has `step`, `seconds`, `bytes_sent` and the metrics. `failure` is the reason of a
-    failure.
+    An evaluation has `step`, `seconds`, `bytes_sent` and the metrics, and `env_steps` of an agent.
+    `failure` is the reason of a failure.
     """
 
     strategy: str
@@ -33,10 +39,12 @@ class Outcome:
     evaluations: list[Record]
     summary: Record
     failure: str | None = None
+    seed: int = 0
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {name: float(value) for name, value in _numbers(self.summary.get("eval", {})).items()}
+        found = _numbers(self.summary.get("eval", {}))
+        return {name: float(value) for name, value in found.items() if name not in _SPREAD}
 
     def first(self, metric: str, value: float) -> Record | None:
         """Return the first evaluation that reaches `value`, or None."""
@@ -45,7 +53,7 @@ class Outcome:
         return next(reached, None)
 
 
-def read(strategy: str, folder: Path, failure: str | None) -> Outcome:
+def read(strategy: str, folder: Path, failure: str | None, seed: int = 0) -> Outcome:
     """Read the outcome of the run in `folder`. The folder of a failed run may not exist."""
     file, summary = folder / "metrics.jsonl", records.summary(folder)
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
@@ -53,26 +61,36 @@ def read(strategy: str, folder: Path, failure: str | None) -> Outcome:
     evaluations = [_numbers(e) for e in map(json.loads, lines) if e["kind"] == "eval"]
     if not evaluations and failure is None:
         failure = "no evaluation to compare: the data has no held-out samples"
-    return Outcome(strategy, str(folder), _corrected(evaluations, summary), summary, failure)
+    return Outcome(strategy, str(folder), _corrected(evaluations, summary), summary, failure, seed)
 
 
-def rows(outcomes: Sequence[Outcome], goal: tuple[str, float] | None) -> list[Row]:
-    """Return one row per outcome, all with the same columns.
+def strategies(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Return the outcomes of each strategy, which are of different seeds."""
+    names = dict.fromkeys(o.strategy for o in outcomes)
+    return [[o for o in outcomes if o.strategy == name] for name in names]
 
-    Time and bytes are also given relative to the first run that succeeded.
+
+def rows(outcomes: Sequence[Outcome], goal: tuple[str, float] | None, chosen: str | None = None) -> list[Row]:
+    """Return one row per strategy, all with the same columns.
+
+    Time and bytes are also given relative to the first strategy that succeeded. Figures of several
+    seeds are means; those of the metric `chosen` also have the interquartile mean and its interval.
     """
-    done = [o for o in outcomes if not o.failure]
-    found = [_row(o, goal, done[0]) if not o.failure else _failed(o) for o in outcomes]
+    found = [_of_seeds(group, goal, chosen or metric(outcomes)) for group in strategies(outcomes)]
+    done = [row for row in found if "seconds" in row]
+    for row, base in ((row, done[0]) for row in done):
+        row["over first"] = row["seconds"] / base["seconds"]
+        row["bytes over first"] = row["MB sent"] / base["MB sent"] if base["MB sent"] else None
     names = dict.fromkeys(name for row in found for name in row if name != ENDED)
-    asked = _reached(outcomes[0], goal) if outcomes else {}
+    asked = {name for o in outcomes for name in _reached(o, goal)}
     shown = [name for name in names if name in asked or any(row.get(name) is not None for row in found)]
     return [{name: row.get(name) for name in (*shown, ENDED)} for row in found]
 
 
 def metric(outcomes: Sequence[Outcome]) -> str:
-    """Return the metric to plot: the accuracy if any run has it."""
+    """Return the metric to plot: the return or the accuracy if any run has it."""
     names = dict.fromkeys(name for o in outcomes for name in o.metrics)
-    return "accuracy" if "accuracy" in names else next(iter(names), LOSS)
+    return next((name for name in (RETURN, "accuracy", *names) if name in names), LOSS)
 
 
 def _numbers(values: Record) -> Record:
@@ -91,25 +109,62 @@ def _corrected(evaluations: list[Record], summary: Record) -> list[Record]:
     return [{**e, "bytes_sent": round(factor * e["bytes_sent"])} for e in evaluations]
 
 
-def _row(outcome: Outcome, goal: tuple[str, float] | None, first: Outcome) -> Row:
-    last, base = outcome.evaluations[-1], first.evaluations[-1]
+def _of_seeds(outcomes: Sequence[Outcome], goal: tuple[str, float] | None, metric: str) -> Row:
+    """Return the row of one strategy. A run that failed counts in `ended` only."""
+    done, failures = [o for o in outcomes if not o.failure], [o.failure for o in outcomes if o.failure]
+    found = [_row(o, goal) for o in done]
+    if not found:
+        return {"strategy": outcomes[0].strategy, ENDED: f"failed: {failures[0]}"}
+    if len(outcomes) == 1:
+        return found[0]
+    row: Row = {}
+    for name in dict.fromkeys(name for one in found for name in one):
+        values = [one[name] for one in found if one.get(name) is not None]
+        row[name] = _mean(values)
+        if name == metric:
+            low, high = interval([values])
+            row |= {f"{name} IQM": float(interquartile_mean(values)), "IQM low": low, "IQM high": high}
+    if goal is not None:
+        row[f"reached {goal[0]} {goal[1]:g}"] = f"{sum(o.first(*goal) is not None for o in done)} of {len(outcomes)}"
+    if failures:
+        row[ENDED] = f"{len(failures)} of {len(outcomes)} failed: {failures[0]}"
+    return row
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Return the mean of numbers, rounded if all are whole; other values without repetitions."""
+    if any(isinstance(value, str) for value in values):
+        return ", ".join(dict.fromkeys(values))
+    if not values:
+        return None
+    return round(fmean(values)) if all(isinstance(value, int) for value in values) else fmean(values)
+
+
+def _row(outcome: Outcome, goal: tuple[str, float] | None) -> Row:
+    last, summary = outcome.evaluations[-1], outcome.summary
+    acts = "env_steps" in last
     return {
         "strategy": outcome.strategy,
         **outcome.metrics,
         "steps": last["step"],
+        **({"env steps": last["env_steps"]} if acts else {}),
         "seconds": last["seconds"],
-        "over first": last["seconds"] / base["seconds"],
-        "steps/s": outcome.summary["steps_per_second"],
+        "over first": None,
+        "steps/s": summary["steps_per_second"],
+        **({"env steps/s": round(summary["env_steps_per_second"])} if acts else {}),
         "MB sent": last["bytes_sent"] / 1e6,
-        "bytes over first": last["bytes_sent"] / base["bytes_sent"] if base["bytes_sent"] else None,
+        "bytes over first": None,
         **_reached(outcome, goal),
-        **_strategy_figures(outcome.summary),
-        ENDED: outcome.summary["ended"],
+        **(_efficiency(last) if acts and RETURN in last else {}),
+        **_strategy_figures(summary),
+        ENDED: summary["ended"],
     }
 
 
-def _failed(outcome: Outcome) -> Row:
-    return {"strategy": outcome.strategy, ENDED: f"failed: {outcome.failure}"}
+def _efficiency(last: Record) -> Row:
+    """Return what the last evaluation of an agent has for each unit that it cost."""
+    costs = {"1000 env steps": last["env_steps"] / 1e3, "s": last["seconds"], "MB": last["bytes_sent"] / 1e6}
+    return {f"{RETURN} per {unit}": last[RETURN] / cost if cost else None for unit, cost in costs.items()}
 
 
 def _reached(outcome: Outcome, goal: tuple[str, float] | None) -> Row:
@@ -118,7 +173,12 @@ def _reached(outcome: Outcome, goal: tuple[str, float] | None) -> Row:
     name, value = goal
     at = outcome.first(name, value)
     text = f"{name} {value:g}"
-    return {f"s to {text}": at and at["seconds"], f"MB to {text}": at and at["bytes_sent"] / 1e6}
+    acts = any("env_steps" in e for e in outcome.evaluations)
+    return {
+        **({f"env steps to {text}": at and at["env_steps"]} if acts else {}),
+        f"s to {text}": at and at["seconds"],
+        f"MB to {text}": at and at["bytes_sent"] / 1e6,
+    }
 
 
 def _strategy_figures(summary: Record) -> Row:

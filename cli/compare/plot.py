@@ -1,4 +1,7 @@
-"""One picture of a metric over seconds, bytes and steps, with a line for each strategy."""
+"""One picture of a metric over seconds, bytes and steps, with a line for each strategy.
+
+Several seeds of a strategy are a line, their mean, and a band from the lowest to the highest.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from cli.compare.outcome import LOSS, Outcome
+from cli.compare.curves import curve
+from cli.compare.outcome import LOSS, Outcome, strategies
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The colours of Okabe and Ito, which colour-blind readers can distinguish, without yellow,
 which is faint on white."""
 DASHES = ("-", "--", ":")
 MARKERS = "osD^vPX"
+BAND = "lines: mean of the seeds; bands: lowest to highest"
 LEGEND, LINE = 190, 9
 """Width of the legend, and of the line sample before a label, in characters."""
 
@@ -27,13 +32,19 @@ def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | 
     `goal` is a horizontal line in each panel.
     """
     drawn = [o for o in outcomes if any(metric in e for e in o.evaluations)]
-    labels = [o.strategy + " (failed)" * bool(o.failure) for o in drawn]
+    groups = strategies(drawn)
+    labels = [_label(group) for group in groups]
+    acts = any("env_steps" in e for o in drawn for e in o.evaluations)
     columns = max((n for n in range(1, 5) if _width(labels, n) <= LEGEND), default=1)
     figure = Figure(figsize=(13, 4.4 + 0.2 * -(-len(labels) // columns)), dpi=100, layout="constrained")
     figure.suptitle(title, fontsize=11, parse_math=False)
-    panels = {"seconds": "seconds of training", "bytes_sent": "MB sent by all ranks", "step": "steps"}
+    panels = {
+        "seconds": "seconds of training",
+        "bytes_sent": "MB sent by all ranks",
+        **({"env_steps": "environment steps of all ranks"} if acts else {"step": "steps"}),
+    }
     for axes, (key, label) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
-        _panel(axes, drawn, labels, key, metric)
+        _panel(axes, groups, labels, key, metric)
         axes.set_xlabel(label)
         if goal is not None:
             axes.axhline(goal, color="#777777", linewidth=0.9, linestyle=":", zorder=1)
@@ -47,8 +58,9 @@ def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | 
         second.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
         second.xaxis.set_minor_formatter(NullFormatter())
     legend = figure.legend(
-        *first.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
-    )
+        *first.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
+        title=BAND if any(len(group) > 1 for group in groups) else None, title_fontsize=9,
+    )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
@@ -60,14 +72,28 @@ def _width(labels: Sequence[str], columns: int) -> int:
     return sum(LINE + max(map(len, labels[a:b]), default=0) for a, b in pairwise(ends))
 
 
-def _panel(axes: Axes, outcomes: Sequence[Outcome], labels: Sequence[str], key: str, metric: str) -> None:
-    for number, (outcome, label) in enumerate(zip(outcomes, labels, strict=True)):
-        points = [e for e in outcome.evaluations if metric in e and (key != "bytes_sent" or _megabytes(e) > 0)]
-        x = [_megabytes(e) if key == "bytes_sent" else e[key] for e in points]
-        axes.plot(x, [e[metric] for e in points], label=label, **_style(number, len(points)))
+def _label(outcomes: Sequence[Outcome]) -> str:
+    """Return the name of a strategy, and whether runs of it failed."""
+    failed = sum(bool(o.failure) for o in outcomes)
+    part = f"{failed} of {len(outcomes)} " * (len(outcomes) > 1)
+    return outcomes[0].strategy + f" ({part}failed)" * bool(failed)
+
+
+def _panel(axes: Axes, groups: Sequence[Sequence[Outcome]], labels: Sequence[str], key: str, metric: str) -> None:
+    for number, (group, label) in enumerate(zip(groups, labels, strict=True)):
+        found = curve([_points(o, key, metric) for o in group])
+        style = _style(number, len(found.x))
+        axes.plot(found.x, found.mean, label=label, **style)
+        if len(group) > 1:
+            axes.fill_between(found.x, found.low, found.high, color=style["color"], alpha=0.15, linewidth=0)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _points(outcome: Outcome, key: str, metric: str) -> list[tuple[float, float]]:
+    measured = [e for e in outcome.evaluations if metric in e and (key != "bytes_sent" or _megabytes(e) > 0)]
+    return [(_megabytes(e) if key == "bytes_sent" else e[key], e[metric]) for e in measured]
 
 
 def _style(number: int, points: int) -> dict[str, Any]:

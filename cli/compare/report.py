@@ -17,17 +17,22 @@ from hvd_train.text.names import printable
 
 @dataclass(frozen=True)
 class Report:
-    """The outcomes of a comparison. `goal` is the metric and value of `--target`."""
+    """The outcomes of a comparison.
+
+    `goal` is the metric and value of `--target` or of `train.converge`; `chosen` is the metric of
+    `--metric`.
+    """
 
     file: str
     budget: str | None
     goal: tuple[str, float] | None
     launch: dict[str, Any]
     outcomes: Sequence[Outcome]
+    chosen: str | None = None
 
     @property
     def metric(self) -> str:
-        return self.goal[0] if self.goal else outcome.metric(self.outcomes)
+        return self.chosen or (self.goal[0] if self.goal else outcome.metric(self.outcomes))
 
     def save(self, folder: Path) -> None:
         """Write `compare.json` and `compare.png` to `folder`."""
@@ -35,7 +40,7 @@ class Report:
 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "compare.json").write_text(self.json(), encoding="utf-8")
-        value = self.goal[1] if self.goal else None
+        value = self.goal[1] if self.goal and self.goal[0] == self.metric else None
         picture(self.outcomes, self.metric, self.title, value).savefig(folder / "compare.png")
 
     def json(self) -> str:
@@ -44,20 +49,26 @@ class Report:
             "budget": self.budget,
             "target": self.goal,
             "launch": self.launch,
-            "rows": outcome.rows(self.outcomes, self.goal),
+            "metric": self.metric,
+            "rows": self.rows(),
             "runs": [asdict(o) for o in self.outcomes],
         }
         return strict_json.dumps(values, indent=1) + "\n"
 
     def text(self) -> str:
-        return tables.text(outcome.rows(self.outcomes, self.goal)) if self.outcomes else ""
+        return tables.text(self.rows()) if self.outcomes else ""
+
+    def rows(self) -> list[tables.Row]:
+        return outcome.rows(self.outcomes, self.goal, self.metric)
 
     @property
     def title(self) -> str:
         emulate = self.launch.get("emulate") or {}
+        seeds = max(map(len, outcome.strategies(self.outcomes)), default=0)
         parts = [
             printable(Path(self.file).name),
             f"np={self.launch['world_size']}",
+            f"{seeds} seeds" * (seeds > 1),
             re.sub(r"(?<=\d)(?=[A-Za-z])", " ", self.budget or ""),
             f"links of {emulate['gbps']:g} Gbit/s" if "gbps" in emulate else "",
             f"{emulate['latency_ms']:g} ms latency" if "latency_ms" in emulate else "",

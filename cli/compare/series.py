@@ -12,7 +12,7 @@ from typing import Any
 from cli.arguments.configuration import load
 from cli.compare import outcome
 from cli.compare.entries import StrategyEntry, budget, file_sync
-from cli.compare.outcome import Outcome
+from cli.compare.outcome import LOSS, Outcome
 from cli.follow.follower import follow
 from cli.follow.supervisor import Limits
 from cli.hosts.hostfile import Host
@@ -45,6 +45,16 @@ class Series:
     launch: dict[str, Any]
     hosts: tuple[Host, ...] = ()
     reach: Reach = field(default_factory=Reach)
+    seeds: int = 1
+    """Runs of each entry. Their seeds are that of the configuration, and those that follow it."""
+
+    @property
+    def goal(self) -> tuple[str, float] | None:
+        """The metric and value of `train.converge`, None without it; after `check`."""
+        converge = load(self.file, self._overrides(self.entries[0])).train.converge
+        if converge is None or converge.mode not in (None, "min" if converge.metric == LOSS else "max"):
+            return None
+        return converge.metric, converge.value
 
     def check(self) -> None:
         """Raise UserError if the configuration of any run is wrong. No run has started yet."""
@@ -62,9 +72,10 @@ class Series:
         A signal ends the series, a failure does not.
         """
         outcomes: list[Outcome] = []
-        for number, entry in enumerate(self.entries, 1):
-            _say(f"{number}/{len(self.entries)} {entry.title}")
-            code, result = self._run(number, entry)
+        runs = [(n, entry, seed) for seed in range(self.seeds) for n, entry in enumerate(self.entries, 1)]
+        for number, (place, entry, seed) in enumerate(runs, 1):
+            _say(f"{number}/{len(runs)} {entry.title}{f', seed {seed + 1} of {self.seeds}' * (self.seeds > 1)}")
+            code, result = self._run(place, entry, seed)
             if code >= 128 or code == ExitCode.STOPPED:
                 return outcomes, code
             outcomes.append(result)
@@ -76,9 +87,13 @@ class Series:
     def _has_length(self) -> bool:
         return any(word in (self.budget or "") for word in ("epoch", "step"))
 
-    def _run(self, number: int, entry: StrategyEntry) -> tuple[int, Outcome]:
+    def _run(self, number: int, entry: StrategyEntry, more: int) -> tuple[int, Outcome]:
+        """Run `entry` with the seed of its configuration plus `more`."""
         folder = self.folder / f"{number:02}-{entry.folder}"
         config = load(self.file, self._overrides(entry))
+        if self.seeds > 1:
+            config = load(self.file, [*self._overrides(entry), f"seed={config.seed + more}"])
+            folder = folder.with_name(f"{folder.name}-seed-{config.seed}")
         what = of_yaml(self.file, config, output=folder, resume=None, **self.launch)
         job = Job(
             program=what.program,
@@ -98,7 +113,7 @@ class Series:
             progress=partial(_show_step, folder),
         )
         failure = _failure(result.events, result.code) if result.code else None
-        return result.code, outcome.read(entry.title, folder, failure)
+        return result.code, outcome.read(entry.title, folder, failure, config.seed)
 
     def _overrides(self, entry: StrategyEntry) -> list[str]:
         length = budget(self.budget) if self.budget is not None else []

@@ -192,7 +192,9 @@ class MetricSection(PluginSection):
 
 
 class EarlyStopSection(Section):
-    metric: str = Field("loss", description="evaluation metric that has to improve, such as 'loss' or 'f1_score'; of agents 'return'")
+    metric: str = Field(
+        "loss", description="evaluation metric that has to improve, such as 'loss' or 'f1_score'; agents: return"
+    )
     mode: Mode | None = Field(
         None, description="max: a larger value is better; needed for metrics that do not say so themselves"
     )
@@ -201,7 +203,9 @@ class EarlyStopSection(Section):
 
 
 class ConvergeSection(Section):
-    metric: str = Field("accuracy", description="evaluation metric to reach, such as 'accuracy' or 'f1_score'; of agents 'return'")
+    metric: str = Field(
+        "accuracy", description="evaluation metric to reach, such as 'accuracy' or 'f1_score'; agents: return"
+    )
     mode: Mode | None = Field(
         None, description="max: the metric has to rise to the value; needed for metrics that do not say so themselves"
     )

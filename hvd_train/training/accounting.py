@@ -77,7 +77,11 @@ class Accounting:
         now, samples, env_steps = time.perf_counter(), self._progress.samples, self._progress.env_steps_learnt
         self._logged, seconds = (now, samples, env_steps), now - before[0]
         rates = {"samples_per_second": (samples - before[1]) / seconds}
-        return rates if not self._progress.env_steps else {**rates, "env_steps_per_second": (env_steps - before[2]) / seconds}
+        return (
+            rates
+            if not self._progress.env_steps
+            else {**rates, "env_steps_per_second": (env_steps - before[2]) / seconds}
+        )
 
     def spent(self) -> dict[str, float]:
         """Return the seconds of training and the bytes that all ranks sent; collective.

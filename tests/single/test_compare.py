@@ -23,6 +23,7 @@ from tests.bodies import training
 from tests.engines import threads
 
 MODEL = "model: mlp\ndata: digits\n"
+ENDLESS = ["train.steps=null", "train.env_steps=null", "train.epochs=1000000000"]
 
 
 def model(folder: Path, text: str = "") -> Path:
@@ -64,12 +65,13 @@ def test_overrides_of_a_strategy_keep_what_all_have_in_common() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("10epochs", ["train.steps=null", "train.epochs=10"]),
-        ("1 epoch", ["train.steps=null", "train.epochs=1"]),
-        ("500steps", ["train.epochs=null", "train.steps=500"]),
-        ("1.5s", ["train.steps=null", "train.epochs=1000000000", "train.max_seconds=1.5"]),
-        ("2GB", ["train.steps=null", "train.epochs=1000000000", "train.max_bytes=2000000000"]),
-        ("0.5MB", ["train.steps=null", "train.epochs=1000000000", "train.max_bytes=500000"]),
+        ("10epochs", ["train.steps=null", "train.env_steps=null", "train.epochs=10"]),
+        ("1 epoch", ["train.steps=null", "train.env_steps=null", "train.epochs=1"]),
+        ("500steps", ["train.env_steps=null", "train.epochs=null", "train.steps=500"]),
+        ("500env_steps", ["train.steps=null", "train.epochs=null", "train.env_steps=500"]),
+        ("1.5s", [*ENDLESS, "train.max_seconds=1.5"]),
+        ("2GB", [*ENDLESS, "train.max_bytes=2000000000"]),
+        ("0.5MB", [*ENDLESS, "train.max_bytes=500000"]),
     ],
 )
 def test_budgets(text: str, expected: list[str]) -> None:
@@ -79,7 +81,7 @@ def test_budgets(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: budget("10"), "--budget: '10' is no budget; expected epochs, steps, seconds or bytes"),
+        (lambda: budget("10"), "--budget: '10' is no budget; expected epochs, steps, env_steps, seconds or bytes"),
         (lambda: budget("0s"), "--budget: '0s' is no budget"),
         (lambda: budget("1.5epochs"), "--budget: '1.5epochs' is not whole"),
         (lambda: entries.goal("accuracy"), "--target: 'accuracy' is no goal; expected METRIC=VALUE"),
