@@ -23,6 +23,7 @@ model:
 
 data:
   name: digits               # see ddl list data; for your own, target: package.module:callable, args: {{...}}
+                             # an agent that learns in an environment: docs/agents.md
   batch_size: 32             # samples per rank; the global batch is np times that
   partition: random          # see ddl list partitions
 

@@ -35,6 +35,9 @@ def text(title: str, survey: Mapping[str, Any], width: int | None) -> str:
 
 def _parts(title: str, survey: Mapping[str, Any]) -> Iterator[str | Table]:
     yield title
+    if "environment" in survey:
+        yield tables.environment(survey["environment"])
+        return
     if survey["shares"] is not None:
         yield tables.shares(tables.histograms(survey), survey["classes"])
     yield _sizes(survey)

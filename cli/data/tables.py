@@ -65,6 +65,26 @@ def _summary(histogram: Histogram, names: Names) -> list[str]:
     return [str(len(histogram)), ", ".join(f"{class_name(c, names)}: {n:,}" for c, n in most)]
 
 
+def environment(found: Mapping[str, Any]) -> Table:
+    """Return what an agent perceives, what it may do, and the return of a random policy."""
+    table, played = Table(show_header=False), found["random"]
+    rows = {
+        "environment": printable(found["name"]),
+        "observation": " x ".join(map(str, found["observation"])),
+        "actions": printable(found["actions"]),
+        "agents": str(found["agents"]),
+        "longest episode": f"{found['most_steps']:,} steps",
+        "success from": "" if found["threshold"] is None else f"a return of {found['threshold']:g}",
+        "an epoch": f"{found['copies']} copies of {found['steps']} steps on each worker",
+        "random policy": f"return {played['return']:.4g} ({played['return_min']:.4g} to {played['return_max']:.4g}), "
+        f"{played['episode_length']:.4g} steps, in {played['episodes']} episodes",
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    return table
+
+
 def fields(found: Sequence[Mapping[str, Any]]) -> Table:
     """Return one row for each field of a sample, or each column of a table."""
     table = Table("field", "type", "shape", "lowest", "highest", "mean", "deviation", "missing")

@@ -53,7 +53,10 @@ def command(
     output: options.Picture = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show samples, their fields, the classes of each worker, and loading rates: tables and a picture."""
+    """Show samples, their fields, the classes of each worker, and loading rates: tables and a picture.
+
+    Of environments it shows observations, actions and the return of a random policy.
+    """
     picture = output or Path(f"data-{file.stem}.png")
     if picture.suffix != ".png" or picture.is_dir() or not picture.parent.is_dir():
         raise UserError(
@@ -68,8 +71,11 @@ def command(
     from cli.data import report
     from cli.data.picture import picture as draw
 
-    title = printable(f"{file.name}: {_partition(config)}, np={np}")
+    samples = "environment" not in survey
+    title = printable(f"{file.name}: {_partition(config)}, np={np}") if samples else printable(file.name)
     print(report.json(survey) if as_json else report.text(title, survey, None if sys.stdout.isatty() else 140), end="")
+    if not samples:
+        return
     draw(title, survey).savefig(picture)
     print(f"{printable(picture)} written", file=sys.stderr if as_json else sys.stdout)
 

@@ -18,11 +18,13 @@ from hvd_train.config import words
 from hvd_train.config.launch import parse_document
 from hvd_train.config.schema import Config
 from hvd_train.data.base import Dataset
+from hvd_train.data.environments.base import Environments
 from hvd_train.data.load import load
 from hvd_train.data.preprocessing import class_names, has_spectra
 from hvd_train.data.samples import StreamSplit, at
 from hvd_train.data.survey.columns import columns
 from hvd_train.data.survey.drawings import SHOWN, drawings, excerpts
+from hvd_train.data.survey.environments import environments
 from hvd_train.data.survey.rates import rate
 from hvd_train.data.survey.samples import read, target_name
 from hvd_train.data.survey.shares import shares
@@ -38,6 +40,8 @@ def survey(config: Config, ranks: int, workers: Sequence[int]) -> dict[str, Any]
     data = load(config.data, config.seed)
     for text in data.warnings:
         print(f"ddl: warning: {text}", file=sys.stderr)
+    if isinstance(data.train, Environments):
+        return {"environment": environments(data.train, config.seed)}
     train, streams = at(data.train, 0), isinstance(data.train, StreamSplit)
     divided = None if streams else shares(train, config, ranks)
     with progress(console(stderr=True), disable=not sys.stderr.isatty()) as bar:
