@@ -32,7 +32,7 @@ def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | 
     `goal` is a horizontal line in each panel.
     """
     drawn = [o for o in outcomes if any(metric in e for e in o.evaluations)]
-    groups = strategies(drawn)
+    groups = [group for group in strategies(outcomes) if any(o in drawn for o in group)]
     labels = [_label(group) for group in groups]
     acts = any("env_steps" in e for o in drawn for e in o.evaluations)
     columns = max((n for n in range(1, 5) if _width(labels, n) <= LEGEND), default=1)
@@ -81,7 +81,7 @@ def _label(outcomes: Sequence[Outcome]) -> str:
 
 def _panel(axes: Axes, groups: Sequence[Sequence[Outcome]], labels: Sequence[str], key: str, metric: str) -> None:
     for number, (group, label) in enumerate(zip(groups, labels, strict=True)):
-        found = curve([_points(o, key, metric) for o in group])
+        found = curve([_points(o, key, metric) for o in [o for o in group if not o.failure] or group])
         style = _style(number, len(found.x))
         axes.plot(found.x, found.mean, label=label, **style)
         if len(group) > 1:

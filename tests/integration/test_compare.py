@@ -108,3 +108,50 @@ def test_a_run_is_told_what_to_emulate(model: Path, tmp_path: Path) -> None:
         "run", "--np", "2", "--gbps", "1", "--latency-ms", "5", "--straggler", "1:5", "--dry-run", model, cwd=tmp_path
     )
     assert '"emulate":{"latency_ms":5.0,"gbps":1.0,"straggler":1,"factor":5.0}' in done.stdout
+
+
+CARTPOLE = """\
+model: {name: actor_critic, hidden: [8]}
+data: {name: gymnasium, env: CartPole-v1, envs: 4, steps: 16, batch_size: 32, episodes: 4}
+agent: {name: ppo, passes: 2}
+optimizer: {name: Adam, lr: 0.01}
+train: {env_steps: 256, eval_env_steps: 128}
+"""
+
+
+def test_seeds_of_an_agent_are_compared_by_their_return(tmp_path: Path) -> None:
+    needs("mpirun")
+    (tmp_path / "cartpole.yaml").write_text(CARTPOLE)
+    done = ddl(
+        "compare", "cartpole.yaml", "--np", "2", "--seeds", "2", "--strategies", "allreduce,local_sgd:period=2",
+        "--target", "return=1", "--output", "out", cwd=tmp_path, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert found["metric"] == "return"
+    assert [(run["strategy"], run["seed"]) for run in found["runs"]] == [
+        ("allreduce", 0), ("local_sgd period=2", 0), ("allreduce", 1), ("local_sgd period=2", 1),
+    ]  # fmt: skip
+    assert [[e["env_steps"] for e in run["evaluations"]] for run in found["runs"]] == [[128, 256]] * 4
+    for row in found["rows"]:
+        assert (row["env steps"], row["env steps to return 1"], row["reached return 1"]) == (256, 128, "2 of 2")
+        assert row["IQM low"] <= row["return IQM"] <= row["IQM high"]
+        assert row["return per 1000 env steps"] == pytest.approx(row["return"] / 0.256)
+        assert row["env steps/s"] > 0
+    assert found["runs"][0]["evaluations"] != found["runs"][2]["evaluations"]
+    assert (tmp_path / "out" / "02-local_sgd-period=2-seed-1" / "summary.json").is_file()
+    assert "4/4 local_sgd period=2, seed 2 of 2" in done.stderr
+
+
+def test_seeds_of_samples_are_compared_by_the_metric_that_is_asked_for(model: Path, tmp_path: Path) -> None:
+    done = ddl(
+        "compare", model, "--np", "1", "--seeds", "2", "--strategies", "allreduce", "--budget", "2steps",
+        "--metric", "loss", "--output", "out", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())
+    losses = [run["evaluations"][-1]["loss"] for run in found["runs"]]
+    assert found["metric"] == "loss"
+    assert found["rows"][0]["loss"] == pytest.approx(sum(losses) / 2)
+    assert found["rows"][0]["IQM low"] == pytest.approx(min(losses))
+    assert losses[0] != losses[1]

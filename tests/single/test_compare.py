@@ -7,10 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
-from cli.compare import entries, outcome
+from cli.compare import entries, outcome, statistics
+from cli.compare.curves import curve
 from cli.compare.entries import StrategyEntry, budget
 from cli.compare.outcome import Outcome
 from cli.compare.plot import picture
@@ -18,6 +22,7 @@ from cli.compare.report import Report
 from cli.compare.series import Series
 from cli.launch.emulation import Emulation
 from hvd_train.comm.communicator import Communicator
+from hvd_train.compute.metrics import episodes
 from hvd_train.errors import UserError
 from tests.bodies import training
 from tests.engines import threads
@@ -273,6 +278,123 @@ def test_a_report_of_nothing(tmp_path: Path) -> None:
     report = Report("model.yaml", None, None, launch, [])
     report.save(tmp_path / "out")
     assert report.text() == ""
+
+
+SCORES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=9)
+
+
+def middle_half(values: list[float]) -> float:
+    """Return the interquartile mean, of each value four times, of which a quarter can be cut off."""
+    number = len(values)
+    return float(np.mean(sorted(values * 4)[number : 3 * number]))
+
+
+@given(SCORES)
+def test_an_interquartile_mean(values: list[float]) -> None:
+    assert statistics.interquartile_mean(values) == pytest.approx(middle_half(values), abs=1e-9)
+    assert episodes.interquartile_mean(sorted(values)) == pytest.approx(middle_half(values), abs=1e-9)
+
+
+def test_an_interval_is_that_of_resampled_seeds() -> None:
+    scores, generator = [[10.0, 400.0, 30.0, 475.0, 500.0], [7.0, 8.0, 9.0]], np.random.default_rng(0)
+    drawn = [generator.integers(len(s), size=(statistics.RESAMPLES, len(s))).tolist() for s in scores]
+    means = [
+        middle_half([s[i] for s, chosen in zip(scores, places, strict=True) for i in chosen])
+        for places in zip(*drawn, strict=True)
+    ]
+    assert statistics.interval(scores) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    assert statistics.interval([[0.0] * 4, [10.0] * 4]) == (5.0, 5.0), "each task keeps its number of seeds"
+    low, high = statistics.interval([[0.0] * 4 + [10.0] * 4])
+    assert low < 5 < high
+
+
+def test_a_curve_of_seeds_begins_with_the_last_one_and_keeps_what_ended() -> None:
+    found = curve([[(10, 0.0), (20, 10.0), (40, 30.0)], [(15, 4.0), (20, 6.0)], []])
+    assert found.x.tolist() == [15, 20, 40]
+    assert found.low.tolist() == [4, 6, 6]
+    assert found.high.tolist() == [5, 10, 30]
+    assert found.mean.tolist() == [4.5, 8, 18]
+    alone = curve([[(10, 1.0), (20, 2.0)]])
+    assert (alone.x.tolist(), alone.mean.tolist()) == ([10, 20], [1, 2])
+
+
+def played(folder: Path, returns: list[float]) -> Path:
+    """Write a run of an agent with an evaluation every 1000 environment steps, two seconds and MB."""
+    folder.mkdir()
+    evaluations = [
+        {"kind": "eval", "step": 10 * n, "env_steps": 1000 * n, "seconds": 2.0 * n, "bytes_sent": 2_000_000 * n,
+         "return": value, "return_min": value - 1, "episode_length": 9.0}
+        for n, value in enumerate(returns, 1)
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in evaluations))
+    last = {name: evaluations[-1][name] for name in ("return", "return_min", "episode_length")}
+    rates = {"steps_per_second": 5.0, "env_steps_per_second": 500.4}
+    (folder / "summary.json").write_text(json.dumps({"eval": last, "ended": "length", **rates}))
+    return folder
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> list[Outcome]:
+    """Three seeds of one strategy, and two of another one, of which one failed."""
+    returns = {"a1": [10, 100], "a2": [20, 200, 200], "a3": [30, 300], "b1": [40, 50]}
+    found = [
+        outcome.read("allreduce" if name < "b" else "gossip", played(tmp_path / name, values), None, seed)
+        for seed, (name, values) in enumerate(returns.items())
+    ]
+    return [*found, outcome.read("gossip", tmp_path / "b2", "no such thing", 1)]
+
+
+def test_a_row_of_seeds_has_means_and_an_interval(seeds: list[Outcome]) -> None:
+    first, second = outcome.rows(seeds, ("return", 150.0))
+    low, high = statistics.interval([[100.0, 200.0, 300.0]])
+    assert first == {
+        "strategy": "allreduce",
+        "return": 200.0,
+        "return IQM": 200.0,
+        "IQM low": low,
+        "IQM high": high,
+        "episode_length": 9.0,
+        "steps": 23,
+        "env steps": 2333,
+        "seconds": pytest.approx(14 / 3),
+        "over first": 1.0,
+        "steps/s": 5.0,
+        "env steps/s": 500,
+        "MB sent": pytest.approx(14 / 3),
+        "bytes over first": 1.0,
+        "env steps to return 150": 2000,
+        "s to return 150": 4.0,
+        "MB to return 150": 4.0,
+        "return per 1000 env steps": pytest.approx((50 + 200 / 3 + 150) / 3),
+        "return per s": pytest.approx((25 + 200 / 6 + 75) / 3),
+        "return per MB": pytest.approx((25 + 200 / 6 + 75) / 3),
+        "reached return 150": "2 of 3",
+        "ended": "length",
+    }
+    assert (second["return"], second["reached return 150"]) == (50, "0 of 2")
+    assert second["env steps to return 150"] is None
+    assert second["over first"] == pytest.approx(4 / (14 / 3))
+    assert second["ended"] == "1 of 2 failed: no such thing"
+
+
+def test_the_return_is_drawn_over_environment_steps_with_a_band(seeds: list[Outcome]) -> None:
+    assert outcome.metric(seeds) == "return"
+    figure = picture(seeds, "return", "", 150.0)
+    seconds, _, env_steps = figure.axes
+    assert env_steps.get_xlabel() == "environment steps of all ranks"
+    assert lines(env_steps)["allreduce"] == [(1000, 20), (2000, 200), (3000, 200)]
+    assert lines(seconds)["gossip (1 of 2 failed)"] == [(2, 40), (4, 50)]
+    band, _ = env_steps.collections
+    corners = band.get_paths()[0].vertices
+    assert {tuple(corner) for corner in corners.tolist()} >= {(1000, 10), (1000, 30), (2000, 100), (3000, 300)}
+    assert figure.legends[0].get_title().get_text() == "lines: mean of the seeds; bands: lowest to highest"
+
+
+def test_a_goal_of_the_file_is_the_goal_of_its_comparison(tmp_path: Path) -> None:
+    assert series(model(tmp_path), "allreduce").goal is None
+    file = model(tmp_path, "train: {converge: {value: 0.9}}\n")
+    assert series(file, "allreduce").goal == ("accuracy", 0.9)
+    assert series(file, "allreduce", "train.converge={metric: loss, mode: max, value: 1}").goal is None
 
 
 @pytest.mark.parametrize(
