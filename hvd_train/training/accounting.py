@@ -30,9 +30,9 @@ class Accounting:
         self._env_steps_before = 0.0
         self._logged = 0.0, 0, 0.0
 
-    def begin(self) -> None:
-        """Start to measure, before the first step."""
-        self._began = time.perf_counter()
+    def begin(self, since: float | None = None) -> None:
+        """Start to measure, before the first step; from the time `since` of `time.perf_counter` on, if given."""
+        self._began = time.perf_counter() if since is None else since
         self._steps_before, self._samples_before = self._progress.step, self._progress.samples
         self._bytes_before = self._traffic.training
         self._env_steps_before = self._progress.env_steps_learnt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -156,8 +157,10 @@ class Trainer:
         if self.strategy.members.serve():
             return "served"
         self.execution.open()
+        # Loading that begins before the first step is not training. Acting for the first rollout is.
+        since = None if self.collector is None else time.perf_counter()
         feed = self._open_feed()
-        planned = self._open(feed)
+        planned = self._open(feed, since)
         try:
             reason = self._train(feed, planned)
             self._finish()
@@ -195,7 +198,7 @@ class Trainer:
             with self.accounting.control():
                 self.best.restore(self.checkpoints, self.group.steps_with)
 
-    def _open(self, feed: Feed) -> Length:
+    def _open(self, feed: Feed, since: float | None) -> Length:
         """Announce the run to the sinks and start to measure; return the length of the run."""
         if feed.steps == 0:
             raise UserError("data: the training set is empty")
@@ -207,7 +210,7 @@ class Trainer:
             )
         title = f"{last} steps: {self.execution.roles(self.strategy.members.roles())}"
         self._notify("open", {"total_steps": last, "first_step": self.progress.step, "title": title})
-        self.accounting.begin()
+        self.accounting.begin(since)
         return planned
 
     def _planned_length(self, feed: Feed) -> Length:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.agents import reached
 from hvd_train.comm.communicator import Communicator
 from hvd_train.config.schema import Config
 from hvd_train.data.survey import __main__ as survey
@@ -20,7 +21,7 @@ from tests.engines import threads
 STEPS_OF_EPOCH, OF_EPOCH = 4, 2 * 2 * 8
 
 
-def configuration(**train: Any) -> Config:
+def configuration(data: dict[str, Any] = {}, **train: Any) -> Config:
     """Two environments on each rank make 8 steps an epoch; two passes over them are 4 steps of 8 samples."""
     return body.configuration(
         model={"target": None, "name": "actor_critic", "hidden": [8]},
@@ -33,6 +34,7 @@ def configuration(**train: Any) -> Config:
             "steps": 8,
             "batch_size": 8,
             "episodes": 2,
+            **data,
         },
         agent={"name": "ppo", "passes": 2},
         train={"epochs": None, "env_steps": 3 * OF_EPOCH, "eval_env_steps": 2 * OF_EPOCH, "log_every": 2, **train},
@@ -73,6 +75,20 @@ def test_records_count_the_environment_steps_of_all_ranks(strategy: str, samples
     assert [(r["step"], r["env_steps"]) for r in seen.evaluated] == [(8, 64), (12, 96)]
     assert of_step == pytest.approx(OF_EPOCH / STEPS_OF_EPOCH)
     assert epochs == 3
+
+
+def test_the_time_of_the_first_rollout_counts() -> None:
+    """Two environments that take 10 ms a step make 8 steps; the epoch's four steps are faster."""
+    data = {"env": "benchmarks.agents_slow:SlowPole", "arguments": {"milliseconds": 10}, "max_steps": 100}
+
+    def run(comm: Communicator) -> Recorder:
+        seen = Recorder()
+        body.trainer(comm, configuration(data, epochs=1, env_steps=None, log_every=1), sinks=[seen]).run()
+        return seen
+
+    (seen,) = threads.run(1, run)
+    (evaluated,) = seen.evaluated
+    assert evaluated["seconds"] >= seen.trained[0]["collect_seconds"] >= 2 * 8 * 0.01
 
 
 def test_steps_of_environments_count_as_they_are_learnt_from() -> None:
@@ -139,3 +155,11 @@ def test_a_survey_of_environments(env: str, actions: str, longest: int, returns:
     assert returns[0] <= played["return_min"] <= played["return"] <= played["return_max"] < 100
     assert played["return"] < returns[1]
     assert survey.survey(config, 2, [0])["environment"] == found, "equal seeds play equal episodes"
+
+
+def test_a_return_is_reached_in_two_evaluations_in_a_row() -> None:
+    returns = [(1000, 480.0), (2000, 470.0), (3000, 475.0), (4000, 100.0), (4000, 490.0), (5000, 500.0)]
+    evaluations = [{"env_steps": steps, "return": value} for steps, value in returns]
+    assert reached(evaluations, 475) == 4000, "of two evaluations after equal steps the last one counts"
+    assert reached(evaluations[:4], 475) is None
+    assert reached(evaluations, 490) == 5000
