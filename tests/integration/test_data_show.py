@@ -108,3 +108,14 @@ def test_a_missing_matplotlib_is_one_sentence(folder: Path) -> None:
 
 def test_the_command_imports_no_torch() -> None:
     assert heavy(["data", "--help"]) == "[]"
+
+
+def test_environments_are_shown_without_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("model: actor_critic\ndata: {name: gymnasium, env: FrozenLake-v1}\nagent: ppo\n")
+    done = ddl("data", "show", "m.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = dict(cells(done.stdout))
+    assert (found["observation"], found["actions"]) == ("16", "one of 4 choices")
+    assert found["longest episode"] == "100 steps"
+    assert found["random policy"].endswith("in 20 episodes")
+    assert list(tmp_path.iterdir()) == [tmp_path / "m.yaml"]
