@@ -90,8 +90,8 @@ def assemble(config: Config, comm: Communicator, built: Built, around: Surroundi
     together(comm, partial(_check_loss, whole, built))
     perturbs = together(comm, partial(_adversary, config, built))
     acting = Acting(built.model, built.precision)
-    evaluate = Player(built.agent, acting).evaluate if built.agent else whole.evaluate
-    strategy = _strategy(config, comm, mesh, whole, evaluate, around)
+    player = Player(built.agent, acting) if built.agent else None
+    strategy = _strategy(config, comm, mesh, whole, (player or whole).evaluate, around)
     order = RolloutOrder()
     sampler = _sampler(config, comm, built, strategy, order)
     execution: Execution = divide(whole, mesh, config, built.sample) if mesh else whole
@@ -120,7 +120,7 @@ def assemble(config: Config, comm: Communicator, built: Built, around: Surroundi
         stop=around.stop,
         adversary=perturbs,
         collector=_collector(config, built.agent, built.data.train, acting, strategy, order) if built.agent else None,
-        evaluate=evaluate if built.agent else None,
+        player=player,
         counts=built.loss.count(built.sample) is not None or samples.skips(built.data.train),
     )
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn
 
 from hvd_train.agents.collector import Collector
 from hvd_train.agents.figures import means
+from hvd_train.agents.player import Player
 from hvd_train.compute.execution import Execution
 from hvd_train.compute.loss import LOSS, units
 from hvd_train.compute.metrics.meter import Meter
@@ -30,7 +31,7 @@ from hvd_train.training.accounting import Accounting
 from hvd_train.training.adversary import Adversary
 from hvd_train.training.best import BestCheckpoint
 from hvd_train.training.ema import ParameterAverage
-from hvd_train.training.evaluation import Evaluate, Evaluation
+from hvd_train.training.evaluation import Evaluation
 from hvd_train.training.feed import Feed, Feeds
 from hvd_train.training.group import Group
 from hvd_train.training.noise import NoiseScale
@@ -76,7 +77,7 @@ class Trainer:
     """Perturbs the training samples; None if they are trained on as they are."""
     collector: Collector | None = None
     """Collects the training samples of each epoch; None if they exist before."""
-    evaluate: Evaluate | None = None
+    player: Player | None = None
     """Evaluates held-out episodes; None if they are samples."""
     counts: bool = False
     """True if the units that the loss sums over are known only once a batch is loaded."""
@@ -90,7 +91,7 @@ class Trainer:
             self.data,
             self.execution.model,
             self.execution.clock,
-            self.evaluate or self.execution.evaluate,
+            (self.player or self.execution).evaluate,
             self.strategy.view,
             self.group,
             self.accounting,
@@ -353,5 +354,7 @@ class Trainer:
         self.feeds.close()
         if self.collector is not None:
             self.collector.close()
+        if self.player is not None:
+            self.player.close()
         self.strategy.members.leave()
         self.execution.close()

@@ -60,12 +60,15 @@ class _Episode:
 class Copies:
     """The copies `numbers` of `environments`. A row of all arrays is one agent of one copy."""
 
-    def __init__(self, environments: Environments, numbers: Sequence[int]) -> None:
+    def __init__(self, environments: Environments, numbers: Sequence[int], *, pictures: bool = False) -> None:
+        """`pictures`: the copies can render."""
         self._of, self._numbers = environments, numbers
         self._agents = environments.agents
-        self._made = [self._guarded(n, -1, partial(environments.make, n)) for n in numbers]
+        self._made = [self._guarded(n, -1, partial(environments.make, n, pictures=pictures)) for n in numbers]
         self._episodes: list[_Episode] = []
-        self.observations: Array = np.zeros((len(numbers) * self._agents, *environments.observed), np.float32)
+        self.playing: list[int] = []
+        """The positions of the copies whose episode goes on; rows are those of these copies."""
+        self.observations: Array = self._blank()
         """What each row perceives now."""
         self.finished: list[Finished] = []
         """The episodes that are over; the caller empties the list."""
@@ -78,22 +81,31 @@ class Copies:
     def made(self) -> Sequence[Environment]:
         return self._made
 
+    def fits(self, environments: Environments, numbers: Sequence[int]) -> bool:
+        """Return True if these are the copies `numbers` of `environments`."""
+        return environments is self._of and numbers == self._numbers
+
     def start(self, seed_of: SeedOf) -> None:
         """Begin an episode in each copy."""
         self._episodes = [_Episode(0) for _ in self._made]
+        self.playing, self.observations = list(range(len(self._made))), self._blank()
         for position, number in enumerate(self._numbers):
             self._begin(position, seed_of(number))
 
-    def step(self, actions: Array, seed_of: SeedOf) -> Steps:
-        """Act in each copy. A copy whose episode ends begins one with the seed of its number."""
+    def step(self, actions: Array, seed_of: SeedOf | None) -> Steps:
+        """Act in each copy that plays.
+
+        A copy whose episode ends begins one with the seed of its number; without `seed_of` it plays no more.
+        """
         agents, rows = self._agents, len(self.observations)
         rewards = np.empty(rows)
         terminated, ended = np.zeros(rows, bool), np.zeros(rows, bool)
         following = np.empty_like(self.observations)
         over = []
-        for position, episode in enumerate(self._episodes):
-            part = slice(position * agents, (position + 1) * agents)
-            action = actions[part] if agents > 1 else actions[position]
+        for place, position in enumerate(self.playing):
+            episode = self._episodes[position]
+            part = slice(place * agents, (place + 1) * agents)
+            action = actions[part] if agents > 1 else actions[place]
             observed, reward, is_terminal, is_cut = self._step(position, action)
             following[part], rewards[part] = observed, reward
             episode.actions.append(action)
@@ -106,7 +118,11 @@ class Copies:
         self.observations = following if not over else following.copy()
         for position in over:
             self._end(position)
-            self._begin(position, seed_of(self._numbers[position]))
+            if seed_of is not None:
+                self._begin(position, seed_of(self._numbers[position]))
+        if over and seed_of is None:
+            self.playing = [position for position in self.playing if position not in over]
+            self.observations = following[~ended]
         return Steps(rewards, following, terminated, ended)
 
     def close(self) -> None:
@@ -135,6 +151,9 @@ class Copies:
                 episode = self._episodes[position]
                 episode.actions.append(action)
                 episode.returned += float(np.mean(reward))
+
+    def _blank(self) -> Array:
+        return np.zeros((len(self._made) * self._agents, *self._of.observed), np.float32)
 
     def _step(self, position: int, action: Array) -> tuple[Array, Any, bool, bool]:
         episode = self._episodes[position]
@@ -175,7 +194,7 @@ class Copies:
         flat = following.reshape(len(following), -1)
         row = next(r for r in range(len(flat)) if not (np.isfinite(flat[r]).all() and np.isfinite(rewards[r])))
         what = "an observation" if np.isfinite(rewards[row]) else f"the reward {rewards[row]}, which"
-        position = row // self._agents
+        position = self.playing[row // self._agents]
         episode = self._episodes[position]
         text = f"returned {what} {'that ' if what == 'an observation' else ''}is not finite"
         return self._problem(self._numbers[position], episode.seed, len(episode.actions), text)
