@@ -54,6 +54,8 @@ def described_as(made: Dataset, fitted: Fitted, where: str) -> Dataset:
             f"data: samples of shape {own.input_shape} for {own.task} in {where}, expected {spec.input_shape} for {spec.task} "
             "as in the run"
         )
+    if own.task == "control":
+        return made  # the outputs of the run are those of its agent
     if own.outputs > spec.outputs or (own.task != "classification" and own.outputs != spec.outputs):
         what = "classes" if own.task == "classification" else "outputs"
         raise UserError(f"data: {own.outputs} {what} in {where}, expected {spec.outputs} as in the run")

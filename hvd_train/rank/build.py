@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hvd_train.agents import saved
 from hvd_train.agents.base import Agent, AgentContext
 from hvd_train.agents.loss import AgentLoss
 from hvd_train.comm.communicator import Communicator
@@ -69,9 +70,7 @@ def build(config: Config, comm: Communicator, node: Node = ALONE, fitted: Fitted
     for _, target in target_sections(config):
         targets.resolve(target)
     data = _data(config, comm, node, fitted)
-    agent = _agent(config, data)
-    if agent is not None:
-        data = replace(data, spec=replace(data.spec, outputs=agent.outputs))
+    agent, data = _agent(config, data, fitted)
     made = AgentLoss(agent) if agent else loss.build(config.train, data, device, config.data.label_key)
     first = samples.first_batch(data.train)
     if first is None:
@@ -94,15 +93,18 @@ _NOT_OF_AGENTS = {
 """Options by section that are for samples, not for environments."""
 
 
-def _agent(config: Config, data: Dataset) -> Agent | None:
-    """Return the agent; UserError if the data are no environments, or options do not fit them."""
+def _agent(config: Config, data: Dataset, fitted: Fitted | None) -> tuple[Agent | None, Dataset]:
+    """Return the agent, and the data with what it needs of the model.
+
+    Raise UserError if the data are no environments, or options do not fit them.
+    """
     environments = isinstance(data.train, Environments)
     if config.agent is None:
         if environments:
             raise UserError(f"agent: is missing, and '{config.data.label}' has environments, in which an agent learns")
         if config.train.env_steps is not None:
             raise UserError("train.env_steps: there are no environments; give the length in 'epochs' or 'steps'")
-        return None
+        return None, data
     if not environments:
         raise UserError(f"agent: it learns in environments, and '{config.data.label}' has samples; leave agent out")
     for section, options in _NOT_OF_AGENTS.items():
@@ -112,8 +114,11 @@ def _agent(config: Config, data: Dataset) -> Agent | None:
                 f"{section}.{given[0]}: it is for samples, and an agent learns in environments; leave it out"
             )
     context = AgentContext(data.train.actions, data.train.observed, config.seed)
+    if fitted:
+        saved.check_same(context, fitted["agent"], config.data.label)
     agent: Agent = config.agent.create(context, expected=Agent)
-    return agent
+    facts = {**data.preprocessing, "agent": saved.facts_of(context)}
+    return agent, replace(data, spec=replace(data.spec, outputs=agent.outputs), preprocessing=facts)
 
 
 def _loader(section: DataSection, data: Dataset, device: torch.device) -> Loader:

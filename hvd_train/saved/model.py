@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from hvd_train.agents.base import Agent
+from hvd_train.agents.greedy import Greedy
+from hvd_train.agents.saved import context_of
 from hvd_train.config.schema import Config
 from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
@@ -46,7 +49,7 @@ def create_model(config: Config, spec: DataSpec) -> nn.Module:
 
 
 def load_model(run: Run) -> LoadedModel:
-    """Return the model of `run.checkpoint`. No data is read.
+    """Return the model of `run.checkpoint`; of an agent, the policy of its best actions. No data is read.
 
     Raise UserError if the checkpoint is damaged, or if the run folder does not describe its data.
     """
@@ -55,8 +58,18 @@ def load_model(run: Run) -> LoadedModel:
     spec = DataSpec(tuple(run.data["input_shape"]), run.data["outputs"], run.data["task"])
     module = create_model(run.config, spec)
     load_weights_(module, read_weights(run.checkpoint), run.checkpoint)
+    if run.config.agent is not None:
+        module, spec = _policy(run, module, spec)
     model_state.convert_(module, torch.device("cpu"), torch.float32)
     return LoadedModel(module.eval(), spec, run.config, run.data)
+
+
+def _policy(run: Run, model: nn.Module, spec: DataSpec) -> tuple[nn.Module, DataSpec]:
+    """Return the policy of the agent of a run, and what its outputs are."""
+    context, section = context_of(run.data["agent"]), run.config.agent
+    assert section is not None
+    policy = Greedy(model, section.create(context, expected=Agent), context.actions)
+    return policy, replace(spec, outputs=context.actions.choices or context.actions.numbers)
 
 
 def load_weights_(module: nn.Module, state: Mapping[str, Any], source: Path) -> None:

@@ -73,7 +73,8 @@ def _kind(context: AnswerContext) -> str:
         return "tokens"
     if context.loss == "bce":
         return "labels"
-    return {"classification": "classes", "regression": "numbers"}.get(context.spec.task, "outputs")
+    known = {"classification": "classes", "regression": "numbers", "control": "actions"}
+    return known.get(context.spec.task, "outputs")
 
 
 def suffix(place: int) -> str:
