@@ -21,6 +21,7 @@ from hvd_train.saved.model import load_weights_, read_weights
 from hvd_train.saved.run import described
 from hvd_train.state import packing
 from hvd_train.state.checkpoint_folder import run_of
+from hvd_train.trained.observations import observed
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,23 @@ class Trained:
 def restore(context: TaskContext) -> Trained:
     """Return the model of the checkpoint of a task and the data of its run; collective.
 
-    The samples are encoded as in training, whatever files they are from. Each rank holds the whole
-    model, also of a run that divided it. Raise UserError on all ranks if
-    the data or the checkpoint cannot be read.
+    The samples are encoded as in training, whatever files they are from. The model of an agent is the
+    policy of its best actions, and its samples are observations (`observations.observed`). Raise
+    UserError on all ranks if the data or the checkpoint cannot be read.
+    """
+    built, config = rebuild(context), context.config
+    if built.agent is not None:
+        built = observed(built, built.agent, config, context.comm)
+    label, loader = config.data.label_key, built.loader
+    execution = WholeModel(built.model, built.loss, built.data, built.precision, Clock(), label, loader)
+    return Trained(built, execution)
+
+
+def rebuild(context: TaskContext) -> Built:
+    """Return what the run of a task was built of, with the parameters of its checkpoint; collective.
+
+    Each rank holds the whole model in eval mode, also of a run that divided it. Raise UserError on all
+    ranks if the data or the checkpoint cannot be read.
     """
     config, comm = context.config.model_copy(update={"parallel": ParallelSection()}), context.comm
     fitted = broadcast_json(comm, together(comm, partial(_fitted, context.checkpoint, comm)))
@@ -45,9 +60,7 @@ def restore(context: TaskContext) -> Trained:
     state = packing.broadcast(comm, together(comm, partial(_read_first, context.checkpoint, comm)))
     load_weights_(built.model, state, context.checkpoint)
     built.model.eval()
-    label, loader = config.data.label_key, built.loader
-    execution = WholeModel(built.model, built.loss, built.data, built.precision, Clock(), label, loader)
-    return Trained(built, execution)
+    return built
 
 
 def on_split(trained: Trained, name: str) -> Any:

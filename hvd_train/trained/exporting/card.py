@@ -39,6 +39,7 @@ def document(
         "model": {**config["model"], "parameters": result["parameters"], "zeros": result["zeros"]},
         "inputs": result["inputs"],
         "outputs": result["outputs"],
+        **_agent(config, run),
         "data": {**config["data"], **{key: run.data.get(key) for key in ("task", "input_shape", "outputs")}},
         "training": {
             "run": str(run.folder),
@@ -78,6 +79,7 @@ def markdown(card: Mapping[str, Any]) -> str:
                     "licence": card["licence"],
                     "format": card["format"],
                     "model": _inline(card["model"]),
+                    "agent": _inline(card.get("agent", {})),
                     "data": _inline(card["data"]),
                     "strategy": f"{training['strategy']}, {training['ranks'] or 'unknown'} ranks, seed {training['seed']}",
                     "optimizer": _inline(training["optimizer"]),
@@ -120,6 +122,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     figures = [_figures(row) for row in rows]
     names = dict.fromkeys(name for of_model in figures for name in of_model)
     return [["", *(row["label"] for row in rows)], *([n, *(found.get(n, "") for found in figures)] for n in names)]
+
+
+def _agent(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Return what the card says of an agent, whose policy the file is; nothing without one."""
+    if not config.get("agent"):
+        return {}
+    facts = run.data["agent"]
+    return {"agent": {**config["agent"], "observation": facts["observed"], "actions": facts["actions"]}}
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, str]:

@@ -125,11 +125,14 @@ class Exporter:
 
 
 def _deciding(config: Config, judge: Judge, metrics: Mapping[str, Value]) -> Metric | None:
-    """Return the metric of the best checkpoint, else the accuracy, else the loss."""
+    """Return the metric of the best checkpoint, else the accuracy, else the loss.
+
+    Nothing can be compared with a loss of 0, which agents have whose actions are numbers.
+    """
     best = config.checkpoint.best
     for name in (*([best.metric] if best else []), Accuracy.name, LOSS):
         better = judge.higher_is_better.get(name)
-        if better is not None and isinstance(metrics.get(name), float):
+        if better is not None and isinstance(metrics.get(name), float) and metrics[name] != 0:
             return Metric(name, better)
     return None
 

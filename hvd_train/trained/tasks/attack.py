@@ -133,9 +133,18 @@ class RobustAccuracy:
 
 
 def _default(trained: Trained) -> Sequence[str]:
-    """Return the methods that fit the data: attacks need a class for each sample, and numbers as inputs."""
-    spec = trained.built.data.spec
-    return ["fgsm", "pgd", CORRUPTIONS] if spec.task == "classification" else [CORRUPTIONS]
+    """Return the methods that fit the data: attacks need a class for each sample, and numbers as inputs.
+
+    No corruptions of observations are known.
+    """
+    data = trained.built.data
+    if "agent" in data.preprocessing:
+        if data.spec.task != "classification":
+            raise UserError(
+                "the actions of the agent are numbers, and attacks make choices wrong: there is nothing to attack"
+            )
+        return ["fgsm", "pgd"]
+    return ["fgsm", "pgd", CORRUPTIONS] if data.spec.task == "classification" else [CORRUPTIONS]
 
 
 def _attack(name: str, options: Mapping[str, int]) -> Attack:
