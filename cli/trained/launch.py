@@ -85,4 +85,6 @@ def _target(run: Run, task: str, options: Mapping[str, Any], ranks: int, engine:
     document = to_document(run.config, read_section(Launch, Document(launch, task)))
     word, variables = words.split(document)
     path = os.pathsep.join([*run.search_path, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return Target((*RANK, word), environment={**variables, "PYTHONPATH": path}, config=run.config)
+    # Pictures of environments are drawn by SDL, which would look for a display.
+    more = {"PYTHONPATH": path, "SDL_VIDEODRIVER": os.environ.get("SDL_VIDEODRIVER", "dummy")}
+    return Target((*RANK, word), environment={**variables, **more}, config=run.config)

@@ -13,15 +13,15 @@ from hvd_train.errors import UserError
 
 
 @contextmanager
-def complete(path: Path) -> Iterator[BinaryIO]:
+def complete(path: Path, option: str = "--output") -> Iterator[BinaryIO]:
     """Open a file that gets the name `path` at the end of the block, unless the block raises.
 
-    Raise UserError if there is such a file.
+    Raise UserError, which names the `option` that gave the path, if there is such a file.
     """
     if path.exists():
-        raise UserError(f"--output: {path} exists; give another name, or remove it")
+        raise UserError(f"{option}: {path} exists; give another name, or remove it")
     if not path.parent.is_dir():
-        raise UserError(f"--output: no folder '{path.parent}'")
+        raise UserError(f"{option}: no folder '{path.parent}'")
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             yield file  # type: ignore[misc]

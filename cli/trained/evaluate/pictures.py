@@ -54,10 +54,35 @@ def _pictures(result: Result) -> Iterator[tuple[str, tuple[float, float], Draw]]
         yield "residuals", (10, 3.6 * columns + 0.4), residuals
     if len(result.get("positions", ())) > 1:
         yield "positions", (7, 4), positions
+    if result.get("played"):
+        yield "returns", (9, 4), returns
     images = [one for one in result.get("drawings", ()) if one["name"].startswith("input")]
     if images:
         rows = drawings.grid_rows(len(result["worst"]), IN_A_ROW)
         yield "worst", (1.9 * IN_A_ROW, 0.5 + 2.4 * rows), worst
+
+
+def returns(figure: Figure, result: Result) -> None:
+    """Draw the return of each episode, and a histogram of the returns."""
+    values = [episode["return"] for episode in result["played"]]
+    metrics = result["metrics"]
+    low, high = metrics["return_iqm_low"], metrics["return_iqm_high"]
+    by_episode, histogram = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+    by_episode.plot(range(len(values)), values, ".", color=BLUE, markersize=5)
+    by_episode.set(xlabel="episode", ylabel="return")
+    by_episode.xaxis.set_major_locator(MaxNLocator(integer=True))
+    histogram.hist(values, bins=min(40, max(10, len(values) // 4)), color=BLUE, orientation="horizontal")
+    histogram.set(xlabel="episodes")
+    histogram.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    for axes in (by_episode, histogram):
+        axes.axhspan(low, high, color=ORANGE, alpha=0.25, linewidth=0)
+        axes.axhline(metrics["return_iqm"], color=ORANGE, linewidth=1.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    acts = "actions as in training" if result["stochastic"] else "best actions"
+    figure.suptitle(
+        f"Returns by {acts}: interquartile mean {metrics['return_iqm']:.4g}, 95 % in [{low:.4g}, {high:.4g}]",
+        fontsize=11,
+    )
 
 
 def confusion(figure: Figure, result: Result) -> None:

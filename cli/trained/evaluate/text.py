@@ -41,6 +41,9 @@ def text(result: Result, width: int | None) -> str:
 
 
 def _parts(result: Result) -> Iterator[str | Table]:
+    if result["kind"] == "episodes":
+        yield from _episodes(result)
+        return
     yield _title(result)
     yield _metrics(result["metrics"])
     if result["rows"]:
@@ -52,13 +55,32 @@ def _parts(result: Result) -> Iterator[str | Table]:
         yield _table("Samples with the largest loss", result["worst"], columns)
 
 
+def _episodes(result: Result) -> Iterator[str | Table]:
+    """Yield what the episodes of an agent were worth."""
+    acts = "actions as in training" if result["stochastic"] else "best actions"
+    yield (
+        f"{printable(result['checkpoint'])}\n{result['episodes']:,} episodes by {acts} in {result['seconds']:.2f} s, "
+        f"{result['env_steps_per_second']:,.0f} env steps/s; {_ranks(result)}"
+    )
+    found = dict(result["metrics"])
+    low, high = found.pop("return_iqm_low"), found.pop("return_iqm_high")
+    table = Table("metric", "value")
+    for name, value in found.items():
+        bounds = f" [{number(low)}, {number(high)}]" if name == "return_iqm" else ""
+        table.add_row(printable(name), number(value) + bounds)
+    yield table
+
+
 def _title(result: Result) -> str:
-    ranks, threads = result["ranks"], result["threads"]
-    each = f"{threads} thread{'s' * (threads > 1)}" + " each" * (ranks > 1)
     return (
         f"{printable(result['checkpoint'])}\n{printable(result['split'])}: {result['samples']:,} samples in "
-        f"{result['seconds']:.2f} s, {result['samples_per_second']:,.0f} samples/s; np={ranks}, {each}"
+        f"{result['seconds']:.2f} s, {result['samples_per_second']:,.0f} samples/s; {_ranks(result)}"
     )
+
+
+def _ranks(result: Result) -> str:
+    ranks, threads = int(result["ranks"]), int(result["threads"])
+    return f"np={ranks}, {threads} thread{'s' * (threads > 1)}" + " each" * (ranks > 1)
 
 
 def _metrics(metrics: Result) -> Table:

@@ -97,6 +97,8 @@ class Environments:
     """Agents in one copy. All of them perceive and act in every step."""
     threshold: float | None = None
     """The return from which an episode is a success; None if the environment does not say."""
+    frame_rate: float = 30.0
+    """Pictures in a second of an episode that is rendered: a picture is of one step."""
 
     @property
     def rows(self) -> int:

@@ -42,6 +42,7 @@ def create(
         observed, actions = gym.observed_shape(first.observation_space), gym.actions_of(first.action_space, env)
         limit = max_steps or getattr(first.spec, "max_episode_steps", None)
         threshold = getattr(first.spec, "reward_threshold", None)
+        frame_rate = float(first.metadata.get("render_fps") or Environments.frame_rate)
     finally:
         first.close()
     warnings = () if limit else (f"data: '{env}' has no time limit: episodes are cut off after {MOST_STEPS} steps",)
@@ -54,6 +55,7 @@ def create(
         steps,
         limit or MOST_STEPS,
         threshold=threshold,
+        frame_rate=frame_rate,
     )
     return as_dataset(made, episodes, seed, warnings)
 
