@@ -16,19 +16,20 @@ class Greedy(nn.Module):
     the best action, within their bounds.
     """
 
-    low: Tensor
-    high: Tensor
-
     def __init__(self, model: nn.Module, agent: Agent, actions: Actions) -> None:
         super().__init__()
         self.model = model
-        self._choices, self._best = actions.choices, agent.best
-        if not self._choices:
-            self.register_buffer("low", torch.tensor(actions.low), persistent=False)
-            self.register_buffer("high", torch.tensor(actions.high), persistent=False)
+        self._actions, self._best = actions, agent.best
 
     def forward(self, observation: Tensor) -> Tensor:
         outputs: Tensor = self.model(observation)
-        if self._choices:
-            return outputs[:, : self._choices]
-        return self._best(outputs).clamp(self.low, self.high)
+        if self._actions.choices:
+            return outputs[:, : self._actions.choices]
+        return within(self._best(outputs), self._actions)
+
+
+def within(taken: Tensor, actions: Actions) -> Tensor:
+    """Return actions that are numbers within their bounds, as an environment takes them; choices as they are."""
+    if actions.choices:
+        return taken
+    return taken.clamp(*(torch.tensor(side, dtype=taken.dtype) for side in (actions.low, actions.high)))

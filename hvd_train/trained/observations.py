@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hvd_train.agents.base import Agent
-from hvd_train.agents.greedy import Greedy
+from hvd_train.agents.greedy import Greedy, within
 from hvd_train.agents.player import Player
 from hvd_train.comm.agree import together
 from hvd_train.comm.communicator import Communicator
@@ -50,6 +50,8 @@ def observed(built: Built, agent: Agent, config: Config, comm: Communicator) -> 
     )
     spec = of_choices if actions.choices else of_numbers
     data = Dataset(train, test, spec, preprocessing=built.data.preprocessing)
+    for split in (train, test):
+        built.loader.prepare(split)
     sample = divide(train.batch(torch.arange(1)), None)
     return replace(
         built,
@@ -68,8 +70,11 @@ def _played(built: Built, agent: Agent, rank: int) -> dict[str, Tensor] | None:
         return None
     player, held_out = Player(agent, Acting(built.model, built.precision)), built.data.test
     splits = {"train": replace(held_out, seed=held_out.seed + 1), "test": held_out}
-    found = {name: _samples(player, split) for name, split in splits.items()}
-    return {f"{name}.{key}": value for name, pair in found.items() for key, value in zip("xy", pair, strict=True)}
+    found: dict[str, Tensor] = {}
+    for name, split in splits.items():
+        found[f"{name}.x"], taken = _samples(player, split)
+        found[f"{name}.y"] = within(taken, held_out.environments.actions)
+    return found
 
 
 def _samples(player: Player, split: Episodes) -> tuple[Tensor, Tensor]:

@@ -112,6 +112,30 @@ def audio(folder: Path, **sections: Any) -> Path:
     return train(folder, {**_quick(), "model": "mlp", "data": {**data, "workers": 0}, **sections})
 
 
+def cartpole(folder: Path, **sections: Any) -> Path:
+    """Train an agent that chooses one of two actions for four numbers, which it normalises."""
+    return _agent(folder, "CartPole-v1", **sections)
+
+
+def pendulum(folder: Path, **sections: Any) -> Path:
+    """Train an agent whose action is a number for three numbers, which it normalises."""
+    return _agent(folder, "Pendulum-v1", **sections)
+
+
+def _agent(folder: Path, env: str, **sections: Any) -> Path:
+    return train(
+        folder,
+        {
+            "model": {"name": "actor_critic", "hidden": [16]},
+            "data": {"name": "gymnasium", "env": env, "envs": 4, "steps": 16, "batch_size": 64, "episodes": 2},
+            "agent": {"name": "ppo", "passes": 2, "normalise_observations": True},
+            "optimizer": {"name": "Adam", "lr": 0.003},
+            "train": {"env_steps": 640},
+            **sections,
+        },
+    )
+
+
 KINDS = {"digits": digits, "table": table, "regression": regression, "text": text, "images": images, "audio": audio}
 
 
