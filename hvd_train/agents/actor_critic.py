@@ -35,8 +35,12 @@ class ActorCritic:
 
 
 def normalised(values: Tensor, learner: Learner) -> Tensor:
-    """Return `values` with mean 0 and variance 1 over all ranks that learn together; collective."""
-    own = torch.tensor([values.numel(), float(values.sum()), float(values.square().sum())], dtype=torch.float64)
+    """Return `values` with mean 0 and variance 1 over all ranks that learn together; collective.
+
+    Those of agents that are not active do not count.
+    """
+    counted = values if learner.active is None else values[learner.active]
+    own = torch.tensor([counted.numel(), float(counted.sum()), float(counted.square().sum())], dtype=torch.float64)
     number, total, squares = map(float, learner.sum(own))
     mean = total / number
     deviation: float = max(squares / number - mean * mean, 0.0) ** 0.5

@@ -50,6 +50,8 @@ class Rollout:
     """bool: the episode ended in a terminal state, from which no reward follows."""
     ended: Tensor
     """bool: the episode ended, be it in a terminal state or cut off by a limit."""
+    active: Tensor | None = None
+    """bool: the agent was there. None if all were; else those are not trained on whose episode had ended."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -72,6 +74,10 @@ class Learner(Protocol):
     def batch_size(self) -> int:
         """The samples of this rank in a step of the optimizer."""
 
+    @property
+    def active(self) -> Tensor | None:
+        """`Rollout.active` of the present rollout."""
+
     def predict(self, observations: Any, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return the outputs of the model on the CPU; with other `parameters` than it has, if given."""
 
@@ -93,6 +99,9 @@ class Lesson:
     in_order: bool = False
     """True: the samples are trained on once, in their order. False: in `Agent.passes` permutations."""
 
+
+ACTIVE = "active"
+"""The target by which `AgentLoss` leaves out samples of agents that were not active."""
 
 Loss = Tensor | dict[str, Tensor]
 

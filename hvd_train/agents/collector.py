@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from hvd_train.agents import noise
-from hvd_train.agents.base import Agent, Lesson, Rollout
+from hvd_train.agents.base import ACTIVE, Agent, Lesson, Rollout
+from hvd_train.agents.cut import Cut
 from hvd_train.agents.figures import Figures
 from hvd_train.agents.order import RolloutOrder
 from hvd_train.agents.rewards import RewardScale
@@ -21,6 +22,7 @@ from hvd_train.comm.communicator import Communicator
 from hvd_train.compute.acting import Acting
 from hvd_train.data.environments.base import Environments
 from hvd_train.data.environments.copies import Copies, episode_seed
+from hvd_train.errors import UserError
 from hvd_train.models.normalised import Normalised
 from hvd_train.sync.membership import Share
 
@@ -56,25 +58,28 @@ class Collector:
         agent: Agent,
         acting: Acting,
         comm: Communicator,
-        share: Share | None,
+        share: Share,
         order: RolloutOrder,
         rewards: RewardScale,
         *,
         seed: int,
         batch_size: int,
         env_steps: int | None,
+        alone: bool = False,
+        cut: Cut | None = None,
     ) -> None:
-        """`comm` joins the ranks that learn together, `share` is that of the first epoch.
+        """`comm` joins the ranks that learn together, `share` says which worker this rank is.
 
-        A rank without a share collects nothing. `env_steps` is the length of the run, None if it is
-        not counted in steps of the environment.
+        `alone`: these ranks collect at the same time, but learn from their own experience only.
+        `env_steps` is the length of the run, None if it is
+        not counted in steps of the environment. `cut` ends rollouts early, None for none.
         """
+        self._cut, self._alone = cut, alone
         self._of, self._agent, self._acting, self._comm = environments, agent, acting, comm
         self._order, self._rewards, self._seed, self._length = order, rewards, seed, env_steps
         self.batch_size = batch_size
-        self.workers = share.workers if share else 1
-        first = share.worker * environments.copies if share else 0
-        copies = range(first, first + environments.copies if share else 0)
+        self.workers = share.workers
+        copies = range(share.worker * environments.copies, (share.worker + 1) * environments.copies)
         self._copies = Copies(environments, copies)
         self._rows = range(copies.start * environments.agents, copies.stop * environments.agents)
         order.rows, order.passes = self._rows, agent.passes
@@ -85,6 +90,8 @@ class Collector:
         """Those of this epoch."""
         self._epoch = -1
         self._lesson: Lesson | None = None
+        self.active: Tensor | None = None
+        """`Rollout.active` of the last rollout."""
         self._began = False
 
     @property
@@ -93,11 +100,14 @@ class Collector:
 
     @property
     def epochs(self) -> int | None:
-        """The epochs in which the run collects as many steps as it is long; None without such a length."""
+        """The epochs in which the run collects as many steps as it is long; None without such a length.
+
+        After the first `collect`. Rollouts that are cut lead to further epochs.
+        """
         if self._length is None:
             return None
-        first = self._steps(0) * self._parallel
-        return 1 + max(0, -(-(self._length - first) // (self._of.steps * self._parallel)))
+        missing = max(0, self._length - self.env_steps)
+        return self._epoch + 1 + -(-missing // (self._of.steps * self._parallel))
 
     def collect(self, epoch: int, env_steps: int) -> Samples:
         """Return the samples of `epoch`; collective for the ranks that learn together.
@@ -110,8 +120,10 @@ class Collector:
             self._acting.begin()
             if isinstance(self._acting.model, Normalised):
                 self._acting.model.update(self.sum)
-            rollout = self._rollout(epoch, self._steps(epoch))
-            self._lesson, self._epoch = self._agent.learn(rollout, self), epoch
+            self._order.planned = self._steps(epoch)
+            rollout = self._rollout(epoch, self._order.planned)
+            self.active = rollout.active
+            self._lesson, self._epoch = self._masked(self._agent.learn(rollout, self)), epoch
             self._order.steps = len(rollout.rewards)
         samples = Samples(self._lesson)
         self._order.in_order = len(samples) if self._lesson.in_order else 0
@@ -124,9 +136,7 @@ class Collector:
         return self._acting.parameters()
 
     def sum(self, values: Tensor) -> Tensor:
-        if self._comm.size > 1:
-            self._comm.all_reduce_(values, "sum")
-        return values
+        return values if self._alone else self._over_ranks(values)
 
     def completes(self, every: int) -> bool:
         """Return True if a multiple of `every` steps of all environments lies in this epoch."""
@@ -162,6 +172,7 @@ class Collector:
             if part in parts:
                 parts[part][rest] = value
         self._epoch, self.new_steps, self._order.steps, in_order = state["position"].tolist()
+        self._order.planned = self._steps(self._epoch)
         self._copies.load(parts["copies"])
         self._agent.load(parts["agent"])
         self._rewards.load(parts["rewards"])
@@ -170,6 +181,8 @@ class Collector:
 
     def close(self) -> None:
         self._copies.close()
+        if self._cut is not None:
+            self._cut.close()
 
     @property
     def _parallel(self) -> int:
@@ -196,22 +209,46 @@ class Collector:
             observations.append(observed)
             actions.append(action)
             outputs.append(put_out)
-        rewards, following, terminated, ended = (
+            if self._cut is not None and self._cut.ends(epoch, step + 1, steps):
+                break
+        if self._cut is not None:
+            self.figures.add("cut_share", steps - len(outputs), steps)
+            self._cut.announce(epoch)
+        rewards, following, terminated, ended, there = (
             torch.from_numpy(np.stack(part)) for part in zip(*followed, strict=True)
         )
+        active = None if bool(there.all()) else there
         rollout = Rollout(
             torch.stack(observations),
             torch.stack(actions),
             torch.stack(outputs),
-            self._rewards.scaled(rewards, ended, self.sum),
+            self._rewards.scaled(rewards, ended, self.sum, active),
             following,
             terminated,
             ended,
+            active,
         )
-        self._count(steps, time.perf_counter() - began)
+        self._count(len(outputs), time.perf_counter() - began)
         if isinstance(self._acting.model, Normalised):
-            self._acting.model.observe(rollout.observations.flatten(0, 1))
+            observed = rollout.observations
+            self._acting.model.observe(observed.flatten(0, 1) if active is None else observed[active])
         return rollout
+
+    def _masked(self, lesson: Lesson) -> Lesson:
+        """Return `lesson` without the samples of agents whose episode had ended before that of others."""
+        if self.active is None:
+            return lesson
+        if lesson.in_order:
+            raise UserError(
+                f"agent: agents of '{self._of.name}' end their episodes before others, and this algorithm learns from such "
+                "that stay; expected one that learns from whole rollouts, such as ppo"
+            )
+        return replace(lesson, targets={**lesson.targets, ACTIVE: self.active.flatten()})
+
+    def _over_ranks(self, values: Tensor) -> Tensor:
+        if self._comm.size > 1:
+            self._comm.all_reduce_(values, "sum")
+        return values
 
     def _seed_of(self, epoch: int, step: int, copy: int) -> int:
         """Return the seed of the episode of the copy number `copy` that begins after `step` of `epoch`."""
@@ -219,7 +256,7 @@ class Collector:
 
     def _count(self, steps: int, seconds: float) -> None:
         own = steps * len(self._copies.numbers)
-        of_all = self.sum(torch.tensor([float(own)])) if self._comm.size > 1 else own * self.workers
+        of_all = self._over_ranks(torch.tensor([float(own)])) if self._comm.size > 1 else own * self.workers
         self.new_steps = int(of_all)
         self.env_steps += self.new_steps
         self.figures.add("collect_seconds", seconds)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hvd_train.agents.base import Agent
+from hvd_train.agents.base import ACTIVE, Agent
 from hvd_train.compute.loss import Loss
 from hvd_train.data.batch import Batch
 
@@ -21,4 +21,8 @@ class AgentLoss(Loss):
         self._agent.check(outputs)
 
     def __call__(self, outputs: Any, batch: Batch) -> Tensor | dict[str, Tensor]:
-        return self._agent.loss(outputs, batch.targets)
+        targets = dict(batch.targets)
+        active = targets.pop(ACTIVE, None)
+        if active is not None:
+            outputs, targets = outputs[active], {name: values[active] for name, values in targets.items()}
+        return self._agent.loss(outputs, targets)

@@ -24,6 +24,8 @@ class RolloutOrder:
     """The numbers of this rank's agents."""
     steps: int = 0
     """Steps of each of them in this epoch; 0 before the first one, whose samples then count `labels`."""
+    planned: int = 0
+    """What `steps` would be if the rollout was not cut."""
     passes: int = 1
     in_order: int = 0
     """Samples that are trained on in their order; 0: `passes` permutations of all."""
@@ -46,4 +48,7 @@ class RolloutOrder:
     ) -> WorkerSamples:
         if self.in_order or not self.steps:
             return WorkerSamples(torch.arange(self.in_order or len(labels)), batch_size)
-        return WorkerSamples(noise.order(seed, epoch, self.rows, self.steps, self.passes), batch_size)
+        order = noise.order(seed, epoch, self.rows, self.steps, self.passes)
+        batches = -(-self.planned * len(self.rows) * self.passes // batch_size)
+        # Workers take as many steps with what a cut has left, in smaller batches.
+        return WorkerSamples(order, batch_size if self.steps == self.planned else -(-len(order) // batches))

@@ -22,8 +22,11 @@ class RewardScale:
         self._sums = torch.zeros(3, dtype=torch.float64)
         """Number, sum and sum of squares of the returns."""
 
-    def scaled(self, rewards: Tensor, ended: Tensor, add: Sum) -> Tensor:
-        """Return the rewards `(steps, rows)` of a rollout, scaled; collective."""
+    def scaled(self, rewards: Tensor, ended: Tensor, add: Sum, active: Tensor | None = None) -> Tensor:
+        """Return the rewards `(steps, rows)` of a rollout, scaled; collective.
+
+        The returns of agents that are not `active` do not count; None: all are.
+        """
         if self._discount is None:
             return rewards * self._factor
         running = self._returns if len(self._returns) else torch.zeros(rewards.shape[1], dtype=torch.float64)
@@ -33,7 +36,8 @@ class RewardScale:
             returns[step] = running
             running = running * ~ended[step]
         self._returns = running
-        self._sums += add(torch.stack([torch.tensor(float(returns.numel())), returns.sum(), returns.square().sum()]))
+        counted = returns if active is None else returns[active]
+        self._sums += add(torch.stack([torch.tensor(float(counted.numel())), counted.sum(), counted.square().sum()]))
         number, total, squares = map(float, self._sums)
         variance = squares / number - (total / number) ** 2
         deviation: float = max(variance, 1e-8) ** 0.5

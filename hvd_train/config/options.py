@@ -87,6 +87,29 @@ ClassWeights = Annotated[
 ]
 IgnoreIndex = Annotated[int, "target of samples and positions that count nothing"]
 
+# Of environments.
+EnvCopies = Annotated[PositiveInt, "copies of the environment on each worker"]
+RolloutSteps = Annotated[PositiveInt, "steps of each copy in an epoch"]
+EvaluationEpisodes = Annotated[NonNegativeInt, "episodes of each evaluation"]
+EpisodeSeed = Annotated[NonNegativeInt, "seed of the episodes of evaluations"]
+EnvArguments = Annotated[dict[str, Any], "keyword arguments of the environment"]
+EnvVariants = Annotated[
+    list[dict[str, Any]], "further keyword arguments, which 'variants_by' gives in turn, so that environments differ"
+]
+VariantsBy = Annotated[
+    Literal["copy", "worker"],
+    "copy: the copies of each worker differ; worker: those of one worker are alike, as for members of a population. "
+    "Evaluations play all variants in turn",
+]
+EpisodeSteps = Annotated[
+    PositiveInt | None, "steps after which an episode is cut off; by default the limit of the environment"
+]
+CutAt = Annotated[
+    Annotated[float, Field(gt=0, le=1)] | None,
+    "share of the workers that are done with an epoch's steps from which the others end theirs early, though not before "
+    "a quarter of them; nobody then waits for slow environments, and two runs differ. By default all make all steps",
+]
+
 # Of agents.
 Discount = Annotated[Annotated[float, Field(ge=0, le=1)], "weight of a reward that comes one step later"]
 GaeLambda = Annotated[
@@ -106,8 +129,15 @@ __all__ = [
     "Categorical",
     "ClassWeights",
     "ClipRange",
+    "CutAt",
     "Discount",
     "EntropyWeight",
+    "EnvArguments",
+    "EnvCopies",
+    "EnvVariants",
+    "EpisodeSeed",
+    "EpisodeSteps",
+    "EvaluationEpisodes",
     "FeatureColumns",
     "Field",
     "Fraction",
@@ -131,6 +161,7 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "RecordTask",
+    "RolloutSteps",
     "SourceSection",
     "Standardise",
     "TableDelimiter",
@@ -142,4 +173,5 @@ __all__ = [
     "Tokenizer",
     "TokenizerSection",
     "ValueWeight",
+    "VariantsBy",
 ]

@@ -22,7 +22,8 @@ def classes_of(fitted: Fitted) -> list[Any] | None:
 
 def spec_of(fitted: Fitted) -> DataSpec:
     """Return the description of the training samples."""
-    return DataSpec(tuple(fitted["input_shape"]), fitted["outputs"], fitted["task"])
+    further = {name: fitted[name] for name in ("agents", "policy_inputs") if name in fitted}
+    return DataSpec(tuple(fitted["input_shape"]), fitted["outputs"], fitted["task"], **further)
 
 
 def of_sources(fitted: Fitted, count: int) -> list[Fitted]:

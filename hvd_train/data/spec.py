@@ -20,3 +20,8 @@ class DataSpec:
     input_shape: tuple[int, ...]
     outputs: int
     task: Task
+    agents: int = 0
+    """Agents of an environment. Each observation begins with the number of its agent, as one of so many
+    numbers that is 1; 0: it does not."""
+    policy_inputs: int = 0
+    """The first numbers of an observation, which alone a policy may see; 0: all."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hvd_train.agents.base import Agent
 from hvd_train.agents.collector import Collector
+from hvd_train.agents.cut import Cut
 from hvd_train.agents.order import RolloutOrder
 from hvd_train.agents.player import Player
 from hvd_train.agents.rewards import RewardScale
@@ -34,7 +34,6 @@ from hvd_train.compute.parallel.layout import Mesh, layout
 from hvd_train.config.schema import Config
 from hvd_train.data import samples
 from hvd_train.data.batch import Batch
-from hvd_train.data.environments.base import Environments
 from hvd_train.data.nesting import map_tensors, shown
 from hvd_train.data.partitioning.base import Partitioner
 from hvd_train.data.partitioning.bucketing import Buckets
@@ -48,6 +47,7 @@ from hvd_train.rank.alike import check_alike
 from hvd_train.rank.build import Built
 from hvd_train.state.generators import seed_generators
 from hvd_train.sync.base import Context, SyncStrategy, unreported
+from hvd_train.sync.membership import Share
 from hvd_train.training import adversary, noise
 from hvd_train.training.ema import ParameterAverage
 from hvd_train.training.evaluation import Evaluate, score
@@ -119,34 +119,44 @@ def assemble(config: Config, comm: Communicator, built: Built, around: Surroundi
         checkpoints=around.checkpoints,
         stop=around.stop,
         adversary=perturbs,
-        collector=_collector(config, built.agent, built.data.train, acting, strategy, order) if built.agent else None,
+        collector=_collector(config, comm, built, acting, strategy, order) if built.agent else None,
         player=player,
         counts=built.loss.count(built.sample) is not None or samples.skips(built.data.train),
     )
 
 
 def _collector(
-    config: Config,
-    agent: Agent,
-    environments: Environments,
-    acting: Acting,
-    strategy: SyncStrategy,
-    order: RolloutOrder,
+    config: Config, comm: Communicator, built: Built, acting: Acting, strategy: SyncStrategy, order: RolloutOrder
 ) -> Collector:
-    section = config.agent
+    section, agent, environments = config.agent, built.agent, built.data.train
     assert section is not None
+    assert agent is not None
+    world = strategy.members.world
+    # A client that is in no federated round yet has its environments all the same.
+    share = strategy.members.share(0) or Share(world.rank, world.size)
     return Collector(
         environments,
         agent,
         acting,
-        strategy.members.world,
-        strategy.members.share(0),
+        world,
+        share,
         order,
         RewardScale(section.reward_scale, agent.discount if section.normalise_rewards else None),
         seed=config.seed,
         batch_size=config.data.batch_size * config.train.accumulate,
         env_steps=config.train.env_steps,
+        alone=strategy.learns_alone,
+        cut=_cut(config, comm, strategy, environments.cut_at, share.workers),
     )
+
+
+def _cut(config: Config, comm: Communicator, strategy: SyncStrategy, at: float | None, workers: int) -> Cut | None:
+    if at is None or comm.size == 1:
+        return None
+    world = strategy.members.world
+    if world.size < comm.size:
+        raise UserError(f"data.cut_at: under '{config.sync.label}' no worker waits for another; leave it out")
+    return Cut(world, at, workers)
 
 
 def _adversary(config: Config, built: Built) -> adversary.Adversary | None:

@@ -14,6 +14,7 @@ from hvd_train.agents.base import Agent
 from hvd_train.agents.greedy import Greedy
 from hvd_train.agents.saved import context_of
 from hvd_train.config.schema import Config
+from hvd_train.data.fitted import spec_of
 from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
 from hvd_train.models.normalised import Normalised
@@ -55,7 +56,7 @@ def load_model(run: Run) -> LoadedModel:
     """
     if not run.data:
         raise UserError(f"{run.folder}: data.json is missing, which describes the inputs; expected a run of ddl 0.1")
-    spec = DataSpec(tuple(run.data["input_shape"]), run.data["outputs"], run.data["task"])
+    spec = spec_of(run.data)
     module = create_model(run.config, spec)
     load_weights_(module, read_weights(run.checkpoint), run.checkpoint)
     if run.config.agent is not None:

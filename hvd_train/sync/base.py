@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from torch import nn
 
@@ -78,6 +79,9 @@ class SyncStrategy:
 
     None if the strategy does not fuse gradients.
     """
+
+    learns_alone: ClassVar[bool] = False
+    """True if a rank scales and normalises what an agent learns by its own experience, not by that of all."""
 
     def __init__(
         self,

@@ -221,6 +221,11 @@ class Trainer:
             epochs = self.collector.epochs if self.collector else None
             return length(train, feed.steps if is_like_first else self.sampler.plan(0).steps, epochs)
 
+    def _extended(self, planned: Length) -> Length:
+        """Return the length of the run, with an epoch more where rollouts were cut."""
+        epochs = self.collector.epochs if self.collector else None
+        return planned if epochs is None else planned.of_epochs(epochs)
+
     def _open_feed(self) -> Feed:
         with self.accounting.control(), self.clock("data"):
             return self.feeds.open(self.progress)
@@ -236,6 +241,7 @@ class Trainer:
                     return reason
             if self.progress.epoch_is_over:
                 self.progress.next_epoch()
+                planned = self._extended(planned)
                 if not planned.is_reached(self.progress):
                     feed = self._open_feed()
         return "length"

@@ -124,6 +124,10 @@ class Length:
             return progress.step >= self.steps
         return progress.epoch >= self.epochs
 
+    def of_epochs(self, epochs: int) -> Length:
+        """Return this length with `epochs`, if it is one in epochs."""
+        return self if self.epochs is None else Length(epochs, epochs * self.steps_per_epoch, self.steps_per_epoch)
+
     def position(self, progress: Progress, steps_of_epoch: int) -> float:
         """Return the position in the schedule, in steps; it never decreases.
 

@@ -7,8 +7,8 @@ whose held-out samples are `Episodes`. The section `agent` says what learns in t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -54,10 +54,12 @@ class Environment(Protocol):
         dimension.
         """
 
-    def step(self, actions: Array) -> tuple[Array, Any, bool, bool]:
+    def step(self, actions: Array) -> tuple[Array, Any, Any, Any]:
         """Act, and return what is perceived, the reward (of each agent), and two flags.
 
-        The first flag is True in a terminal state, the second one if a limit cut the episode off.
+        The first flag is True in a terminal state, the second one if a limit cut the episode off. Several
+        agents may have flags of their own, bool `(agents,)`. An agent whose episode has ended before
+        that of others perceives zeros, has no rewards, and does not learn until all have ended.
         """
 
     def render(self) -> Array:
@@ -94,11 +96,13 @@ class Environments:
     most_steps: int = MOST_STEPS
     """Steps after which an episode is cut off."""
     agents: int = 1
-    """Agents in one copy. All of them perceive and act in every step."""
+    """Agents in one copy."""
     threshold: float | None = None
     """The return from which an episode is a success; None if the environment does not say."""
     frame_rate: float = 30.0
     """Pictures in a second of an episode that is rendered: a picture is of one step."""
+    cut_at: float | None = None
+    """The share of done workers from which the others end an epoch's steps; None: all make all steps."""
 
     @property
     def rows(self) -> int:
@@ -135,10 +139,22 @@ class Episodes:
         return self.environments.batch(indices)
 
 
-def as_dataset(environments: Environments, episodes: int, seed: int, warnings: tuple[str, ...] = ()) -> Dataset:
-    """Return the samples of an agent, with `episodes` for each evaluation."""
+def as_dataset(
+    environments: Environments,
+    episodes: int,
+    seed: int,
+    warnings: tuple[str, ...] = (),
+    variants_by: Literal["copy", "worker"] = "copy",
+) -> Dataset:
+    """Return the samples of an agent, with `episodes` for each evaluation.
+
+    `variants_by` "worker": worker w trains in copies like number w, not in those of its own numbers.
+    """
     spec = DataSpec(environments.observed, environments.actions.choices or environments.actions.numbers, "control")
-    return Dataset(environments, Episodes(environments, episodes, seed), spec, warnings)
+    make, copies = environments.make, environments.copies
+    of_worker = replace(environments, make=lambda number, *, pictures=False: make(number // copies, pictures=pictures))
+    trained = of_worker if variants_by == "worker" else environments
+    return Dataset(trained, Episodes(environments, episodes, seed), spec, warnings)
 
 
 def finite(values: Array | float) -> bool:

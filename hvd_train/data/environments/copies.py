@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -46,6 +47,8 @@ class Steps(NamedTuple):
     terminated: Array
     ended: Array
     """True if the episode is over, be it terminated or cut off."""
+    active: Array
+    """False for an agent whose episode had ended before the step, while that of others went on."""
 
 
 @dataclass
@@ -53,8 +56,20 @@ class _Episode:
     """The present episode of one copy. It follows from its seed and its actions."""
 
     seed: int
+    active: Array
+    """The agents whose episode goes on."""
     actions: list[Array] = field(default_factory=list)
     returned: float = 0.0
+
+    def end(self, terminated: Any, cut: Any) -> tuple[Array, Array]:
+        """Return the agents whose episode is terminated and ended after a step, given its flags.
+
+        What is gone stays so.
+        """
+        gone = ~self.active
+        ended = gone | terminated | cut
+        self.active = ~ended
+        return gone | terminated, ended
 
 
 class Copies:
@@ -64,6 +79,8 @@ class Copies:
         """`pictures`: the copies can render."""
         self._of, self._numbers = environments, numbers
         self._agents = environments.agents
+        whole = (self._agents, *environments.observed)
+        self._shapes = (whole, whole[1:]) if self._agents == 1 else (whole,)
         self._made = [self._guarded(n, -1, partial(environments.make, n, pictures=pictures)) for n in numbers]
         self._episodes: list[_Episode] = []
         self.playing: list[int] = []
@@ -87,7 +104,7 @@ class Copies:
 
     def start(self, seed_of: SeedOf) -> None:
         """Begin an episode in each copy."""
-        self._episodes = [_Episode(0) for _ in self._made]
+        self._episodes = [self._episode(0) for _ in self._made]
         self.playing, self.observations = list(range(len(self._made))), self._blank()
         for position, number in enumerate(self._numbers):
             self._begin(position, seed_of(number))
@@ -99,7 +116,7 @@ class Copies:
         """
         agents, rows = self._agents, len(self.observations)
         rewards = np.empty(rows)
-        terminated, ended = np.zeros(rows, bool), np.zeros(rows, bool)
+        terminated, ended, active = np.zeros(rows, bool), np.zeros(rows, bool), np.ones(rows, bool)
         following = np.empty_like(self.observations)
         over = []
         for place, position in enumerate(self.playing):
@@ -109,9 +126,17 @@ class Copies:
             observed, reward, is_terminal, is_cut = self._step(position, action)
             following[part], rewards[part] = observed, reward
             episode.actions.append(action)
-            episode.returned += float(reward) if agents == 1 else float(rewards[part].mean())
-            if is_terminal or is_cut or len(episode.actions) >= self._of.most_steps:
-                terminated[part], ended[part] = is_terminal, True
+            capped = len(episode.actions) >= self._of.most_steps
+            if agents > 1:
+                episode.returned += float(rewards[part].mean())
+                active[part] = episode.active
+                terminated[part], ended[part] = episode.end(is_terminal, np.logical_or(is_cut, capped))
+                is_over = bool(ended[part].all())
+            else:
+                episode.returned += float(reward)
+                is_over = is_terminal or is_cut or capped
+                terminated[place], ended[place] = is_terminal, is_over
+            if is_over:
                 over.append(position)
         if not (finite(following) and finite(rewards)):
             raise self._not_finite(following, rewards)
@@ -121,9 +146,10 @@ class Copies:
             if seed_of is not None:
                 self._begin(position, seed_of(self._numbers[position]))
         if over and seed_of is None:
+            goes_on = [position not in over for position in self.playing]
             self.playing = [position for position in self.playing if position not in over]
-            self.observations = following[~ended]
-        return Steps(rewards, following, terminated, ended)
+            self.observations = following[np.repeat(goes_on, agents)]
+        return Steps(rewards, following, terminated, ended, active)
 
     def close(self) -> None:
         for environment in self._made:
@@ -139,34 +165,48 @@ class Copies:
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Resume the episodes of `state`: begin them with their seeds, and repeat their actions."""
+        """Resume the episodes of `state`: begin them with their seeds, and repeat their actions.
+
+        An environment that ends such an episode earlier than it did begins it anew.
+        """
         self.start(dict(zip(self._numbers, state["seeds"].tolist(), strict=True)).__getitem__)
         taken = iter(state["actions"].numpy())
         for position, length in enumerate(state["lengths"].tolist()):
             part = slice(position * self._agents, (position + 1) * self._agents)
-            for _ in range(length):
-                action = next(taken)
-                observed, reward, _, _ = self._step(position, action)
-                self.observations[part] = observed
+            for action in list(islice(taken, length)):
+                observed, reward, is_terminal, is_cut = self._step(position, action)
                 episode = self._episodes[position]
+                if episode.end(is_terminal, is_cut)[1].all():
+                    self._begin(position, episode.seed)
+                    break
+                self.observations[part] = observed
                 episode.actions.append(action)
                 episode.returned += float(np.mean(reward))
 
     def _blank(self) -> Array:
         return np.zeros((len(self._made) * self._agents, *self._of.observed), np.float32)
 
-    def _step(self, position: int, action: Array) -> tuple[Array, Any, bool, bool]:
+    def _episode(self, seed: int) -> _Episode:
+        return _Episode(seed, np.ones(self._agents, bool))
+
+    def _step(self, position: int, action: Array) -> tuple[Array, Any, Any, Any]:
         episode = self._episodes[position]
+        number, at = self._numbers[position], len(episode.actions) + 1
         try:
-            return self._made[position].step(action)
+            followed = self._made[position].step(action)
         except Exception as error:
-            raise self._failed(self._numbers[position], episode.seed, len(episode.actions), error) from error
+            raise self._failed(number, episode.seed, at, error) from error
+        if np.shape(followed[0]) not in self._shapes:
+            raise self._misshapen(number, episode.seed, at, followed[0])
+        return followed
 
     def _begin(self, position: int, seed: int) -> None:
         number, environment = self._numbers[position], self._made[position]
-        self._episodes[position] = _Episode(seed)
+        self._episodes[position] = self._episode(seed)
         part = slice(position * self._agents, (position + 1) * self._agents)
         observed = self._guarded(number, seed, lambda: environment.reset(seed))
+        if np.shape(observed) not in self._shapes:
+            raise self._misshapen(number, seed, 0, observed)
         if not finite(np.asarray(observed)):
             raise self._problem(number, seed, 0, "returned an observation that is not finite")
         self.observations[part] = observed
@@ -199,9 +239,13 @@ class Copies:
         text = f"returned {what} {'that ' if what == 'an observation' else ''}is not finite"
         return self._problem(self._numbers[position], episode.seed, len(episode.actions), text)
 
+    def _misshapen(self, number: int, seed: int, step: int, observed: Array) -> UserError:
+        text = f"returned an observation of shape {np.shape(observed)}, expected {self._shapes[-1]}"
+        return self._problem(number, seed, step, text)
+
     def _problem(self, number: int, seed: int, step: int, text: str) -> UserError:
-        at = f" in step {step} of the episode with seed {seed}" if seed >= 0 else ""
-        return UserError(f"data: copy {number} of the environment '{self._of.name}' {text}{at}")
+        at = f", {f'in step {step}' if step else 'at the start'} of the episode with seed {seed}," if seed >= 0 else ""
+        return UserError(f"data: copy {number} of the environment '{self._of.name}'{at} {text}")
 
 
 def episode_seed(*key: int) -> int:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hvd_train.config.options import Annotated, NonNegativeInt, PositiveInt
+from hvd_train.config.options import (
+    Annotated,
+    CutAt,
+    EnvArguments,
+    EnvCopies,
+    EnvVariants,
+    EpisodeSeed,
+    EpisodeSteps,
+    EvaluationEpisodes,
+    RolloutSteps,
+    VariantsBy,
+)
 from hvd_train.config.targets import resolve
 from hvd_train.data.base import Dataset
 from hvd_train.data.environments import gym
 from hvd_train.data.environments.base import MOST_STEPS, Environments, as_dataset
-from hvd_train.errors import UserError, install_remedy, nearest
+from hvd_train.data.environments.checking import problems
+from hvd_train.errors import UserError, nearest
 
 _RENDERED = {"render_mode": "rgb_array"}
 
@@ -19,36 +30,43 @@ _RENDERED = {"render_mode": "rgb_array"}
 def create(
     *,
     env: Annotated[str, "id of the environment, as CartPole-v1; or package.module:callable that returns one"],
-    envs: Annotated[PositiveInt, "copies of the environment on each worker"] = 8,
-    steps: Annotated[PositiveInt, "steps of each copy in an epoch"] = 128,
-    episodes: Annotated[NonNegativeInt, "episodes of each evaluation"] = 20,
-    seed: Annotated[NonNegativeInt, "seed of the episodes of evaluations"] = 0,
-    arguments: Annotated[dict[str, Any], "keyword arguments of the environment"] = {},
-    variants: Annotated[
-        list[dict[str, Any]], "further keyword arguments; copies get them in turn, so that environments differ"
-    ] = [],
+    envs: EnvCopies = 8,
+    steps: RolloutSteps = 128,
+    episodes: EvaluationEpisodes = 20,
+    seed: EpisodeSeed = 0,
+    arguments: EnvArguments = {},
+    variants: EnvVariants = [],
+    variants_by: VariantsBy = "copy",
     wrappers: Annotated[
-        list[str | dict[str, Any]], "wrappers of gymnasium.wrappers, as {name: FrameStackObservation, stack_size: 4}"
+        list[str | dict[str, Any]],
+        "wrappers of gymnasium.wrappers or package.module:callable, the first innermost, as "
+        "{name: FrameStackObservation, stack_size: 4}",
     ] = [],
-    max_steps: Annotated[
-        PositiveInt | None, "steps after which an episode is cut off; by default the limit of the environment"
-    ] = None,
+    max_steps: EpisodeSteps = None,
+    cut_at: CutAt = None,
 ) -> Dataset:
     """Return environments. Raise UserError without gymnasium, and for an unknown id or option."""
+    gym.library(env)
     named = [{"name": one} if isinstance(one, str) else one for one in wrappers]
-    make = functools.partial(_make, env, arguments, variants, named)
-    first = make(0)
+    different = variants or [{}]
+
+    def make(number: int, *, pictures: bool = False) -> Any:
+        rendered = _RENDERED if pictures else {}
+        return _make(env, named, {**arguments, **different[number % len(different)], **rendered})
+
+    warnings: list[str] = []
+    with gym.first_warnings(warnings):
+        first = make(0)
     try:
-        observed, actions = gym.observed_shape(first.observation_space), gym.actions_of(first.action_space, env)
-        limit = max_steps or getattr(first.spec, "max_episode_steps", None)
+        observed, actions = gym.observed_shape(first.observation_space, env), gym.actions_of(first.action_space, env)
+        limit = max_steps or gym.time_limit(first)
         threshold = getattr(first.spec, "reward_threshold", None)
         frame_rate = float(first.metadata.get("render_fps") or Environments.frame_rate)
     finally:
         first.close()
-    warnings = () if limit else (f"data: '{env}' has no time limit: episodes are cut off after {MOST_STEPS} steps",)
     made = Environments(
         env,
-        lambda number, *, pictures=False: gym.GymEnvironment(make(number, **_RENDERED if pictures else {})),
+        lambda number, *, pictures=False: gym.GymEnvironment(make(number, pictures=pictures)),
         observed,
         actions,
         envs,
@@ -56,33 +74,29 @@ def create(
         limit or MOST_STEPS,
         threshold=threshold,
         frame_rate=frame_rate,
+        cut_at=cut_at,
     )
-    return as_dataset(made, episodes, seed, warnings)
+    return as_dataset(made, episodes, seed, (*warnings, *problems(made, limit, len(different))), variants_by)
 
 
-def _make(
-    env: str,
-    arguments: Mapping[str, Any],
-    variants: Sequence[Mapping[str, Any]],
-    wrappers: Sequence[Mapping[str, Any]],
-    number: int,
-    **more: Any,
-) -> Any:
-    """Return the copy `number` of the environment `env`; UserError if it cannot be made."""
-    gymnasium = _library(env)
-    chosen = {**arguments, **(variants[number % len(variants)] if variants else {}), **more}
+def _make(env: str, wrappers: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> Any:
+    """Return the environment `env`; UserError if it cannot be made."""
+    import gymnasium
+
+    # An id of Gymnasium may name the module that registers it, as ale_py:ALE/Pong-v5.
+    is_target = env.partition(":")[2].isidentifier()
     try:
-        made = resolve(env)(**chosen) if ":" in env else gymnasium.make(env, disable_env_checker=True, **chosen)
-        return gym.wrapped(made, wrappers)
-    except gymnasium.error.Error as error:
-        raise UserError(f"data.env: '{env}': {error}{nearest(env, list(gymnasium.registry))}") from error
-    except (AttributeError, TypeError) as error:
-        raise UserError(f"data: '{env}' with {chosen or 'no options'}: {error}") from error
-
-
-def _library(env: str) -> Any:
-    try:
-        import gymnasium
-    except ModuleNotFoundError as error:
-        raise UserError(f"data: '{env}' needs gymnasium, which is not installed; {install_remedy('agents')}") from error
-    return gymnasium
+        made = resolve(env)(**options) if is_target else gymnasium.make(env, disable_env_checker=True, **options)
+    except UserError:
+        raise
+    except gymnasium.error.NamespaceNotFound as error:
+        raise UserError(f"data.env: '{env}' is not installed: {error}") from error
+    except gymnasium.error.UnregisteredEnv as error:
+        raise UserError(f"data.env: Gymnasium has no '{env}'{nearest(env, gymnasium.registry)}") from error
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise UserError(f"data.env: '{env}' needs a package: {error}") from error
+    except Exception as error:
+        raise UserError(f"data: '{env}' with {options or 'no options'}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, gymnasium.Env):
+        raise UserError(f"data.env: '{env}' returned {type(made).__name__}, expected a gymnasium.Env")
+    return gym.wrapped(made, wrappers)

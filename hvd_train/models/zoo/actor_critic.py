@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hvd_train.config.options import Annotated, Literal, PositiveInt
+from hvd_train.errors import UserError
 from hvd_train.models.base import DataSpec
 from hvd_train.models.fit import observation
 from hvd_train.models.zoo.mlp import ACTIVATIONS
@@ -21,11 +22,18 @@ def create(
     shared: Annotated[bool, "policy and value share the hidden layers; needs more steps of the environment"] = False,
 ) -> nn.Module:
     """Return a model whose last output is the value, and whose others describe the policy."""
-    sizes = [observation(spec, "actor_critic"), *hidden]
-    ends = _output(sizes[-1], spec.outputs - 1, 0.01), _output(sizes[-1], 1, 1.0)
+    seen = observation(spec, "actor_critic")
+    allowed = spec.policy_inputs or seen
+    of_policy, of_value = [allowed, *hidden], [seen, *hidden]
+    ends = _output(of_policy[-1], spec.outputs - 1, 0.01), _output(of_value[-1], 1, 1.0)
     if shared:
-        return nn.Sequential(*_layers(sizes, activation), Separate(*ends))
-    return Separate(*(nn.Sequential(*_layers(sizes, activation), end) for end in ends))
+        if allowed < seen:
+            raise UserError("model.shared: the value sees what the policy must not (data.state); expected false")
+        return nn.Sequential(*_layers(of_value, activation), Separate(*ends))
+    policy, value = (
+        nn.Sequential(*_layers(sizes, activation), end) for sizes, end in zip((of_policy, of_value), ends, strict=True)
+    )
+    return Separate(First(allowed, policy) if allowed < seen else policy, value)
 
 
 class Separate(nn.Module):
@@ -37,6 +45,18 @@ class Separate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((self.policy(x), self.value(x)), dim=-1)
+
+
+class First(nn.Module):
+    """`model` of the first `number` inputs."""
+
+    def __init__(self, number: int, model: nn.Module) -> None:
+        super().__init__()
+        self.number, self.model = number, model
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x[..., : self.number])
+        return out
 
 
 def _layers(sizes: list[int], activation: str) -> list[nn.Module]:

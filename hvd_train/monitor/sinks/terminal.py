@@ -100,6 +100,7 @@ def _table(summary: Record) -> Table:
         **{f"test {name}": f"{value:.4f}" for name, value in numbers(summary["eval"]).items()},
         **_best(summary),
         **privacy,
+        **_league(summary),
         "ended because": summary["ended"],
         "steps (epochs)": f"{summary['steps']} ({summary['epochs']:.4g})",
         **_speed(summary),
@@ -123,6 +124,11 @@ def _speed(summary: Record) -> dict[str, str]:
 def _best(summary: Record) -> dict[str, str]:
     best = summary.get("best")
     return {"best checkpoint": f"{best['folder']}, {best['metric']} {best['value']:.4f}"} if best else {}
+
+
+def _league(summary: Record) -> dict[str, str]:
+    scores = ", ".join(f"rank {entry['rank']} {entry['score']:.4f}" for entry in summary.get("league", []))
+    return {"members, best first": scores} if scores else {}
 
 
 def create(stream: TextIO, columns: int | None) -> Terminal:

@@ -120,6 +120,8 @@ class Federated(SyncStrategy):
     within a round resumes the rest of the round from the last round's model.
     """
 
+    learns_alone = True
+
     def __init__(
         self,
         context: Context,

@@ -33,11 +33,15 @@ class Ingredients(View):
     def __init__(self, ranks: int) -> None:
         super().__init__()
         self.ranks = list(range(ranks))
+        self.scores: list[float] = []
+        """The score of each rank's own model before the merge, if there are held-out samples."""
         self.samples = torch.zeros((), dtype=torch.float64)
         """The number of samples that this rank has trained on."""
 
     def summary(self) -> dict[str, Any]:
-        return {"soup": self.ranks}
+        best_first = sorted(range(len(self.scores)), key=lambda rank: -self.scores[rank])
+        league = [{"rank": rank, "score": self.scores[rank]} for rank in best_first]
+        return {"soup": self.ranks, **({"league": league} if league else {})}
 
     def rank_state(self) -> dict[str, Tensor]:
         return {"samples": self.samples.clone()}
@@ -46,17 +50,27 @@ class Ingredients(View):
         self.samples = state["samples"]
 
 
-def greedy_soup_(tensors: list[Tensor], comm: Communicator, score: Callable[[], float]) -> list[int]:
+def member_scores(tensors: list[Tensor], comm: Communicator, score: Callable[[], float]) -> list[float]:
+    """Return what `score` returns for the own `tensors` of each rank, in rank order; collective."""
+    own, scores = [t.clone() for t in tensors], []
+    with comm.aside():
+        for rank in range(comm.size):
+            _show_(tensors, own, comm, rank)
+            scores.append(score())
+    copy_(tensors, own)
+    return scores
+
+
+def greedy_soup_(
+    tensors: list[Tensor], comm: Communicator, score: Callable[[], float], scores: list[float]
+) -> list[int]:
     """Replace `tensors` by a greedy soup of the ranks' own tensors; collective.
 
-    Wortsman et al., arXiv 2203.05482. Starts from the best model by `score`, which scores the
-    present `tensors`. In descending order of their scores, each model joins if the mean with it
-    scores no worse. Returns the ranks in the soup.
+    Wortsman et al., arXiv 2203.05482. Starts from the best model by `scores`, those of all ranks'
+    tensors. In descending order of their scores, each model joins if the mean with it scores no
+    worse by `score`, which scores the present `tensors`. Returns the ranks in the soup.
     """
-    own, scores = [t.clone() for t in tensors], []
-    for rank in range(comm.size):
-        _show_(tensors, own, comm, rank)
-        scores.append(score())
+    own = [t.clone() for t in tensors]
     members: list[int] = []
     soup, best = [torch.zeros_like(t) for t in tensors], -math.inf
     for rank in sorted(range(comm.size), key=lambda r: -scores[r]):
@@ -82,10 +96,12 @@ def _show_(tensors: list[Tensor], own: list[Tensor], comm: Communicator, rank: i
 class Independent(SyncStrategy):
     """w_i follows its own gradients to the end.
 
-    Then w <- mean(w_i), a mean weighted by samples, or a greedy soup. Until then an evaluation
-    shows the mean of the metrics of the ranks' own models. Running statistics are merged like
-    parameters.
+    Then each model is scored on all held-out samples, and w <- mean(w_i), a mean weighted by samples,
+    or a greedy soup. Until then an evaluation shows the mean of the metrics of the ranks' own models.
+    Running statistics are merged like parameters.
     """
+
+    learns_alone = True
 
     def __init__(self, context: Context, merge: Merge) -> None:
         comm = context.comm
@@ -122,8 +138,10 @@ class Independent(SyncStrategy):
 
     def _average_(self) -> None:
         tensors = [*self._replicas.flat.tensors, *self._statistics]
+        scores = member_scores(tensors, self.comm, self._score) if self._score else []
+        self._ingredients.scores = scores
         if self._merge == "greedy" and self._score:
-            self._ingredients.ranks = greedy_soup_(tensors, self.comm, self._score)
+            self._ingredients.ranks = greedy_soup_(tensors, self.comm, self._score, scores)
             return
         share = 1 / self.comm.size if self._merge == "mean" else self._share()
         for tensor in tensors:
