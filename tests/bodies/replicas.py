@@ -387,13 +387,17 @@ def greedy_omits_models_that_do_harm(comm: Communicator) -> None:
         simulation._set(torch.stack([torch.stack([single[m] for m in members]).mean(0)] * comm.size))
         return accuracy(simulation, simulation.models[0])
 
-    first, *others = sorted(range(comm.size), key=lambda rank: -score(rank))
+    scores = [score(rank) for rank in range(comm.size)]
+    first, *others = sorted(range(comm.size), key=lambda rank: -scores[rank])
     soup = [first]
     for rank in others:
         if score(*soup, rank) >= score(*soup):
             soup.append(rank)
     assert comm.size == 1 or 0 not in soup
     assert job.strategy.view.summary()["soup"] == soup
+    league = job.strategy.view.summary()["league"]
+    assert {entry["rank"]: entry["score"] for entry in league} == pytest.approx(dict(enumerate(scores)))
+    assert [entry["score"] for entry in league] == sorted(scores, reverse=True)
     expected = torch.stack([single[m] for m in soup]).mean(0)
     torch.testing.assert_close(vector(job.model), expected, rtol=1e-9, atol=1e-12)
     assert job.evaluation.metrics["accuracy"] == pytest.approx(score(*soup))

@@ -10,9 +10,10 @@ import pytest
 from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.objects import broadcast_json
 from tests.bodies import agents as body
+from tests.bodies import cuts
 
 
-@pytest.mark.parametrize("check", body.BODIES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("check", [*body.BODIES, *cuts.BODIES], ids=lambda f: f.__name__)
 def test_bodies(check: Any, comm: Communicator) -> None:
     check(comm)
 

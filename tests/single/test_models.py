@@ -18,12 +18,14 @@ CIFAR = DataSpec((3, 32, 32), 10, "classification")
 TABLE = DataSpec((5,), 2, "regression")
 TEXT = DataSpec((16,), 256, "language")
 AGENT = DataSpec((4,), 3, "control")
+TEAM = DataSpec((6,), 3, "control", agents=2, policy_inputs=4)
 
 FITTING = {
     "actor_critic": (AGENT,),
     "linear": (DIGITS, TABLE),
     "mlp": (DIGITS, TABLE, AGENT),
     "cnn": (DIGITS, CIFAR),
+    "per_agent": (TEAM,),
     "resnet": (DIGITS, CIFAR),
     "transformer": (TEXT,),
 }
@@ -32,6 +34,7 @@ UNFITTING = {
     "linear": (TEXT,),
     "mlp": (TEXT,),
     "cnn": (TABLE, TEXT, DataSpec((1, 2, 8), 10, "classification")),
+    "per_agent": (TABLE, TEXT),
     "resnet": (TABLE, TEXT),
     "transformer": (DIGITS, TABLE),
 }
