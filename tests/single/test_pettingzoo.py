@@ -237,3 +237,15 @@ def test_an_agent_that_orders_its_samples_itself_needs_agents_that_stay() -> Non
     train({})
     with pytest.raises(UserError, match=r"agent: agents of .* end their episodes before others"):
         train(LEAVES)
+
+
+def test_a_copy_whose_agent_has_left_is_played_to_its_end_in_an_evaluation() -> None:
+    made = source.create(env=MEET, arguments={"leaves": True}, variants=[{"max_cycles": 4}, {"max_cycles": 6}]).train
+    copies = Copies(made, [0, 1])
+    copies.start(lambda copy: copy)
+    rows = []
+    while copies.playing:
+        steps = copies.step(np.ones(len(copies.observations), int), None)
+        rows.append((len(steps.rewards), copies.playing))
+    assert rows == [(4, [0, 1])] * 3 + [(4, [1]), (2, [1]), (2, [])]
+    assert [(episode.copy, episode.length) for episode in copies.finished] == [(0, 4), (1, 6)]

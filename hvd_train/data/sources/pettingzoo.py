@@ -65,6 +65,7 @@ def create(
     try:
         own, actions = alike(first, env)
         limit = max_steps or getattr(first.unwrapped, "max_cycles", None)
+        frame_rate = float(first.metadata.get("render_fps") or Environments.frame_rate)
         perceived = Perceived(len(first.possible_agents), own, identify, state)
     finally:
         first.close()
@@ -81,6 +82,7 @@ def create(
         steps,
         limit or MOST_STEPS,
         perceived.agents,
+        frame_rate=frame_rate,
         cut_at=cut_at,
     )
     data = as_dataset(made, episodes, seed, (*warnings, *problems(made, limit, len(different))), variants_by)
