@@ -22,4 +22,4 @@ def save(folder: Path, run: Run, result: Mapping[str, Any], licence: str | None)
 
 def report(result: Mapping[str, Any]) -> str:
     """Return the table of an export and its verdict as text."""
-    return f"{columns(card.table(result['rows']))}\n\n{result['verdict']}"
+    return f"{columns(card.table(result['rows'], result['compared']))}\n\n{result['verdict']}"

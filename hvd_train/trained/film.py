@@ -19,13 +19,12 @@ Frame = NDArray[np.uint8]
 """A picture, `(height, width, 3)`."""
 MOST_PIXELS = 2**30
 """Bound of the pixels of a GIF, all of which are in memory until it is written: 1 GB."""
-ENDINGS = (".gif", ".mp4")
 
 
 def write(frames: Iterator[Frame], path: Path, rate: float) -> int:
     """Write `frames`, `rate` of them in a second, and return their number.
 
-    `path` ends in one of `ENDINGS`; the file is not complete if this raises. A GIF has equal
+    `path` ends in .gif or .mp4; the file is not complete if this raises. A GIF has equal
     consecutive frames as one that is shown longer. Raise UserError if a package is missing or there
     are too many frames for a GIF.
     """

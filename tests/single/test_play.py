@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from cli.trained.evaluate import pictures, text
-from cli.trained.export import save
+from cli.trained.export import report, save
 from hvd_train.agents.player import Player, seed_of
 from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.engines.single import create as single
@@ -317,6 +317,7 @@ def test_onnx_acts_as_the_policy_on_what_the_environment_shows(
     assert float(agent.model.count) > 0, "a normaliser that changes nothing cannot show that it is exported"
 
     save(tmp_path / "out", find_run(run), result, None)
+    assert ("equal actions" in report(result)) == (name == "cartpole")
     described = json.loads((tmp_path / "out" / "card.json").read_text())["agent"]
     assert described["name"] == "ppo"
     assert described["observation"] == ([4] if name == "cartpole" else [3])

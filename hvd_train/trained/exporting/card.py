@@ -53,6 +53,7 @@ def document(
         },
         "evaluation": {
             "held_out_samples": result["samples"],
+            "compared": result["compared"],
             "rows": result["rows"],
             "kept": result["kept"],
             "verdict": result["verdict"],
@@ -67,7 +68,7 @@ def document(
 def markdown(card: Mapping[str, Any]) -> str:
     """Return the card as text."""
     training, evaluation = card["training"], card["evaluation"]
-    head, *lines = table(evaluation["rows"])
+    head, *lines = table(evaluation["rows"], evaluation["compared"])
     return "\n".join(
         [
             f"# {card['name']}",
@@ -117,9 +118,12 @@ def markdown(card: Mapping[str, Any]) -> str:
     )
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the lines of a table with a column for each model; the first line has their labels."""
-    figures = [_figures(row) for row in rows]
+def table(rows: Sequence[Mapping[str, Any]], compared: str) -> list[list[str]]:
+    """Return the lines of a table with a column for each model; the first line has their labels.
+
+    `compared` says what the model chooses from: classes or actions.
+    """
+    figures = [_figures(row, compared) for row in rows]
     names = dict.fromkeys(name for of_model in figures for name in of_model)
     return [["", *(row["label"] for row in rows)], *([n, *(found.get(n, "") for found in figures)] for n in names)]
 
@@ -132,7 +136,7 @@ def _agent(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
     return {"agent": {**config["agent"], "observation": facts["observed"], "actions": facts["actions"]}}
 
 
-def _figures(row: Mapping[str, Any]) -> dict[str, str]:
+def _figures(row: Mapping[str, Any], compared: str) -> dict[str, str]:
     """Return what was measured of a model, as text by name."""
     numbers = {name: f"{value:.6g}" for name, value in row["metrics"].items() if isinstance(value, float | int)}
     times = {
@@ -144,7 +148,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, str]:
     optional = {
         "bytes": f"{row['bytes']:,}" if row["bytes"] else None,
         "largest difference": _difference(row),
-        "equal classes": None if row["agreement"] is None else f"{100 * row['agreement']:.6g} %",
+        f"equal {compared}": None if row["agreement"] is None else f"{100 * row['agreement']:.6g} %",
     }
     return {**{name: text for name, text in optional.items() if text is not None}, **numbers, **times}
 

@@ -76,6 +76,7 @@ class Export:
             "metric": compared.metric and compared.metric.name,
             "rows": [asdict(row) for row in compared.rows],
             "samples": compared.samples,
+            "compared": "actions" if "agent" in exporter.trained.built.data.preprocessing else "classes",
             "parameters": sum(p.numel() for p in parameters),
             "zeros": sum(int((p == 0).sum()) for p in parameters),
             "inputs": _described(shapes, source.example),
