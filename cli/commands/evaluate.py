@@ -87,6 +87,7 @@ def command(
     """
     pictures.check("evaluate")
     from cli.trained.evaluate import text
+    from cli.trained.evaluate.episodes import with_interval
     from cli.trained.folder import result_folder
     from cli.trained.launch import Ranks, run_task
 
@@ -95,7 +96,7 @@ def command(
     with ExitStack() as files, result_folder(found, "evaluate", output) as (folder, final):
         film = files.enter_context(complete(render, "--render")) if render else None
         result = run_task(found, task, chosen, Ranks(np, hosts, hostfile, iface, ssh_args), folder)
-        result = {"run": str(found.folder), "checkpoint": str(found.checkpoint), **result}
+        result = {"run": str(found.folder), "checkpoint": str(found.checkpoint), **with_interval(result)}
         names = _save(result, folder)
         if film is not None:
             _move(folder / chosen["render"], film)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cli.compare.statistics import Numbers
+from cli.runs.statistics import Numbers
 
 
 @dataclass(frozen=True)

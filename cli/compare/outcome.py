@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cli.compare.statistics import interquartile_mean, interval
 from cli.runs import records
+from cli.runs.statistics import interquartile_mean, interval
 from cli.runs.tables import Row
 
 Record = dict[str, Any]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
-from cli.compare import entries, outcome, statistics
+from cli.compare import entries, outcome
 from cli.compare.curves import curve
 from cli.compare.entries import StrategyEntry, budget
 from cli.compare.outcome import Outcome
@@ -21,6 +21,7 @@ from cli.compare.plot import picture
 from cli.compare.report import Report
 from cli.compare.series import Series
 from cli.launch.emulation import Emulation
+from cli.runs import statistics
 from hvd_train.comm.communicator import Communicator
 from hvd_train.compute.metrics import episodes
 from hvd_train.errors import UserError

@@ -17,13 +17,12 @@ import torch
 from PIL import Image
 
 from cli.trained.evaluate import pictures, text
+from cli.trained.evaluate.episodes import with_interval
 from cli.trained.export import report, save
 from hvd_train.agents.player import Player, seed_of
 from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.engines.single import create as single
 from hvd_train.compute.acting import Acting
-from hvd_train.compute.metrics.bootstrap import interval
-from hvd_train.compute.metrics.episodes import interquartile_mean, interquartile_weights
 from hvd_train.data.environments.base import Environment
 from hvd_train.data.environments.copies import Copies
 from hvd_train.errors import UserError
@@ -88,7 +87,6 @@ def test_any_number_of_ranks_plays_the_same_episodes(
     assert all(timeless(other) == timeless(one) for other in others)
     returns = [episode["return"] for episode in one["played"]]
     assert one["metrics"]["return"] == pytest.approx(np.mean(returns))
-    assert one["metrics"]["return_iqm_low"] <= one["metrics"]["return_iqm"] <= one["metrics"]["return_iqm_high"]
     assert one["env_steps"] == sum(episode["length"] for episode in one["played"])
     assert len({episode["seed"] for episode in one["played"]}) == len(returns) == episodes
 
@@ -251,37 +249,17 @@ def test_what_ffmpeg_says_is_reported(tmp_path: Path) -> None:
 
 
 def test_the_report_shows_returns_and_their_interval(cartpole: Path, tmp_path: Path) -> None:
-    result = {"run": "runs/x", "checkpoint": "runs/x/y", **played(cartpole, tmp_path, episodes=12)}
+    result = {"checkpoint": "runs/x/y", **with_interval(played(cartpole, tmp_path, episodes=12))}
     shown = text.text(result, 100)
-    low, high = (text.number(result["metrics"][f"return_iqm_{side}"]) for side in ("low", "high"))
+    bounds = [result["metrics"][f"return_iqm_{side}"] for side in ("low", "high")]
+    assert bounds[0] < result["metrics"]["return_iqm"] < bounds[1]
+    low, high = map(text.number, bounds)
     assert "12 episodes by best actions" in shown
     assert f"[{low}, {high}]" in shown
     assert json.loads(text.json(result))["played"] == result["played"]
     assert pictures.save(result, tmp_path) == ["returns.png"]
     with Image.open(tmp_path / "returns.png") as image:
         assert image.size == (900, 400)
-
-
-def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
-    values = np.random.default_rng(0).normal(5, 2, 400).tolist()
-    low, high = interval(values, [1 / 400] * 400)
-    error = 1.96 * np.std(values) / 20
-    assert (low, high) == pytest.approx((np.mean(values) - error, np.mean(values) + error), abs=0.03)
-    assert interval(values, [1 / 400] * 400) == (low, high)
-    assert interval([3.0] * 5, interquartile_weights(5)) == pytest.approx((3.0, 3.0))
-
-
-@pytest.mark.parametrize(
-    ("values", "mean"),
-    [
-        ([7.0], 7.0),
-        ([0.0, 10.0], 5.0),
-        ([0.0, 1.0, 2.0, 90.0], 1.5),
-        ([0.0, 1.0, 2.0, 3.0, 99.0], (0.75 + 2 + 2.25) / 2.5),
-    ],
-)
-def test_the_interquartile_mean_weighs_cut_values(values: list[float], mean: float) -> None:
-    assert interquartile_mean(values) == pytest.approx(mean)
 
 
 def exported(run: Path, folder: Path, comm: Communicator | None = None, **options: Any) -> dict[str, Any]:

@@ -43,15 +43,9 @@ def interquartile_mean(values: list[float]) -> float:
 
     A quarter may be cut within a value, which then counts in part (Agarwal et al. 2021).
     """
-    return math.fsum(w * v for w, v in zip(interquartile_weights(len(values)), values, strict=True))
-
-
-def interquartile_weights(number: int) -> list[float]:
-    """Return the weight of each of `number` sorted values in their interquartile mean."""
-    cut = number / 4
-    inside = [max(0.0, min(i + 1, number - cut) - max(i, cut)) for i in range(number)]
-    total = math.fsum(inside)
-    return [part / total for part in inside]
+    cut = len(values) / 4
+    weights = [max(0.0, min(i + 1, len(values) - cut) - max(i, cut)) for i in range(len(values))]
+    return math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
 
 
 def episode_meters() -> list[Meter]:

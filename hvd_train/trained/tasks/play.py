@@ -18,8 +18,6 @@ from hvd_train.agents.player import TOGETHER, Player, seed_of
 from hvd_train.comm.agree import together
 from hvd_train.comm.objects import gather_json
 from hvd_train.compute.acting import Acting
-from hvd_train.compute.metrics.bootstrap import interval
-from hvd_train.compute.metrics.episodes import interquartile_weights
 from hvd_train.config.options import Annotated, PositiveInt
 from hvd_train.data.batch import Batch
 from hvd_train.data.environments.base import Episodes
@@ -58,7 +56,7 @@ class Play:
             "kind": "episodes",
             "episodes": self.episodes,
             "stochastic": self.stochastic,
-            "metrics": {**metrics, **_bounds([row["return"] for row in played])},
+            "metrics": metrics,
             "threshold": split.environments.threshold,
             "played": [{"seed": seed_of(split, number), **row} for number, row in enumerate(played)],
             "frames": frames,
@@ -125,12 +123,6 @@ def _rows(results: Sequence[Tensor]) -> list[dict[str, Any]]:
         {"return": total, "length": int(length), "success": None if math.isnan(success) else bool(success)}
         for total, length, success in rows
     ]
-
-
-def _bounds(returns: Sequence[float]) -> dict[str, float]:
-    """Return the interval of the interquartile mean."""
-    low, high = interval(returns, interquartile_weights(len(returns)))
-    return {"return_iqm_low": low, "return_iqm_high": high}
 
 
 def create(

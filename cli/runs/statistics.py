@@ -1,4 +1,4 @@
-"""Statistics of the scores of several seeds, as Agarwal et al. recommend (arXiv 2108.13264)."""
+"""Statistics of the scores of several seeds or episodes, as Agarwal et al. recommend (arXiv 2108.13264)."""
 
 from __future__ import annotations
 
