@@ -78,6 +78,7 @@ def command(
     as_json: options.Json = False,
 ) -> None:
     """Run strategies one after another: a table, compare.json, compare.png, and run folders."""
+    from cli.compare import outcome
     from cli.compare.entries import entries, goal
     from cli.compare.report import Report
     from cli.compare.series import Series
@@ -108,12 +109,13 @@ def command(
         seeds,
     )
     series.check()
-    wanted = series.goal if wanted is None else wanted
     make_new_folder(folder)
     outcomes, code = series.run()
-    measured = sorted({name for o in outcomes for e in o.evaluations for name in e})
-    if metric is not None and measured and metric not in measured:
-        say(f"--metric: no run measured '{metric}'{nearest(metric, measured)}")
+    measured = outcome.measured(outcomes)
+    if wanted is None and series.goal is not None and series.goal[0] in measured:
+        wanted = series.goal
+    if metric is not None and metric not in measured:
+        say(f"--metric: no run measured '{metric}'{nearest(metric, measured)}; the picture has another metric")
         metric = None
     report = Report(f"{file}", budget, wanted, launch, outcomes, metric)
     report.save(folder)

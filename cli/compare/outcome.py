@@ -22,6 +22,8 @@ RETURN = "return"
 """The metric of agents."""
 _SPREAD = tuple(f"{RETURN}_{word}" for word in ("median", "iqm", "min", "max"))
 """Figures over the episodes of one evaluation, which the table leaves out."""
+_PLACE = {"kind", "step", "epoch", "env_steps", "seconds", "bytes_sent"}
+"""Fields of an evaluation that are no metrics."""
 _STRATEGY_FIGURES = ("staleness", "largest_gap", "drift", "dropped", "epsilon", "epsilon_ranks")
 """Fields of a strategy's summary that measure the distance between ranks or the loss of privacy."""
 
@@ -85,6 +87,11 @@ def rows(outcomes: Sequence[Outcome], goal: tuple[str, float] | None, chosen: st
     asked = {name for o in outcomes for name in _reached(o, goal)}
     shown = [name for name in names if name in asked or any(row.get(name) is not None for row in found)]
     return [{name: row.get(name) for name in (*shown, ENDED)} for row in found]
+
+
+def measured(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the names of the metrics that any evaluation has."""
+    return sorted({name for o in outcomes for e in o.evaluations for name in e} - _PLACE)
 
 
 def metric(outcomes: Sequence[Outcome]) -> str:

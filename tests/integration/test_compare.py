@@ -143,15 +143,16 @@ def test_seeds_of_an_agent_are_compared_by_their_return(tmp_path: Path) -> None:
     assert "4/4 local_sgd period=2, seed 2 of 2" in done.stderr
 
 
-def test_seeds_of_samples_are_compared_by_the_metric_that_is_asked_for(model: Path, tmp_path: Path) -> None:
+def test_seeds_of_samples_are_compared_by_a_metric_that_they_measure(model: Path, tmp_path: Path) -> None:
     done = ddl(
-        "compare", model, "--np", "1", "--seeds", "2", "--strategies", "allreduce", "--budget", "2steps",
-        "--metric", "loss", "--output", "out", cwd=tmp_path,
+        "compare", model, "train.converge={metric: Loss, value: 0.001}", "--np", "1", "--seeds", "2",
+        "--strategies", "allreduce", "--budget", "2steps", "--metric", "los", "--output", "out", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out" / "compare.json").read_text())
-    losses = [run["evaluations"][-1]["loss"] for run in found["runs"]]
-    assert found["metric"] == "loss"
-    assert found["rows"][0]["loss"] == pytest.approx(sum(losses) / 2)
-    assert found["rows"][0]["IQM low"] == pytest.approx(min(losses))
-    assert losses[0] != losses[1]
+    accuracies = [run["evaluations"][-1]["accuracy"] for run in found["runs"]]
+    assert "--metric: no run measured 'los'; did you mean 'loss'?" in done.stderr
+    assert (found["metric"], found["target"]) == ("accuracy", None), "the goal is not named as it is measured"
+    assert found["rows"][0]["accuracy"] == pytest.approx(sum(accuracies) / 2)
+    assert found["rows"][0]["IQM low"] == pytest.approx(min(accuracies))
+    assert accuracies[0] != accuracies[1]

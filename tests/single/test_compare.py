@@ -263,6 +263,8 @@ def test_a_report_in_three_forms(outcomes: list[Outcome], tmp_path: Path) -> Non
     assert report.title == (
         "model.yaml, np=2, 10 epochs, links of 1 Gbit/s, 5 ms latency, rank 1 slower by a factor of 5"
     )
+    assert report.metric == "accuracy"
+    assert Report("a/model.yaml", None, ("accuracy", 0.7), launch, outcomes, "loss").metric == "loss"
     report.save(tmp_path / "out")
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
     saved = json.loads((tmp_path / "out" / "compare.json").read_text())
@@ -380,6 +382,7 @@ def test_a_row_of_seeds_has_means_and_an_interval(seeds: list[Outcome]) -> None:
 
 def test_the_return_is_drawn_over_environment_steps_with_a_band(seeds: list[Outcome]) -> None:
     assert outcome.metric(seeds) == "return"
+    assert outcome.measured(seeds) == ["episode_length", "return", "return_min"]
     figure = picture(seeds, "return", "", 150.0)
     seconds, _, env_steps = figure.axes
     assert env_steps.get_xlabel() == "environment steps of all ranks"
