@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -84,6 +84,9 @@ class Learner(Protocol):
     def parameters(self) -> dict[str, Tensor]:
         """Return copies of the parameters and buffers of the model."""
 
+    def generator(self) -> torch.Generator:
+        """Return random numbers that belong to this rank's agents and this epoch; equal ones at each call."""
+
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of `values` over the ranks that learn together; collective."""
 
@@ -119,6 +122,8 @@ class Agent(ABC):
     """Environment steps of all workers that are collected before the first update."""
     discount: float = 1.0
     """The weight of a reward one step later."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """The arguments of the model's forward in training, if there are others than the observation."""
     figures: Figures = field(default_factory=Figures)
     """What the agent counts for the records of training, such as the entropy."""
 

@@ -121,6 +121,9 @@ ClipRange = Annotated[PositiveFloat, "largest change of the probability of an ac
 ValueWeight = Annotated[NonNegativeFloat, "weight of the squared error of the value"]
 EntropyWeight = Annotated[NonNegativeFloat, "weight of the entropy, which keeps the policy exploring"]
 NormaliseAdvantages = Annotated[bool, "scale advantages to mean 0 and variance 1 over all ranks"]
+LargestRatio = Annotated[
+    PositiveFloat, "largest weight of a sample whose action has become more probable than when it was taken"
+]
 
 __all__ = [
     "Annotated",
@@ -149,6 +152,7 @@ __all__ = [
     "ImageSize",
     "LabelColumn",
     "LabelTask",
+    "LargestRatio",
     "Literal",
     "MediaPath",
     "MediaRoot",

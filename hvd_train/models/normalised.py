@@ -28,9 +28,10 @@ class Normalised(nn.Module):
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("seen", torch.zeros(3, *shape), persistent=False)
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Tensor, **others: Tensor) -> Tensor:
+        """Return the outputs for observations; `others` are further arguments, which stay as they are."""
         scaled = (observation - self.mean) / (self.variance + 1e-8).sqrt()
-        out: Tensor = self.model(scaled.clamp(-LARGEST, LARGEST))
+        out: Tensor = self.model(scaled.clamp(-LARGEST, LARGEST), **others)
         return out
 
     def observe(self, observations: Tensor) -> None:

@@ -17,7 +17,7 @@ from hvd_train.agents.base import Agent, AgentContext
 from hvd_train.agents.loss import AgentLoss
 from hvd_train.comm.communicator import Communicator
 from hvd_train.compute import loss
-from hvd_train.compute.calling import caller
+from hvd_train.compute.calling import arguments, caller
 from hvd_train.compute.metrics import build as metrics
 from hvd_train.compute.metrics.episodes import episode_meters
 from hvd_train.compute.metrics.meter import Meter
@@ -36,6 +36,7 @@ from hvd_train.data.loading.loader import Loader, chosen
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.nesting import map_tensors, shown
 from hvd_train.errors import UserError
+from hvd_train.models.normalised import Normalised
 from hvd_train.saved.model import create_model
 from hvd_train.state import model_state
 from hvd_train.state.generators import seed_generators
@@ -78,6 +79,8 @@ def build(config: Config, comm: Communicator, node: Node = ALONE, fitted: Fitted
     loader = _loader(config.data, data, device)
     sample = divide(first, config.data.label_key, keep_targets=made.in_model)
     model = _model(config, data, comm, sample.inputs)
+    if agent is not None:
+        _check_arguments(config, model, agent)
     model_state.convert_(model, device, precision.dtype)
     _check_gradients(config, model)
     meters = episode_meters() if agent else metrics.build(config.train, data.spec, device, sample.targets)
@@ -160,6 +163,18 @@ def _model(config: Config, data: Dataset, comm: Communicator, sample: Any) -> nn
     if comm.size > 1:
         model_state.check_alone(model)
     return model
+
+
+def _check_arguments(config: Config, model: nn.Module, agent: Agent) -> None:
+    """Raise UserError if the model does not take what the agent trains it on."""
+    inner = model.model if isinstance(model, Normalised) else model
+    _, taken = arguments(inner)({name: torch.empty(0) for name in agent.takes})
+    if set(agent.takes) - set(taken):
+        assert config.agent is not None
+        raise UserError(
+            f"model: '{config.model.label}' does not take ({', '.join(agent.takes)}), which the agent "
+            f"'{config.agent.label}' trains; take 'soft_actor_critic', or a model.target whose forward does"
+        )
 
 
 def _check_gradients(config: Config, model: nn.Module) -> None:

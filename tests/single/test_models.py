@@ -19,11 +19,14 @@ TABLE = DataSpec((5,), 2, "regression")
 TEXT = DataSpec((16,), 256, "language")
 AGENT = DataSpec((4,), 3, "control")
 TEAM = DataSpec((6,), 3, "control", agents=2, policy_inputs=4)
+NUMBERS = DataSpec((4,), 2 * 3, "control")
+"""Means and deviations of actions of three numbers."""
 
 FITTING = {
     "actor_critic": (AGENT,),
     "linear": (DIGITS, TABLE),
     "mlp": (DIGITS, TABLE, AGENT),
+    "soft_actor_critic": (NUMBERS,),
     "cnn": (DIGITS, CIFAR),
     "per_agent": (TEAM,),
     "resnet": (DIGITS, CIFAR),
@@ -33,6 +36,7 @@ UNFITTING = {
     "actor_critic": (TABLE, TEXT),
     "linear": (TEXT,),
     "mlp": (TEXT,),
+    "soft_actor_critic": (TABLE, TEXT),
     "cnn": (TABLE, TEXT, DataSpec((1, 2, 8), 10, "classification")),
     "per_agent": (TABLE, TEXT),
     "resnet": (TABLE, TEXT),
@@ -73,7 +77,8 @@ def test_outputs_have_the_shape_of_the_contract_and_every_parameter_learns(name,
     outputs = model(inputs(spec))
     positions = spec.input_shape if spec.task == "language" else ()
     assert outputs.shape == (3, *positions, spec.outputs)
-    outputs.square().sum().backward()
+    trained = model(inputs(spec), *2 * [torch.rand(3, 3)]) if name == "soft_actor_critic" else outputs
+    (trained + 1).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from hvd_train.agents.actor_critic import ActorCritic, explained_variance, normalised
+from hvd_train.agents.actor_critic import ActorCritic, normalised
 from hvd_train.agents.base import Agent, AgentContext, Learner, Lesson, Loss, Rollout
 from hvd_train.config.options import (
     Annotated,
@@ -37,14 +38,12 @@ def create(
     normalise_advantages: NormaliseAdvantages = True,
 ) -> Agent:
     return PPO(
-        ActorCritic(context),
+        ActorCritic(context, value_weight, entropy_weight),
         gamma=gamma,
         lam=lam,
         passes=passes,
         clip=clip,
         falls=clip_schedule == "linear",
-        value_weight=value_weight,
-        entropy_weight=entropy_weight,
         normalises=normalise_advantages,
     )
 
@@ -61,14 +60,11 @@ class PPO(Agent):
         passes: int,
         clip: float,
         falls: bool,
-        value_weight: float,
-        entropy_weight: float,
         normalises: bool,
     ) -> None:
-        super().__init__(parts.outputs, parts.policy.noise, passes, discount=gamma)
+        super().__init__(parts.outputs, parts.policy.noise, passes, discount=gamma, figures=parts.figures)
         self._parts, self._lam, self._normalises = parts, lam, normalises
         self._widest, self._falls, self._clip = clip, falls, clip
-        self._value_weight, self._entropy_weight = value_weight, entropy_weight
 
     def act(self, outputs: Tensor, noise: Tensor, share: float) -> Tensor:
         return self._parts.act(outputs, noise)
@@ -79,38 +75,29 @@ class PPO(Agent):
     def learn(self, rollout: Rollout, learner: Learner) -> Lesson:
         self._clip = self._widest * (1 - learner.share) if self._falls else self._widest
         advantages, returns = self._parts.advantages(rollout, learner, self.discount, self._lam)
-        self.figures.add("explained_variance", explained_variance(returns, returns - advantages))
-        if self._normalises:
-            advantages = normalised(advantages, learner)
-        kind = rollout.outputs.dtype
-        targets = {
-            "actions": rollout.actions.flatten(0, 1),
-            "log_probabilities": self._parts.log_probability(rollout.outputs, rollout.actions).flatten(),
-            "advantages": advantages.flatten().to(kind),
-            "returns": returns.flatten().to(kind),
-        }
-        return Lesson(rollout.observations.flatten(0, 1), targets)
+        weights = normalised(advantages, learner) if self._normalises else advantages
+        found = self._parts.lesson(rollout, weights, returns)
+        before = self._parts.log_probability(rollout.outputs, rollout.actions)
+        return replace(found, targets={**found.targets, "log_probabilities": before.flatten()})
 
     def loss(self, outputs: Any, targets: Mapping[str, Tensor]) -> Loss:
-        policy, values = outputs[:, :-1], outputs[:, -1]
-        logarithms = self._parts.policy.log_probability(policy, targets["actions"])
+        logarithms, losses = self._parts.compare(outputs, targets)
         difference = logarithms - targets["log_probabilities"]
         ratio, advantages = difference.exp(), targets["advantages"]
         clipped = ratio.clamp(1 - self._clip, 1 + self._clip)
-        entropy = self._parts.policy.entropy(policy).sum()
-        errors = (values - targets["returns"]).square().sum()
-        self._count(ratio.detach(), difference.detach(), entropy.detach(), errors.detach())
-        return {
-            "policy": -torch.minimum(ratio * advantages, clipped * advantages).sum(),
-            "value": self._value_weight * errors,
-            "entropy": -self._entropy_weight * entropy,
-        }
+        self._count(ratio.detach(), difference.detach())
+        return {"policy": -torch.minimum(ratio * advantages, clipped * advantages).sum(), **losses}
 
-    def _count(self, ratio: Tensor, difference: Tensor, entropy: Tensor, errors: Tensor) -> None:
-        samples = len(ratio)
+    def state(self) -> dict[str, Tensor]:
+        return {"clip": torch.tensor(self._clip, dtype=torch.float64)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self._clip = float(state["clip"])
+
+    def _count(self, ratio: Tensor, difference: Tensor) -> None:
         # Schulman's estimate of the KL divergence, which is never negative.
         divergence = (ratio - 1 - difference).sum()
         outside = ((ratio - 1).abs() > self._clip).sum()
-        found = torch.stack([divergence, outside.to(divergence.dtype), entropy, errors]).tolist()
-        for name, value in zip(("kl", "clip_share", "entropy", "value_error"), found, strict=True):
-            self.figures.add(name, value, samples)
+        found = torch.stack([divergence, outside.to(divergence.dtype)]).tolist()
+        for name, value in zip(("kl", "clip_share"), found, strict=True):
+            self.figures.add(name, value, len(ratio))
