@@ -159,7 +159,9 @@ class Collector:
         assert lesson is not None
         inputs = lesson.inputs if isinstance(lesson.inputs, dict) else {"": lesson.inputs}
         return {
-            "position": torch.tensor([self._epoch, self.new_steps, self._order.steps, lesson.in_order]),
+            "position": torch.tensor(
+                [self._epoch, self.new_steps, self._order.steps, self._order.planned, lesson.in_order]
+            ),
             **{f"copies.{name}": value for name, value in self._copies.state().items()},
             **{f"agent.{name}": value for name, value in self._agent.state().items()},
             **{f"rewards.{name}": value for name, value in self._rewards.state().items()},
@@ -176,8 +178,7 @@ class Collector:
             part, _, rest = name.partition(".")
             if part in parts:
                 parts[part][rest] = value
-        self._epoch, self.new_steps, self._order.steps, in_order = state["position"].tolist()
-        self._order.planned = self._steps(self._epoch)
+        self._epoch, self.new_steps, self._order.steps, self._order.planned, in_order = state["position"].tolist()
         self._copies.load(parts["copies"])
         self._agent.load(parts["agent"])
         self._rewards.load(parts["rewards"])

@@ -25,6 +25,7 @@ class Alone:
     share: float = 0.0
     workers: int = 1
     batch_size: int = 1
+    active: Tensor | None = None
 
     def predict(self, observations: Any, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         return self.model(observations, self.own if parameters is None else parameters)
