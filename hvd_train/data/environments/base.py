@@ -103,6 +103,8 @@ class Environments:
     """Pictures in a second of an episode that is rendered: a picture is of one step."""
     cut_at: float | None = None
     """The share of done workers from which the others end an epoch's steps; None: all make all steps."""
+    states: int = 0
+    """The states of which an observation is one, as a one-hot vector; 0: observations are numbers."""
 
     @property
     def rows(self) -> int:
