@@ -86,6 +86,9 @@ class Learner(Protocol):
     def parameters(self) -> dict[str, Tensor]:
         """Return copies of the parameters and buffers of the model."""
 
+    def generator(self) -> torch.Generator:
+        """Return random numbers that belong to this rank's agents and this epoch; equal ones at each call."""
+
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of `values` over the ranks that learn together; collective."""
 

@@ -122,8 +122,8 @@ class Collector:
                 self._acting.model.update(self.sum)
             self._order.planned = self._steps(epoch)
             rollout = self._rollout(epoch, self._order.planned)
-            self.active = rollout.active
-            self._lesson, self._epoch = self._masked(self._agent.learn(rollout, self)), epoch
+            self.active, self._epoch = rollout.active, epoch
+            self._lesson = self._masked(self._agent.learn(rollout, self))
             self._order.steps = len(rollout.rewards)
         samples = Samples(self._lesson)
         self._order.in_order = len(samples) if self._lesson.in_order else 0
@@ -134,6 +134,9 @@ class Collector:
 
     def parameters(self) -> dict[str, Tensor]:
         return self._acting.parameters()
+
+    def generator(self) -> torch.Generator:
+        return noise.learning(self._seed, self._epoch, self._rows)
 
     def sum(self, values: Tensor) -> Tensor:
         return values if self._alone else self._over_ranks(values)

@@ -22,7 +22,7 @@ class Linear:
     def at(self, share: float) -> float:
         """Return the number when the part `share` of the run is over."""
         done = min(1.0, share / self.part) if self.part else 1.0
-        return self.first + (self.last - self.first) * done
+        return self.first * (1 - done) + self.last * done
 
 
 class Exploration(Protocol):
@@ -67,14 +67,14 @@ class Boltzmann:
         self._temperature = temperature
 
     def choose(self, values: Tensor, noise: Tensor, share: float) -> Tensor:
-        return (values + self._temperature.at(share) * noise).argmax(-1)
+        return (values + self._at(share) * noise).argmax(-1)
 
     def probabilities(self, values: Tensor, share: float) -> Tensor:
-        temperature = self._temperature.at(share)
-        if not temperature:
-            best = _is_best(values).to(values.dtype)
-            return best / best.sum(-1, keepdim=True)
-        return (values / temperature).softmax(-1)
+        return (values / self._at(share)).softmax(-1)
+
+    def _at(self, share: float) -> float:
+        """Return the temperature; at 0 chance still chooses among equal values."""
+        return max(self._temperature.at(share), 1e-8)
 
 
 Kind = Literal["epsilon_greedy", "boltzmann"]
@@ -86,4 +86,6 @@ def exploration_for(kind: Kind, choices: int, schedule: Linear) -> Exploration:
 
 
 def _is_best(values: Tensor) -> Tensor:
-    return values == values.amax(-1, keepdim=True)
+    """Return True for the values that equal the largest one but for rounding, which differs between numbers of ranks."""
+    rounding: float = torch.finfo(values.dtype).eps ** 0.75
+    return values >= values.amax(-1, keepdim=True) - rounding * values.abs().amax(-1, keepdim=True)

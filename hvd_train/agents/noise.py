@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hvd_train.data.seeding import sample_seed
 
-_ACTING, _ORDER = 1, 2
+_ACTING, _ORDER, _LEARNING = 1, 2, 4
 """Streams of random numbers."""
 
 
@@ -49,6 +49,11 @@ def order(seed: int, epoch: int, rows: Sequence[int], steps: int, passes: int) -
         permuted = [torch.randperm(steps, generator=generator) for generator in of_rows]
         parts.append((torch.stack(permuted, dim=1) * number + torch.arange(number)).reshape(-1))
     return torch.cat(parts)
+
+
+def learning(seed: int, epoch: int, rows: Sequence[int]) -> torch.Generator:
+    """Return random numbers for what the agents `rows` of one rank learn in an epoch."""
+    return _generator(seed, _LEARNING, rows[0], epoch)
 
 
 def _drawn(noise: Noise, key: tuple[int, ...], steps: int) -> Tensor:

@@ -48,7 +48,7 @@ class TableUpdates:
         shares = (1 - (1 - rates) ** visits) / visits.clamp(min=1)
         self._visits += visits
         moves = shares[entries] * samples[steps] * errors.flatten()
-        targets = {"actions": actions.flatten(), "moves": moves.to(observations.dtype)}
+        targets = {"actions": actions.flatten(), "moves": moves}
         return Lesson(observations.flatten(0, 1), targets, in_order=True)
 
     def loss(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:

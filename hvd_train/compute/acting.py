@@ -34,7 +34,8 @@ class Acting:
             if parameters is None:
                 found = self._call(inputs)
             else:
-                found = functional_call(self.model, dict(parameters), *self._divide(inputs))
+                placed = {name: self._precision.place(value) for name, value in parameters.items()}
+                found = functional_call(self.model, placed, *self._divide(inputs))
         found = found if found.dtype == torch.float64 else found.float()
         return found.cpu()
 
