@@ -18,7 +18,7 @@ from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.engines.single import SingleCommunicator
 from hvd_train.data.environments.base import Actions
 from hvd_train.errors import UserError
-from tests.bodies import action_values as agents
+from tests.bodies import action_values
 from tests.bodies import training as body
 from tests.bodies.action_values import Alone, walk
 from tests.engines import threads
@@ -220,7 +220,7 @@ def of_cartpole(size: int, env_steps: int, **options: Any) -> Any:
     agent = {"name": "dqn", "warmup": 16, "updates": 0.5, "target_interval": 3, "buffer": 80, **options}
     data = {"env": "CartPole-v1", "envs": 4 // size, "steps": 4, "batch_size": 8 // size}
     model = {"name": "mlp", "hidden": [8]}
-    config = agents.configuration(agent, model, data, lr=0.05, env_steps=env_steps)
+    config = action_values.configuration(agent, model, data, lr=0.05, env_steps=env_steps)
     config.train.precision = "fp32"
     return config
 
@@ -233,7 +233,7 @@ VARIANTS: list[dict[str, Any]] = [{}, {"prioritised": True, "duelling": True, "n
 def test_resume_in_the_middle_of_an_epoch_is_bitwise(tmp_path: Path, size: int, options: dict[str, Any]) -> None:
     def run(comm: Communicator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         config = of_cartpole(size, 160, **options)
-        through, second = agents.resumed(comm, tmp_path, config, 35)  # the fifth epoch has steps 33 to 40
+        through, second = action_values.resumed(comm, tmp_path, config, 35)  # the fifth epoch has steps 33 to 40
         return body.parameters(through), body.parameters(second)
 
     for through, second in threads.run(size, run):

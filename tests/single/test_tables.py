@@ -18,7 +18,7 @@ from hvd_train.agents.noise import draw
 from hvd_train.comm.engines.single import SingleCommunicator
 from hvd_train.data.environments.base import Actions
 from hvd_train.errors import UserError
-from tests.bodies import action_values as agents
+from tests.bodies import action_values
 from tests.bodies import training as body
 from tests.bodies.action_values import Alone, walk
 from tests.engines import threads
@@ -46,13 +46,13 @@ def table(trained: dict[str, Tensor]) -> Tensor:
 
 def of_lake(size: int = 1, **options: Any) -> Any:
     agent = {"name": "q_learning", "gamma": GAMMA, "rate": 1.0, "first_exploration": 1.0, "final_exploration": 1.0}
-    data = {**agents.LAKE, "envs": 8 // size, "steps": 8, "batch_size": 64 // size}
-    return agents.configuration({**agent, **options}, {"name": "table", "initial": 0.5}, data, env_steps=6400)
+    data = {**action_values.LAKE, "envs": 8 // size, "steps": 8, "batch_size": 64 // size}
+    return action_values.configuration({**agent, **options}, {"name": "table", "initial": 0.5}, data, env_steps=6400)
 
 
 def test_q_learning_finds_the_values_of_value_iteration() -> None:
     learned = table(body.trained(SingleCommunicator(), of_lake()))
-    wanted = optimal_values(agents.LAKE["env"], agents.LAKE["arguments"])
+    wanted = optimal_values(action_values.LAKE["env"], action_values.LAKE["arguments"])
     reached = [s for s in range(16) if s not in {5, 7, 11, 12, 15}]  # no agent acts in a hole
     torch.testing.assert_close(learned[reached], wanted[reached], rtol=0, atol=1e-3)
 
@@ -60,7 +60,9 @@ def test_q_learning_finds_the_values_of_value_iteration() -> None:
 def test_sarsa_without_exploration_walks_the_shortest_way_along_the_cliff() -> None:
     agent = {"name": "sarsa", "gamma": 1.0, "rate": 1.0, "first_exploration": 0.0, "final_exploration": 0.0}
     data = {"env": "CliffWalking-v1", "max_steps": 100, "envs": 8, "steps": 3, "batch_size": 24}
-    job = body.trainer(SingleCommunicator(), agents.configuration(agent, {"name": "table"}, data, env_steps=8000))
+    job = body.trainer(
+        SingleCommunicator(), action_values.configuration(agent, {"name": "table"}, data, env_steps=8000)
+    )
     job.run()
     assert job.evaluation.metrics["return"] == -13
 
