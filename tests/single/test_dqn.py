@@ -258,9 +258,7 @@ def test_uniform_samples_follow_from_the_generator() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(
-        UserError, match=r"'dqn' learns a value for each of several choices.*1 numbers; take ppo or sac"
-    ):
+    with pytest.raises(UserError, match=r"'dqn' learns a value for each of several choices.*a number; take ppo or sac"):
         dqn.create(AgentContext(Actions(low=(0.0,), high=(1.0,)), (3,)))
     agent = dqn.create(CONTEXT, warmup=0, updates=0.1)
     with pytest.raises(

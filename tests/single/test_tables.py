@@ -168,7 +168,7 @@ def test_a_schedule_is_linear_and_then_constant() -> None:
 def test_refusals(module: Any) -> None:
     with pytest.raises(UserError, match=r"observations have the shape \(4,\).*one of n states.*take dqn or ppo"):
         module.create(AgentContext(Actions(2), (4,)))
-    with pytest.raises(UserError, match="an action of the environment is 1 numbers; take ppo or sac"):
+    with pytest.raises(UserError, match="an action of the environment is a number; take ppo or sac"):
         module.create(AgentContext(Actions(low=(0.0,), high=(1.0,)), (4,), states=4))
 
 

@@ -38,7 +38,9 @@ class Actions:
         return len(self.low)
 
     def __str__(self) -> str:
-        return f"one of {self.choices} choices" if self.choices else f"{self.numbers} numbers"
+        if self.choices:
+            return f"one of {self.choices} choices"
+        return "a number" if self.numbers == 1 else f"{self.numbers} numbers"
 
 
 class Environment(Protocol):
