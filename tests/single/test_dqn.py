@@ -217,7 +217,7 @@ def test_updates_are_those_of_the_environment_steps_after_the_warmup() -> None:
 
 
 def of_cartpole(size: int, env_steps: int, **options: Any) -> Any:
-    agent = {"name": "dqn", "warmup": 16, "updates": 0.5, "target_interval": 3, "buffer": 80, **options}
+    agent = {"name": "dqn", "warmup": 16, "updates": 0.5, "target_interval": 12, "buffer": 80, **options}
     data = {"env": "CartPole-v1", "envs": 4 // size, "steps": 4, "batch_size": 8 // size}
     model = {"name": "mlp", "hidden": [8]}
     config = action_values.configuration(agent, model, data, lr=0.05, env_steps=env_steps)
