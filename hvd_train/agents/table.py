@@ -42,8 +42,11 @@ class TableUpdates:
         """
         entries = (observations.argmax(-1) * self._choices + actions).flatten()
         steps = torch.arange(len(entries)) // learner.batch_size
-        own = torch.cat((torch.bincount(entries, minlength=len(self._visits)), torch.bincount(steps)))
-        visits, samples = learner.sum(own.double()).split([len(self._visits), int(steps[-1]) + 1])
+        own = torch.bincount(entries, minlength=len(self._visits)).double()
+        visits = learner.sum(own)
+        # Rollouts that are cut differ in length: room for the steps of the longest possible one.
+        most = -(-int(visits.sum()) // learner.batch_size)
+        samples = learner.sum(torch.bincount(steps, minlength=most).double())
         rates = self._rate / (1 + self._visits) ** self._power
         shares = (1 - (1 - rates) ** visits) / visits.clamp(min=1)
         self._visits += visits

@@ -15,6 +15,7 @@ from hvd_train.agents.algorithms import q_learning, sarsa
 from hvd_train.agents.base import AgentContext, Rollout
 from hvd_train.agents.exploration import Boltzmann, EpsilonGreedy, Linear
 from hvd_train.agents.noise import draw
+from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.engines.single import SingleCommunicator
 from hvd_train.data.environments.base import Actions
 from hvd_train.errors import UserError
@@ -92,6 +93,30 @@ def test_the_size_of_a_batch_does_not_change_a_table() -> None:
         return body.trained(SingleCommunicator(), config)
 
     body.assert_close(learned(10), learned(64), 1e-12)
+
+
+def test_ranks_whose_rollouts_differ_in_length_learn_the_mean_too() -> None:
+    """Rank 0 has two visits and rank 1 one, with batches of one sample: in the second step rank 1 has none."""
+
+    class OfRank(Alone):
+        batch_size = 1
+
+        def __init__(self, comm: Communicator) -> None:
+            super().__init__(WEIGHTS)
+            self.comm = comm
+
+        def sum(self, values: Tensor) -> Tensor:
+            self.comm.all_reduce_(values, "sum")
+            return values
+
+    def moved_by(comm: Communicator) -> float:
+        agent = q_learning.create(context(), gamma=0.0, rate=1.0)
+        rewards = [[4.0, 6.0], [11.0]][comm.rank]
+        lesson = agent.learn(walk(WEIGHTS, [0] * (len(rewards) + 1), [1] * len(rewards), rewards), OfRank(comm))
+        samples = torch.tensor([2.0, 1.0])[: len(rewards)]  # of both ranks in each step
+        return float((lesson.targets["moves"] / samples).sum())
+
+    assert sum(threads.run(2, moved_by)) == pytest.approx((4 + 6 + 11) / 3 - 2)
 
 
 def context(states: int = 3, choices: int = 2) -> AgentContext:
