@@ -124,6 +124,24 @@ NormaliseAdvantages = Annotated[bool, "scale advantages to mean 0 and variance 1
 LargestRatio = Annotated[
     PositiveFloat, "largest weight of a sample whose action has become more probable than when it was taken"
 ]
+TableRate = Annotated[
+    Annotated[float, Field(gt=0, le=1)],
+    "learning rate of an entry of the table for each of its visits; the optimizer must be SGD with lr 1.0",
+]
+VisitPower = Annotated[
+    Annotated[float, Field(ge=0, le=1)],
+    "the rate of an entry is divided by this power of its visits, for environments with chance; 0: it is constant",
+]
+ExplorationKind = Annotated[
+    Literal["epsilon_greedy", "boltzmann"],
+    "epsilon_greedy: a random action with probability epsilon; boltzmann: all actions by their values over a temperature",
+]
+FirstExploration = Annotated[NonNegativeFloat, "epsilon or temperature at the start of the run"]
+FinalExploration = Annotated[NonNegativeFloat, "epsilon or temperature at the end of exploration_share"]
+ExplorationShare = Annotated[
+    Annotated[float, Field(ge=0, le=1)],
+    "part of train.env_steps in which exploration falls linearly from its first to its final value",
+]
 
 __all__ = [
     "Annotated",
@@ -141,8 +159,12 @@ __all__ = [
     "EpisodeSeed",
     "EpisodeSteps",
     "EvaluationEpisodes",
+    "ExplorationKind",
+    "ExplorationShare",
     "FeatureColumns",
     "Field",
+    "FinalExploration",
+    "FirstExploration",
     "Fraction",
     "GaeLambda",
     "HeldOutFraction",
@@ -169,6 +191,7 @@ __all__ = [
     "SourceSection",
     "Standardise",
     "TableDelimiter",
+    "TableRate",
     "TableTask",
     "TargetColumn",
     "TestMedia",
@@ -178,4 +201,5 @@ __all__ = [
     "TokenizerSection",
     "ValueWeight",
     "VariantsBy",
+    "VisitPower",
 ]

@@ -38,7 +38,9 @@ class Actions:
         return len(self.low)
 
     def __str__(self) -> str:
-        return f"one of {self.choices} choices" if self.choices else f"{self.numbers} numbers"
+        if self.choices:
+            return f"one of {self.choices} choices"
+        return "a number" if self.numbers == 1 else f"{self.numbers} numbers"
 
 
 class Environment(Protocol):
@@ -103,6 +105,8 @@ class Environments:
     """Pictures in a second of an episode that is rendered: a picture is of one step."""
     cut_at: float | None = None
     """The share of done workers from which the others end an epoch's steps; None: all make all steps."""
+    states: int = 0
+    """The states of which an observation is one, as a one-hot vector; 0: observations are numbers."""
 
     @property
     def rows(self) -> int:

@@ -69,6 +69,13 @@ def time_limit(made: Env[Any, Any]) -> int | None:
     return stated
 
 
+def states_of(space: spaces.Space[Any]) -> int:
+    """Return the number of states of which an observation is one; 0 if it is none of a list."""
+    from gymnasium import spaces
+
+    return int(space.n) if isinstance(space, spaces.Discrete) else 0
+
+
 def encoder(space: spaces.Space[Any]) -> Encode:
     """Return the function that encodes observations of `space` as float32.
 

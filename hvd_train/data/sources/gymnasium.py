@@ -59,6 +59,7 @@ def create(
         first = make(0)
     try:
         observed, actions = gym.observed_shape(first.observation_space, env), gym.actions_of(first.action_space, env)
+        states = gym.states_of(first.observation_space)
         limit = max_steps or gym.time_limit(first)
         threshold = getattr(first.spec, "reward_threshold", None)
         frame_rate = float(first.metadata.get("render_fps") or Environments.frame_rate)
@@ -75,6 +76,7 @@ def create(
         threshold=threshold,
         frame_rate=frame_rate,
         cut_at=cut_at,
+        states=states,
     )
     return as_dataset(made, episodes, seed, (*warnings, *problems(made, limit, len(different))), variants_by)
 
