@@ -6,7 +6,7 @@ from torch import nn
 
 from hvd_train.config.options import Annotated
 from hvd_train.models.base import DataSpec
-from hvd_train.models.fit import values
+from hvd_train.models.fit import observation
 
 
 def create(
@@ -15,6 +15,6 @@ def create(
     initial: Annotated[float, "first value of each entry; one above all returns lets an agent try everything"] = 0.0,
 ) -> nn.Module:
     """Return a linear layer without bias: of a one-hot state it puts out one column."""
-    layer = nn.Linear(values(spec, "table"), spec.outputs, bias=False)
+    layer = nn.Linear(observation(spec, "table"), spec.outputs, bias=False)
     nn.init.constant_(layer.weight, initial)
     return layer
