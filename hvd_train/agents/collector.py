@@ -24,6 +24,7 @@ from hvd_train.data.environments.base import Environments
 from hvd_train.data.environments.copies import Copies, episode_seed
 from hvd_train.errors import UserError
 from hvd_train.models.normalised import Normalised
+from hvd_train.state.packing import with_prefix
 from hvd_train.sync.membership import Share
 
 _TRAINING = 0
@@ -173,17 +174,12 @@ class Collector:
         """Resume from what `state` returned."""
         if not state:
             return
-        parts: dict[str, dict[str, Tensor]] = {n: {} for n in ("copies", "agent", "rewards", "inputs", "targets")}
-        for name, value in state.items():
-            part, _, rest = name.partition(".")
-            if part in parts:
-                parts[part][rest] = value
         self._epoch, self.new_steps, self._order.steps, self._order.planned, in_order = state["position"].tolist()
-        self._copies.load(parts["copies"])
-        self._agent.load(parts["agent"])
-        self._rewards.load(parts["rewards"])
-        inputs: Any = parts["inputs"] if "" not in parts["inputs"] else parts["inputs"][""]
-        self._lesson, self._began = Lesson(inputs, parts["targets"], bool(in_order)), True
+        self._copies.load(with_prefix("copies.", state))
+        self._agent.load(with_prefix("agent.", state))
+        self._rewards.load(with_prefix("rewards.", state))
+        inputs = with_prefix("inputs.", state)
+        self._lesson, self._began = Lesson(inputs.get("", inputs), with_prefix("targets.", state), bool(in_order)), True
 
     def close(self) -> None:
         self._copies.close()

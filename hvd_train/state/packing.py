@@ -6,6 +6,7 @@ Nothing is pickled.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,11 @@ _STORED: dict[torch.dtype, torch.dtype] = {
     **{getattr(torch, name): torch.uint8 for name in ("float8_e8m0fnu", "float4_e2m1fn_x2") if hasattr(torch, name)},
 }
 """Maps each dtype that safetensors lacks to the dtype that its bytes are stored as."""
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -222,33 +222,29 @@ class RunState:
     def _load_own(self, mine: dict[str, Tensor], verdict: resume.Compatibility) -> None:
         """Load what is this rank's own."""
         if "statistics" not in verdict.reset:
-            self._buffers = _with_prefix(BUFFER, mine)
+            self._buffers = packing.with_prefix(BUFFER, mine)
             self._others = packing.from_tensors(mine, OTHERS) if OTHERS in mine else {}
         if "generators" not in verdict.reset:
             generators.load(mine)
-        scaler = {name: t.item() for name, t in _with_prefix(SCALER, mine).items()}
+        scaler = {name: t.item() for name, t in packing.with_prefix(SCALER, mine).items()}
         if not {"scaling", "replicas"} & verdict.reset and scaler:
             self._scaler.load_state_dict(scaler)
         if "replicas" not in verdict.reset:
             self._view.load_rank_state(_strategy_state(mine, verdict))
             if self._average is not None:
-                self._average.load_rank_state(_with_prefix(AVERAGE, mine))
-            self._slimming.load_rank_state(_with_prefix(SLIMMING, mine))
+                self._average.load_rank_state(packing.with_prefix(AVERAGE, mine))
+            self._slimming.load_rank_state(packing.with_prefix(SLIMMING, mine))
         if "speeds" not in verdict.reset:
-            self._feeds.load_rank_state(_with_prefix(SAMPLER, mine))
+            self._feeds.load_rank_state(packing.with_prefix(SAMPLER, mine))
         if "experience" not in verdict.reset and self._collector is not None:
-            self._collector.load(_with_prefix(COLLECTOR, mine))
+            self._collector.load(packing.with_prefix(COLLECTOR, mine))
 
 
 def _strategy_state(mine: dict[str, Tensor], verdict: resume.Compatibility) -> dict[str, Tensor]:
     """Return the strategy's tensors without the parts to reset."""
     # Checkpoints of format 1 number buckets without a prefix.
-    named = _with_prefix(STRATEGY, mine).items()
+    named = packing.with_prefix(STRATEGY, mine).items()
     state = {REDUCER + name if name[0].isdigit() else name: t for name, t in named}
     owners: dict[str, resume.Part] = {OPTIMIZER: "optimizer", REDUCER: "residuals"}
     dropped = tuple(prefix for prefix, part in owners.items() if part in verdict.reset)
     return {name: t for name, t in state.items() if not name.startswith(dropped)}
-
-
-def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -13,6 +13,7 @@ from hvd_train.agents.action_values import choices, taken, targets
 from hvd_train.agents.base import Agent, AgentContext, Learner, Lesson, Loss, Rollout
 from hvd_train.agents.exploration import Exploration, Linear, exploration_for
 from hvd_train.agents.replay import Memory, Prioritised, Sampling, Uniform
+from hvd_train.agents.updates import Updates
 from hvd_train.config.options import (
     Annotated,
     Discount,
@@ -25,7 +26,7 @@ from hvd_train.config.options import (
     PositiveFloat,
     PositiveInt,
 )
-from hvd_train.errors import UserError
+from hvd_train.state.packing import with_prefix
 
 
 def create(
@@ -94,12 +95,10 @@ class DQN(Agent):
         super().__init__(number + duelling, exploration.noise, warmup=warmup, discount=gamma)
         self._exploration, self._memory, self._sampling = exploration, memory, sampling
         self._double, self._duelling, self._n_step = double, duelling, n_step
-        self._updates, self._interval = updates, target_interval
+        self._updates, self._interval = Updates(updates, warmup), target_interval
         self._target: dict[str, Tensor] = {}
         self._since = 0
         """Updates since the target network was renewed."""
-        self._due = 0.0
-        """Updates that are due and not done yet, less than 1 after each epoch."""
 
     def act(self, outputs: Tensor, noise: Tensor, share: float) -> Tensor:
         return self._exploration.choose(self._values(outputs), noise, share)
@@ -108,7 +107,7 @@ class DQN(Agent):
         return self._values(outputs).argmax(-1)
 
     def learn(self, rollout: Rollout, learner: Learner) -> Lesson:
-        number = self._number(rollout, learner)
+        number = self._updates.due(rollout, learner)
         self._sampling.add(self._memory.add(rollout, learner.workers), self._memory.capacity)
         if not self._target or self._since >= self._interval:
             self._target, self._since = learner.parameters(), 0
@@ -141,17 +140,19 @@ class DQN(Agent):
 
     def state(self) -> dict[str, Tensor]:
         return {
-            "counts": torch.tensor([self._since, self._due], dtype=torch.float64),
+            "since": torch.tensor(self._since),
+            **{f"updates.{name}": value for name, value in self._updates.state().items()},
             **{f"memory.{name}": value for name, value in self._memory.state().items()},
             **{f"sampling.{name}": value for name, value in self._sampling.state().items()},
             **{f"target.{name}": value for name, value in self._target.items()},
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
-        self._since, self._due = int(state["counts"][0]), float(state["counts"][1])
-        self._memory.load(_part(state, "memory."))
-        self._sampling.load(_part(state, "sampling."))
-        self._target = _part(state, "target.")
+        self._since = int(state["since"])
+        self._updates.load(with_prefix("updates.", state))
+        self._memory.load(with_prefix("memory.", state))
+        self._sampling.load(with_prefix("sampling.", state))
+        self._target = with_prefix("target.", state)
 
     def _values(self, outputs: Tensor) -> Tensor:
         """Return the value of each action."""
@@ -159,27 +160,3 @@ class DQN(Agent):
             return outputs
         value, advantages = outputs[..., :1], outputs[..., 1:]
         return value + advantages - advantages.mean(-1, keepdim=True)
-
-    def _number(self, rollout: Rollout, learner: Learner) -> int:
-        """Return the number of updates after `rollout`; collective.
-
-        It counts the steps of the ranks that learn together, so that as many of them as there are
-        make the same number of updates. Nothing is due for the steps of the warm-up.
-        """
-        steps, rows = rollout.size
-        if not self._memory.size:
-            steps -= -(-self.warmup // (rows * learner.workers))
-        collected = float(learner.sum(torch.tensor(float(steps * rows), dtype=torch.float64)))
-        self._due += self._updates * collected
-        number = int(self._due)
-        if not number:
-            raise UserError(
-                f"agent.updates: {self._updates:g} for each of the {collected:g} environment steps of an epoch is less than "
-                "one update; raise data.steps or agent.updates"
-            )
-        self._due -= number
-        return number
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value.clone() for name, value in state.items() if name.startswith(prefix)}

@@ -17,6 +17,7 @@ from hvd_train.config.options import Annotated, Discount, Field, NonNegativeInt,
 from hvd_train.data.environments.base import Actions
 from hvd_train.errors import UserError
 from hvd_train.models import squashed
+from hvd_train.state.packing import with_prefix
 
 
 def create(
@@ -115,9 +116,9 @@ class SAC(Agent):
 
     def load(self, state: dict[str, Tensor]) -> None:
         self._pending = int(state["pending"])
-        self._updates.load(_part(state, "updates."))
-        self._memory.load(_part(state, "memory."))
-        self._critics = _part(state, "critics.")
+        self._updates.load(with_prefix("updates.", state))
+        self._memory.load(with_prefix("memory.", state))
+        self._critics = {name: value.clone() for name, value in with_prefix("critics.", state).items()}
 
     def _follow(self, critics: dict[str, Tensor]) -> None:
         """Move the target critics towards `critics`, by as many steps as there were updates since the last call."""
@@ -133,7 +134,3 @@ def _returns(found: Transitions, outputs: Tensor) -> Tensor:
     goes_on = (~found.terminated).double()
     returns: Tensor = found.rewards + found.discounts * goes_on * soft
     return returns.to(outputs.dtype)
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value.clone() for name, value in state.items() if name.startswith(prefix)}
