@@ -142,7 +142,7 @@ def test_a_goal_of_an_agent_is_its_return_unless_it_names_another() -> None:
 
 @pytest.mark.parametrize(
     ("env", "actions", "longest", "returns"),
-    [("CartPole-v1", "one of 2 choices", 500, (9, 60)), ("Pendulum-v1", "1 numbers", 200, (-2000, -600))],
+    [("CartPole-v1", "one of 2 choices", 500, (9, 60)), ("Pendulum-v1", "a number", 200, (-2000, -600))],
 )
 def test_a_survey_of_environments(env: str, actions: str, longest: int, returns: tuple[float, float]) -> None:
     config = configuration()
