@@ -57,13 +57,14 @@ class ActorCritic:
     def compare(self, outputs: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the log-probabilities of the actions, and the losses of value and entropy."""
         policy, values = outputs[:, :-1], outputs[:, -1]
-        entropy = self.policy.entropy(policy).sum()
+        logarithms, entropies = self.policy.assess(policy, targets["actions"])
+        entropy = entropies.sum()
         errors = (values - targets["returns"]).square().sum()
         counted = torch.stack([entropy, errors]).detach().tolist()
         for name, value in zip(("entropy", "value_error"), counted, strict=True):
             self.figures.add(name, value, len(values))
         losses = {"value": self._value_weight * errors, "entropy": -self._entropy_weight * entropy}
-        return self.policy.log_probability(policy, targets["actions"]), losses
+        return logarithms, losses
 
 
 def normalised(values: Tensor, learner: Learner) -> Tensor:

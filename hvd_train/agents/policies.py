@@ -29,8 +29,8 @@ class Policy(Protocol):
     def log_probability(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """Return the logarithm of the probability (density) of each action."""
 
-    def entropy(self, outputs: Tensor) -> Tensor:
-        """Return the entropy for each row, in nats."""
+    def assess(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `log_probability` does, and the entropy of each row in nats."""
 
 
 class Categorical:
@@ -47,11 +47,12 @@ class Categorical:
         return outputs.argmax(-1)
 
     def log_probability(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        return outputs.log_softmax(-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        return self.assess(outputs, actions)[0]
 
-    def entropy(self, outputs: Tensor) -> Tensor:
+    def assess(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         logarithms = outputs.log_softmax(-1)
-        return -(logarithms.exp() * logarithms).sum(-1)
+        taken = logarithms.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        return taken, -(logarithms.exp() * logarithms).sum(-1)
 
 
 class Gaussian:
@@ -74,12 +75,13 @@ class Gaussian:
         return self._middle + self._half * self._parts(outputs)[0]
 
     def log_probability(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        return self.assess(outputs, actions)[0]
+
+    def assess(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = self._parts(outputs)
         distance = ((actions - self._middle) / self._half - mean) / deviation.exp()
-        return (-distance.square() / 2 - deviation - math.log(2 * math.pi) / 2).sum(-1)
-
-    def entropy(self, outputs: Tensor) -> Tensor:
-        return (self._parts(outputs)[1] + math.log(2 * math.pi * math.e) / 2).sum(-1)
+        taken = -distance.square() / 2 - deviation - math.log(2 * math.pi) / 2
+        return taken.sum(-1), (deviation + math.log(2 * math.pi * math.e) / 2).sum(-1)
 
     def _parts(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = outputs.chunk(2, dim=-1)

@@ -20,7 +20,7 @@ def test_choices_are_those_of_a_categorical_distribution() -> None:
     policy, expected = policy_for(Actions(choices=4)), Categorical(logits=OUTPUTS)
     actions = torch.arange(500) % 4
     torch.testing.assert_close(policy.log_probability(OUTPUTS, actions), expected.log_prob(actions))
-    torch.testing.assert_close(policy.entropy(OUTPUTS), expected.entropy())
+    torch.testing.assert_close(policy.assess(OUTPUTS, actions)[1], expected.entropy())
     assert torch.equal(policy.mode(OUTPUTS), expected.probs.argmax(-1))
 
 
@@ -37,7 +37,7 @@ def test_numbers_are_those_of_a_normal_distribution_in_units_of_half_the_range()
     scaled = torch.randn(500, 2, generator=torch.Generator().manual_seed(2)).double()
     actions = torch.tensor([0.0, 5.0]) + torch.tensor([2.0, 5.0]) * scaled
     torch.testing.assert_close(policy.log_probability(OUTPUTS, actions), expected.log_prob(scaled))
-    torch.testing.assert_close(policy.entropy(OUTPUTS), expected.entropy())
+    torch.testing.assert_close(policy.assess(OUTPUTS, actions)[1], expected.entropy())
     torch.testing.assert_close(policy.sample(OUTPUTS, torch.zeros(500, 2)), policy.mode(OUTPUTS))
 
 
