@@ -35,7 +35,7 @@ TARGETS = {
     "cartpole_reinforce": (475, 100_000),
     "cartpole_impala": (475, 100_000),
     "acrobot": (-100, 60_000),
-    "mountain_car": (-110, None),
+    "mountain_car_dqn": (-110, None),
     "pendulum_sac": (-200, None),
     "frozen_lake": (1.0, 60_000),
     "frozen_lake_slippery": (0.85, 400_000),

@@ -94,9 +94,45 @@ def every_strategy_counts_steps_and_learns(comm: Communicator) -> None:
             assert math.isfinite(float(job.evaluation.metrics["return"])), strategy  # type: ignore[arg-type]
 
 
+ONCE = {"passes": None, "lam": None}
+MEMORY = {**ONCE, "buffer": 400, "warmup": 32, "updates": 0.1}
+TABLE = {
+    "agent": {**ONCE, "rate": 0.5},
+    "model": {"name": "table", "initial": 1.0, "hidden": None},
+    "data": {"env": "FrozenLake-v1", "max_steps": 20},
+    "optimizer": {"name": "SGD", "lr": 1.0},
+    "train": {"clip_norm": None},
+}
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "a2c": {"agent": ONCE},
+    "impala": {"agent": ONCE},
+    "reinforce": {"agent": ONCE},
+    "dqn": {"agent": MEMORY, "model": {"name": "mlp"}},
+    "sac": {"agent": MEMORY, "model": {"name": "soft_actor_critic"}, "data": {"env": "Pendulum-v1"}},
+    "q_learning": TABLE,
+    "sarsa": TABLE,
+}
+"""Sections of a run of each algorithm, beside those of `configuration`."""
+
+
+def every_algorithm_learns(comm: Communicator) -> None:
+    """The parameters move, and are equal on all ranks."""
+    for name in plugins.names("hvd_train.agents.algorithms"):
+        sections = ALGORITHMS[name]
+        agent = {**sections.get("agent", {}), "name": name}
+        job = body.trainer(comm, configuration(comm.size, **sections | {"agent": agent}))
+        before = body.parameters(job)
+        job.run()
+        after = body.parameters(job)
+        assert any(_moved(value, after[part]) for part, value in before.items()), name
+        flat = torch.cat([value.flatten() for value in after.values()])
+        assert all(torch.equal(flat, other) for other in comm.all_gather(flat)), name
+
+
 def _moved(before: Tensor, after: Tensor) -> bool:
     assert bool(after.isfinite().all())
     return not torch.equal(before, after)
 
 
-BODIES = [equals_one_process, every_strategy_counts_steps_and_learns]
+BODIES = [equals_one_process, every_algorithm_learns, every_strategy_counts_steps_and_learns]

@@ -40,7 +40,7 @@ SHARED_CORES = "--map-by :OVERSUBSCRIBE --bind-to none --mca mpi_yield_when_idle
         ("mpi", 2, "^ucx", EVERYTHING),
         ("mpi", 4, "^ucx", [*ENGINE, *bodies("asynchronous", "replicas")]),
         ("mpi", 4, "^ucx,sm", bodies("comm", "trainer")),
-        ("horovod", 2, "^ucx", [*ENGINE, *bodies("parallelism", "replicas")]),
+        ("horovod", 2, "^ucx", [*ENGINE, *bodies("agents", "parallelism", "replicas")]),
         ("horovod", 4, "^ucx", bodies("comm", "trainer")),
     ],
     ids=["mpi-2", "mpi-4", "mpi-4 without shared memory", "horovod-2", "horovod-4"],
