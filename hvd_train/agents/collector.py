@@ -72,8 +72,8 @@ class Collector:
         """`comm` joins the ranks that learn together, `share` says which worker this rank is.
 
         `alone`: these ranks collect at the same time, but learn from their own experience only.
-        `env_steps` is the length of the run, None if it is
-        not counted in steps of the environment. `cut` ends rollouts early, None for none.
+        `env_steps` is the length of the run, None if it is not counted in steps of the environment.
+        `cut` ends rollouts early, None for none; not the first one of an agent that warms up.
         """
         self._cut, self._alone = cut, alone
         self._of, self._agent, self._acting, self._comm = environments, agent, acting, comm
@@ -211,7 +211,7 @@ class Collector:
             observations.append(observed)
             actions.append(action)
             outputs.append(put_out)
-            if self._cut is not None and self._cut.ends(epoch, step + 1, steps):
+            if self._cut is not None and steps == self._of.steps and self._cut.ends(epoch, step + 1, steps):
                 break
         if self._cut is not None:
             self.figures.add("cut_share", steps - len(outputs), steps)
