@@ -128,10 +128,10 @@ class AllReduce(SyncStrategy):
         return {"fusion_mb": mib, "shard_optimizer": self._sharded is not None}
 
     def _buckets(self, parameters: Sequence[nn.Parameter], comm: Communicator) -> Reduction:
-        context, device = self._context, self._device
+        context, fusion_bytes = self._context, self._bucket_bytes(self._device)
         if comm.size == 1 and not context.compresses:
             return OwnGradients()  # copies into buckets take a fifteenth of a small step
-        return GradientBuckets(parameters, comm, context.compressor, self._bucket_bytes(device), context.seed)
+        return GradientBuckets(parameters, comm, context.compressor, fusion_bytes, context.seed)
 
     def _bucket_bytes(self, device: torch.device) -> int:
         if self.fusion_bytes is None:
