@@ -10,18 +10,10 @@ import pytest
 from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.objects import broadcast_json
 from tests.bodies import agents as body
-from tests.bodies import cuts
 
 
 @pytest.mark.parametrize("check", body.BODIES, ids=lambda f: f.__name__)
 def test_bodies(check: Any, comm: Communicator) -> None:
-    check(comm)
-
-
-@pytest.mark.parametrize("check", cuts.BODIES, ids=lambda f: f.__name__)
-def test_cuts(check: Any, comm: Communicator, request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--engine") == "horovod":
-        pytest.skip("Horovod's engine has no mailbox")
     check(comm)
 
 
