@@ -18,6 +18,7 @@ from hvd_train.config.resolve import resolve
 from hvd_train.config.schema import Config
 from hvd_train.data.base import Dataset, TensorSplit
 from hvd_train.data.spec import DataSpec
+from hvd_train.monitor.base import Record, Sink
 from hvd_train.rank.assemble import Surroundings, assemble
 from hvd_train.rank.build import build
 from hvd_train.training.loop import Trainer
@@ -91,6 +92,20 @@ def configuration(**sections: dict[str, Any]) -> Config:
         if key not in _RESOLVED:
             _RESOLVED[key] = resolve(Document(values, "test"))
         return _RESOLVED[key].model_copy(deep=True)  # tests change fields
+
+
+class Log(Sink):
+    """Records what a run reports."""
+
+    def __init__(self) -> None:
+        self.trained: list[Record] = []
+        self.evaluated: list[Record] = []
+
+    def train(self, record: Record) -> None:
+        self.trained.append(record)
+
+    def evaluation(self, record: Record) -> None:
+        self.evaluated.append(record)
 
 
 def trainer(

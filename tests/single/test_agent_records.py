@@ -12,7 +12,7 @@ from hvd_train.comm.communicator import Communicator
 from hvd_train.config.schema import Config
 from hvd_train.data.survey import __main__ as survey
 from hvd_train.data.survey.environments import EPISODES
-from hvd_train.monitor.base import Record, Sink
+from hvd_train.monitor.base import Record
 from hvd_train.monitor.sinks import terminal
 from hvd_train.training.progress import Progress
 from tests.bodies import training as body
@@ -41,18 +41,6 @@ def configuration(data: dict[str, Any] = {}, **train: Any) -> Config:
     )
 
 
-class Recorder(Sink):
-    def __init__(self) -> None:
-        self.trained: list[Record] = []
-        self.evaluated: list[Record] = []
-
-    def train(self, record: Record) -> None:
-        self.trained.append(record)
-
-    def evaluation(self, record: Record) -> None:
-        self.evaluated.append(record)
-
-
 @pytest.mark.parametrize(("strategy", "samples"), [("allreduce", 64), ("async_gossip", 32)])
 def test_records_count_the_environment_steps_of_all_ranks(strategy: str, samples: int) -> None:
     """The rates of environment steps and of samples are as 32 to what an epoch counts.
@@ -60,8 +48,8 @@ def test_records_count_the_environment_steps_of_all_ranks(strategy: str, samples
     A rank that steps alone counts its own samples, and takes its environment steps times the ranks.
     """
 
-    def run(comm: Communicator) -> tuple[Recorder, float, float]:
-        seen = Recorder()
+    def run(comm: Communicator) -> tuple[body.Log, float, float]:
+        seen = body.Log()
         config = configuration()
         config = config.model_copy(update={"sync": body.configuration(sync={"strategy": strategy}).sync})
         job = body.trainer(comm, config, sinks=[seen] if comm.rank == 0 else [])
@@ -81,8 +69,8 @@ def test_the_time_of_the_first_rollout_counts() -> None:
     """Two environments that take 10 ms a step make 8 steps; the epoch's four steps are faster."""
     data = {"env": "benchmarks.agents_slow:SlowPole", "arguments": {"milliseconds": 10}, "max_steps": 100}
 
-    def run(comm: Communicator) -> Recorder:
-        seen = Recorder()
+    def run(comm: Communicator) -> body.Log:
+        seen = body.Log()
         body.trainer(comm, configuration(data, epochs=1, env_steps=None, log_every=1), sinks=[seen]).run()
         return seen
 
@@ -100,7 +88,7 @@ def test_steps_of_environments_count_as_they_are_learnt_from() -> None:
 
 def test_samples_have_no_rate_of_environment_steps() -> None:
     def run(comm: Communicator) -> list[Record]:
-        seen = Recorder()
+        seen = body.Log()
         body.trainer(comm, body.configuration(train={"steps": 2, "epochs": None, "log_every": 1}), sinks=[seen]).run()
         return seen.trained
 

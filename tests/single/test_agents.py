@@ -10,7 +10,7 @@ import pytest
 from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.engines.single import SingleCommunicator
 from hvd_train.errors import UserError
-from hvd_train.monitor.base import Record, Sink
+from hvd_train.monitor.base import Record
 from hvd_train.training import checkpoint
 from tests.bodies import agents as body
 from tests.bodies import training
@@ -42,23 +42,9 @@ def test_another_number_of_ranks_goes_on_with_the_steps_that_were_counted(tmp_pa
     assert any("experience is reset" in text or "experience are reset" in text for text in warnings), warnings
 
 
-class Log(Sink):
-    """Records what a run reports."""
-
-    def __init__(self) -> None:
-        self.trained: list[Record] = []
-        self.evaluated: list[Record] = []
-
-    def train(self, record: Record) -> None:
-        self.trained.append(record)
-
-    def evaluation(self, record: Record) -> None:
-        self.evaluated.append(record)
-
-
 def test_evaluations_follow_the_steps_of_environments_and_are_the_same_for_any_number_of_ranks() -> None:
     def returns(comm: Communicator) -> list[Any]:
-        log = Log()
+        log = training.Log()
         train = {"epochs": None, "env_steps": 1024, "eval_env_steps": 256}
         training.trainer(comm, body.configuration(comm.size, train=train), sinks=[log]).run()
         return [(record["env_steps"], record["return"], record["episode_length"]) for record in log.evaluated]
@@ -72,7 +58,7 @@ def test_evaluations_follow_the_steps_of_environments_and_are_the_same_for_any_n
 
 def test_records_have_the_figures_of_the_agent_over_all_ranks() -> None:
     def figures(comm: Communicator) -> Record:
-        log = Log()
+        log = training.Log()
         training.trainer(comm, body.configuration(comm.size, train={"epochs": 3}), sinks=[log]).run()
         return {name: value for record in log.trained for name, value in record.items()}
 

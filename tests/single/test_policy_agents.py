@@ -16,7 +16,7 @@ from hvd_train.config.resolve import resolve
 from hvd_train.config.schema import Config
 from hvd_train.data.environments.base import Actions
 from hvd_train.errors import Stopped, UserError
-from hvd_train.monitor.base import Record, Sink
+from hvd_train.monitor.base import Sink
 from hvd_train.training import checkpoint
 from tests.bodies import training as body
 from tests.bodies.learners import Alone, step
@@ -65,16 +65,6 @@ class Signal(Sink):
         return self._step >= self._at
 
 
-class Log(Sink):
-    """Records what a run reports."""
-
-    def __init__(self) -> None:
-        self.trained: list[Record] = []
-
-    def train(self, record: Record) -> None:
-        self.trained.append(record)
-
-
 @pytest.mark.parametrize("name", ["a2c", "reinforce", "impala", "ppo"])
 def test_ranks_equal_one_process(name: str) -> None:
     exact = {"epochs": 4, "precision": "fp64"}
@@ -109,7 +99,7 @@ def test_resumed_in_the_middle_of_an_epoch_is_bitwise_equal(name: str, tmp_path:
 
 def test_the_policy_lag_counts_the_batches_since_the_policy_acted() -> None:
     """Epochs of 2, 4 and 6 batches. Permutations differ, so that the sums over epochs are exact."""
-    log = Log()
+    log = body.Log()
     body.trainer(ALONE, configuration("impala", epochs=3, log_every=1), sinks=[log]).run()
     lags = [record["policy_lag"] for record in log.trained]
     assert lags[:2] == [0, 1]

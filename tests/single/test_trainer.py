@@ -30,20 +30,6 @@ def test_resumed_is_bitwise_equal_on_one_rank(tmp_path: Path) -> None:
     body.resumed_is_bitwise_equal(SingleCommunicator(), tmp_path)
 
 
-class Log(Sink):
-    """Records what a run reports."""
-
-    def __init__(self) -> None:
-        self.trained: list[Record] = []
-        self.evaluated: list[Record] = []
-
-    def train(self, record: Record) -> None:
-        self.trained.append(record)
-
-    def evaluation(self, record: Record) -> None:
-        self.evaluated.append(record)
-
-
 def test_ranks_end_with_equal_parameters_though_they_began_with_others() -> None:
     def start_apart(comm: Communicator) -> dict[str, torch.Tensor]:
         job = body.trainer(comm, body.configuration())
@@ -75,7 +61,7 @@ def test_a_parameter_that_no_rank_uses_stays_as_it_was() -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_metrics_are_means_over_samples_of_all_ranks(size: int) -> None:
     def run(comm: Communicator) -> tuple[Record, float]:
-        log = Log()
+        log = body.Log()
         job = body.trainer(comm, body.configuration(train={"epochs": 1, "log_every": 1}), sinks=[log])
         job.run()
         x, y = job.data.test.batch(torch.arange(len(job.data.test)))
@@ -87,7 +73,7 @@ def test_metrics_are_means_over_samples_of_all_ranks(size: int) -> None:
 
 
 def test_the_logged_loss_is_that_of_the_samples_since_the_last_line() -> None:
-    logs = [Log(), Log()]
+    logs = [body.Log(), body.Log()]
     frozen = {"optimizer": {"lr": 0.0}}
     for log, every in zip(logs, (1, 2), strict=True):
         settings = {"steps": 4, "epochs": None, "log_every": every}
