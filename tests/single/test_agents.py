@@ -70,6 +70,22 @@ def test_records_have_the_figures_of_the_agent_over_all_ranks() -> None:
     assert alone["kl"] >= 0
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"data": {"envs": 4}}, {"data": {"steps": 8}}, {"agent": {"name": "a2c", "passes": None}}],
+    ids=["fewer environments", "shorter rollouts", "another agent"],
+)
+def test_a_resumed_run_of_another_kind_begins_with_new_experience(tmp_path: Path, changed: dict[str, Any]) -> None:
+    alone = SingleCommunicator()
+    training.trainer(alone, body.configuration(1, train={"epochs": 2}), checkpoints=tmp_path / "checkpoints").run()
+    job = training.trainer(alone, body.configuration(1, train={"epochs": 4}, **changed))
+    warnings: list[str] = []
+    job.restore(checkpoint.load(tmp_path, alone, print), warnings.append)
+    job.run()
+    assert job.progress.epoch == 4
+    assert any("experience" in text for text in warnings), warnings
+
+
 REFUSED = {
     "agent: is missing": {"agent": None},
     "agent: it learns in environments": {
