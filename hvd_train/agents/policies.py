@@ -79,7 +79,8 @@ class Gaussian:
 
     def assess(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = self._parts(outputs)
-        distance = ((actions - self._middle) / self._half - mean) / deviation.exp()
+        middle, half = self._middle.to(outputs.device), self._half.to(outputs.device)
+        distance = ((actions - middle) / half - mean) / deviation.exp()
         taken = -distance.square() / 2 - deviation - math.log(2 * math.pi) / 2
         return taken.sum(-1), (deviation + math.log(2 * math.pi * math.e) / 2).sum(-1)
 
