@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from cli.compare.curves import curve
 from cli.compare.outcome import LOSS, Outcome, strategies
@@ -48,7 +48,9 @@ def picture(outcomes: Sequence[Outcome], metric: str, title: str, goal: float | 
         axes.set_xlabel(label)
         if goal is not None:
             axes.axhline(goal, color="#777777", linewidth=0.9, linestyle=":", zorder=1)
-    first, second, _ = figure.axes
+    first, second, third = figure.axes
+    third.xaxis.set_major_locator(MaxNLocator(5))
+    third.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
     first.set_ylabel(f"held-out {metric}", parse_math=False)
     first.set_ylim(*_limits(drawn, metric, goal))
     if any(_megabytes(e) > 0 for o in drawn for e in o.evaluations):
