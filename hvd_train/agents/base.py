@@ -61,6 +61,10 @@ class Rollout:
         return self.rewards.shape[0], self.rewards.shape[1]
 
 
+TRANSITION = ("observations", "actions", "rewards", "following", "terminated", "ended")
+"""The fields of a rollout that an agent keeps to learn from its steps later."""
+
+
 class Learner(Protocol):
     """What an agent may use of the run while it learns."""
 

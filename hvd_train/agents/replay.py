@@ -8,9 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hvd_train.agents.base import Rollout
+from hvd_train.agents.base import TRANSITION, Rollout
 
-_KEPT = ("observations", "actions", "rewards", "following", "terminated", "ended")
 SMALLEST_PRIORITY = 1e-6
 """Is added to the error of a transition, so that none is forgotten."""
 
@@ -57,7 +56,7 @@ class Memory:
             self._capacity = max(1, self._most // (rollout.size[1] * workers))
         new = min(len(rollout.rewards), self._capacity)
         slots = (self._next + torch.arange(new)) % self._capacity
-        for name in _KEPT:
+        for name in TRANSITION:
             values: Tensor = getattr(rollout, name)[-new:]
             if name not in self._kept:
                 self._kept[name] = values.new_zeros((self._capacity, *values.shape[1:]))
@@ -103,7 +102,7 @@ class Memory:
         if not state:
             return
         self._capacity, self._next, self._steps = state["place"].tolist()
-        for name in _KEPT:
+        for name in TRANSITION:
             self._kept[name] = state[name].new_zeros((self._capacity, *state[name].shape[1:]))
             self._kept[name][: self._steps] = state[name]
 

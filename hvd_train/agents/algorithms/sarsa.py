@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hvd_train.agents.action_values import choices, taken, targets
-from hvd_train.agents.base import Agent, AgentContext, Learner, Lesson, Loss, Rollout
+from hvd_train.agents.base import TRANSITION, Agent, AgentContext, Learner, Lesson, Loss, Rollout
 from hvd_train.agents.exploration import Exploration, Linear, exploration_for
 from hvd_train.agents.table import TableUpdates
 from hvd_train.config.options import (
@@ -22,8 +22,7 @@ from hvd_train.config.options import (
     VisitPower,
 )
 from hvd_train.errors import UserError
-
-_KEPT = ("observations", "actions", "rewards", "following", "terminated", "ended")
+from hvd_train.state.packing import with_prefix
 
 
 def create(
@@ -66,7 +65,7 @@ class Sarsa(Agent):
     def learn(self, rollout: Rollout, learner: Learner) -> Lesson:
         if not self._waiting and len(rollout.rewards) == 1:
             raise UserError("data.steps: sarsa learns from a step once the next action is taken; expected 2 or more")
-        done = {name: self._with_waiting(name, getattr(rollout, name)) for name in _KEPT}
+        done = {name: self._with_waiting(name, getattr(rollout, name)) for name in TRANSITION}
         steps = len(done["rewards"])
         values = taken(learner.predict(done["observations"]), done["actions"]).double()
         following = taken(rollout.outputs, rollout.actions)[-steps:].double()
@@ -76,7 +75,7 @@ class Sarsa(Agent):
             following[cut] = (self._exploration.probabilities(last, learner.share) * last).sum(-1).double()
         errors = targets(done["rewards"], following, done["terminated"], self.discount) - values
         self.figures.add("td_error", float(errors.abs().sum()), errors.numel())
-        self._waiting = {name: getattr(rollout, name)[-1:] for name in _KEPT}
+        self._waiting = {name: getattr(rollout, name)[-1:] for name in TRANSITION}
         return self._updates.lesson(done["observations"], done["actions"], errors, learner)
 
     def loss(self, outputs: Any, targets: Mapping[str, Tensor]) -> Loss:
@@ -87,8 +86,7 @@ class Sarsa(Agent):
 
     def load(self, state: dict[str, Tensor]) -> None:
         self._updates.load(state)
-        waiting = {name: value for name, value in state.items() if name.startswith("waiting.")}
-        self._waiting = {name.removeprefix("waiting."): value.clone() for name, value in waiting.items()}
+        self._waiting = {name: value.clone() for name, value in with_prefix("waiting.", state).items()}
 
     def _with_waiting(self, name: str, values: Tensor) -> Tensor:
         """Return the steps whose next action is known: the waiting one, and all of this epoch but the last."""

@@ -6,7 +6,6 @@ whose held-out samples are `Episodes`. The section `agent` says what learns in t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -161,6 +160,6 @@ def as_dataset(
     return Dataset(trained, Episodes(environments, episodes, seed), spec, warnings)
 
 
-def finite(values: Array | float) -> bool:
+def finite(values: Array) -> bool:
     """Return True if no value is infinite or not a number."""
-    return math.isfinite(values) if isinstance(values, float) else bool(np.isfinite(values).all())
+    return bool(np.isfinite(values).all())
