@@ -112,11 +112,11 @@ def _asked(path: Path, data: list[str], metrics: str | None, split: str) -> Run:
 
     found = find_run(path)
     if found.config.agent is None:
-        return _measured(path, data, metrics)
+        return _measured(found, path, data, metrics)
     given = "--metrics" if metrics is not None else "--split" if split != "test" else None
     if given is not None:
         raise UserError(f"{given}: it is for samples, and the run has an agent, which plays episodes; leave it out")
-    return find_run(path, data)
+    return find_run(path, data) if data else found
 
 
 def _task(
@@ -139,13 +139,12 @@ def _move(made: Path, film: BinaryIO) -> None:
     made.unlink()
 
 
-def _measured(path: Path, data: list[str], metrics: str | None) -> Run:
-    """Return the run at `path` with the data and the metrics to measure; UserError if they do not fit."""
+def _measured(found: Run, path: Path, data: list[str], metrics: str | None) -> Run:
+    """Return the run `found` at `path` with the data and the metrics to measure; UserError if they do not fit."""
     from cli.trained.evaluate.data import held_out
     from cli.trained.evaluate.metrics import sections
     from hvd_train.saved.run import find_run
 
-    found = find_run(path)
     if data:
         found = find_run(path, held_out(found.config.data, data))
     config = found.config

@@ -30,7 +30,6 @@ class AgentContext:
     actions: Actions
     observed: tuple[int, ...]
     """The shape of an observation."""
-    seed: int = 0
     states: int = 0
     """The states of which an observation is one, as a one-hot vector; 0: observations are numbers."""
 

@@ -12,8 +12,8 @@ from hvd_train.errors import UserError
 
 
 def facts_of(context: AgentContext) -> dict[str, Any]:
-    """Return `context` without its seed, as JSON."""
-    return {name: value for name, value in asdict(context).items() if name != "seed"}
+    """Return `context` as JSON."""
+    return asdict(context)
 
 
 def context_of(facts: Mapping[str, Any]) -> AgentContext:

@@ -116,7 +116,7 @@ def _agent(config: Config, data: Dataset, fitted: Fitted | None) -> tuple[Agent 
             raise UserError(
                 f"{section}.{given[0]}: it is for samples, and an agent learns in environments; leave it out"
             )
-    context = AgentContext(data.train.actions, data.train.observed, config.seed, data.train.states)
+    context = AgentContext(data.train.actions, data.train.observed, data.train.states)
     if fitted:
         saved.check_same(context, fitted["agent"], config.data.label)
     agent: Agent = config.agent.create(context, expected=Agent)
