@@ -8,15 +8,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hvd_train.config.fetched import place
 from hvd_train.errors import UserError, install_remedy, nearest
 
 
 def find_file(path: str, option: str) -> Path:
-    """Return the file at `path`, where `~` is the home folder.
+    """Return the file at `path`, a path of the YAML file.
 
     Raise UserError, which names `option`, if there is none.
     """
-    file = Path(path).expanduser()
+    file = place(path)
     if not file.is_file():
         folder = file.parent
         known = [f.name for f in folder.iterdir() if f.is_file()] if folder.is_dir() else []

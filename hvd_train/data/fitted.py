@@ -22,7 +22,7 @@ def classes_of(fitted: Fitted) -> list[Any] | None:
 
 def spec_of(fitted: Fitted) -> DataSpec:
     """Return the description of the training samples."""
-    further = {name: fitted[name] for name in ("agents", "policy_inputs") if name in fitted}
+    further = {name: fitted[name] for name in ("agents", "policy_inputs", "vocabularies") if name in fitted}
     return DataSpec(tuple(fitted["input_shape"]), fitted["outputs"], fitted["task"], **further)
 
 

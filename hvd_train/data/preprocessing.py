@@ -31,9 +31,11 @@ def save(folder: Path, data: Dataset) -> None:
 def document(data: Dataset) -> dict[str, Any]:
     """Return the content of `data.json`."""
     spec = data.spec
-    described = {"task": spec.task, "input_shape": list(spec.input_shape), "outputs": spec.outputs}
+    described: dict[str, Any] = {"task": spec.task, "input_shape": list(spec.input_shape), "outputs": spec.outputs}
     if spec.task == "control":
         described |= {"agents": spec.agents, "policy_inputs": spec.policy_inputs}
+    if spec.vocabularies:
+        described["vocabularies"] = dict(spec.vocabularies)
     return {**data.preprocessing, **described, **({"input": dict(data.input)} if data.input else {})}
 
 

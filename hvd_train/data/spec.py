@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Task = Literal["classification", "regression", "language", "control", "other"]
@@ -23,5 +24,8 @@ class DataSpec:
     agents: int = 0
     """Agents of an environment. Each observation begins with the number of its agent, as one of so many
     numbers that is 1; 0: it does not."""
+    vocabularies: Mapping[str, int] = field(default_factory=dict)
+    """For inputs that are integers, such as tokens, users and items: how many different ones there are, by
+    the name of the input. The integers are below that number."""
     policy_inputs: int = 0
     """The first numbers of an observation, which alone a policy may see; 0: all."""

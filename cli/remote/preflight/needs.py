@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.launch.target import Target
 from cli.remote.preflight.check import Needs
+from hvd_train.config.fetched import place
 
 if TYPE_CHECKING:
     from hvd_train.config.schema import Config
@@ -38,11 +39,11 @@ def _modules(config: Config, folder: Path) -> Iterator[str]:
 
 
 def _data(options: Any, folder: Path) -> Iterator[str]:
-    """Yield the texts in data `options` that are paths, relative to `folder` or absolute."""
+    """Yield the texts in data `options` that are paths: relative to `folder`, absolute, or of a fetched data set."""
     if isinstance(options, Mapping):
         options = [value for word, value in options.items() if word != "name"]
     if isinstance(options, list | tuple):
         for value in options:
             yield from _data(value, folder)
-    elif isinstance(options, str) and (folder / Path(options).expanduser()).exists():
-        yield str(folder / Path(options).expanduser())
+    elif isinstance(options, str) and (path := folder / place(options)).exists():
+        yield str(path)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hvd_train.config.fetched import place
 from hvd_train.data.files import find_file, import_extra
 from hvd_train.data.records.parse import parse_line
 from hvd_train.data.sources import csv, parquet
@@ -82,12 +83,12 @@ def list_files(path: str, option: str, layout: Layout) -> Listing:
     Raise UserError, which names the option, for a path that is neither, for a folder without
     classes or files, and for a table without the columns or with missing values.
     """
-    place = Path(path).expanduser()
-    if not place.is_dir():
+    folder = place(path)
+    if not folder.is_dir():
         return _of_table(path, option, layout)
     if layout.task == "regression":
         raise UserError(f"{path}: the folders of a folder are classes; a regression needs a table: {', '.join(TABLES)}")
-    return _of_folder(place, path, layout)
+    return _of_folder(folder, path, layout)
 
 
 def check_classes(train: Listing) -> None:
@@ -178,7 +179,7 @@ def _endings(layout: Layout) -> str:
 
 def _of_table(path: str, option: str, layout: Layout) -> Listing:
     if not path.lower().endswith(TABLES):
-        if not Path(path).expanduser().exists():
+        if not place(path).exists():
             raise _missing(path, option)
         raise UserError(
             f"data.{option}: '{path}', expected a folder, or a table of paths and labels: {', '.join(TABLES)}"
@@ -193,16 +194,16 @@ def _of_table(path: str, option: str, layout: Layout) -> Listing:
     check_columns(table, layout.label_column, [layout.path_column])
     _refuse_gaps(table, [layout.path_column, layout.label_column])
     y, classes = targets(table, layout.label_column, layout.task)
-    root = Path(layout.root).expanduser() if layout.root else file.parent
+    root = place(layout.root) if layout.root else file.parent
     if not root.is_dir():
         raise UserError(f"data.root: no folder '{layout.root}'")
     return Listing(path, str(root), _paths(table, layout.path_column), y, classes, source.at)
 
 
 def _missing(path: str, option: str) -> UserError:
-    place = Path(path).expanduser()
-    known = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
-    return UserError(f"data.{option}: no folder or table '{path}'{nearest(place.name, known)}")
+    missing = place(path)
+    known = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
+    return UserError(f"data.{option}: no folder or table '{path}'{nearest(missing.name, known)}")
 
 
 def _table(file: Path, path: str, delimiter: str) -> TableFile:

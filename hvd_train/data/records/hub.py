@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from hvd_train.config.fetched import place
 from hvd_train.data.files import import_extra
 from hvd_train.data.memory.node import Node
 from hvd_train.data.records.paths import find_files
@@ -42,7 +43,7 @@ def _open(path: str | list[str], subset: str | None, split: str, streaming: bool
     datasets = import_extra("datasets", "huggingface")
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
-    folder = Path(path).expanduser() if isinstance(path, str) else None
+    folder = place(path) if isinstance(path, str) else None
     try:
         if folder is not None and folder.is_dir():
             _go_offline(datasets)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
+from hvd_train.config.fetched import place
 from hvd_train.data.files import find_file
 from hvd_train.errors import UserError
 
@@ -43,8 +44,8 @@ def _range(first: str, last: str) -> Iterator[str]:
 
 
 def _files(pattern: str, option: str) -> list[Path]:
-    if Path(pattern).expanduser().is_file():
-        return [Path(pattern).expanduser()]
+    if place(pattern).is_file():
+        return [place(pattern)]
     files = [file for one in braces(pattern) for file in _matches(one, option)]
     if not files:
         raise UserError(f"data.{option}: no file matches '{pattern}'")
@@ -54,6 +55,4 @@ def _files(pattern: str, option: str) -> list[Path]:
 def _matches(pattern: str, option: str) -> list[Path]:
     if not has_magic(pattern):
         return [find_file(pattern, option)]
-    return [
-        Path(path) for path in sorted(glob(str(Path(pattern).expanduser()), recursive=True)) if Path(path).is_file()
-    ]
+    return [Path(path) for path in sorted(glob(str(place(pattern)), recursive=True)) if Path(path).is_file()]

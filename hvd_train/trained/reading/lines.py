@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from hvd_train.config.fetched import place
 from hvd_train.data.records.parse import parse_json
 from hvd_train.errors import UserError, nearest
 from hvd_train.trained.input import Block, Place
@@ -36,11 +37,11 @@ def suffix(path: str) -> str:
 
 def find(path: str) -> Path:
     """Return the file or folder at `path`; UserError if there is none."""
-    place = Path(path).expanduser()
-    if not place.exists():
-        known = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
-        raise UserError(f"{path}: no such file or folder{nearest(place.name, known)}")
-    return place
+    found = place(path)
+    if not found.exists():
+        known = [entry.name for entry in found.parent.iterdir()] if found.parent.is_dir() else []
+        raise UserError(f"{path}: no such file or folder{nearest(found.name, known)}")
+    return found
 
 
 @contextmanager
