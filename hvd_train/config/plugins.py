@@ -4,7 +4,7 @@ The name of the file is the name of the member.
 
 A member is a module with a docstring and a function `create`. The keyword-only parameters of
 `create` are the options of the member in YAML. The parameters before them are what ddl passes.
-Nothing is registered: a new file is a new member. Names are matched in any case.
+Nothing is registered: a new file is a new member. Names are matched in any case, with - or _.
 """
 
 from __future__ import annotations

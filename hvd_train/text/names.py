@@ -1,4 +1,4 @@
-"""Names that a user writes: matched in any case, and printed safely."""
+"""Names that a user writes: matched in any case, with - or _, and printed safely."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from hvd_train.errors import UserError, nearest
 
 
 def match(word: str, choices: Iterable[str]) -> str | None:
-    """Return the choice equal to `word`, else the only choice that differs in case only.
+    """Return the choice equal to `word`, else the only choice that differs in case, or in - for _, only.
 
     Return None if there is none.
 
-    Raise UserError if several choices differ from `word` in case only.
+    Raise UserError if several choices differ from `word` so.
     """
-    alike = sorted(choice for choice in choices if choice.casefold() == word.casefold())
+    alike = sorted(choice for choice in choices if _folded(choice) == _folded(word))
     if word in alike:
         return word
     if len(alike) > 1:
         raise UserError(f"'{word}' names {' and '.join(alike)}; write the case of one of them")
     return alike[0] if alike else None
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("-", "_")
 
 
 def find(word: str, choices: Iterable[str], complaint: str) -> str:

@@ -95,6 +95,11 @@ def test_overrides_are_checked_like_the_file(override: str, message: str) -> Non
     assert message in "\n".join(mistakes(MINIMAL + "seed: 1", override))
 
 
+@pytest.mark.parametrize("name", ["local_sgd", "Local-SGD"])
+def test_names_match_in_any_case_and_with_hyphens(name: str) -> None:
+    assert config(MINIMAL, f"sync.strategy={name}", "sync.period=3").sync.member == "local_sgd"
+
+
 def test_overrides_reach_every_section_and_a_name_alone_may_gain_options() -> None:
     made = config(MINIMAL, "train.epochs=3", "sync.compression=fp16", "model.hidden=[7]", "optimizer.lr=1e-3")
     assert (made.train.epochs, made.sync.compression.name) == (3, "fp16")
