@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from hvd_train.config.lora_section import LoraSection
 from hvd_train.config.source_section import SourceSection
 from hvd_train.config.tokenizer_section import TokenizerSection
 
@@ -78,6 +79,12 @@ ImageSize = Annotated[
 ImageMode = Annotated[Literal["rgb", "grey"], "channels of images: three or one"]
 AudioRate = Annotated[
     PositiveInt | None, "samples per second that sounds are resampled to; none: sounds keep their rate"
+]
+
+# Of pretrained models.
+Lora = Annotated[
+    LoraSection | None,
+    "train low-rank updates of linear layers, and the head, in place of all weights; needs peft; none: train all weights",
 ]
 
 # Of losses over classes.
@@ -177,6 +184,7 @@ __all__ = [
     "LabelTask",
     "LargestRatio",
     "Literal",
+    "Lora",
     "MediaPath",
     "MediaRoot",
     "MissingValues",

@@ -28,6 +28,11 @@ class ModelSection(PluginSection):
     passed: ClassVar[tuple[str, ...]] = ("spec",)
     product: ClassVar[str] = "a torch.nn.Module"
     name: str = Field(description="model to train (ddl list models); 'target' in its place names your own")
+    freeze: list[str] = Field(
+        [],
+        description="parameters that keep their first values, by names with * and ?, such as bert.embeddings.*; they have no "
+        "gradient and no optimizer state, and ranks send nothing of them",
+    )
 
     @classmethod
     def count_passed(cls, positional: Sequence[str]) -> int:

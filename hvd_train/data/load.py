@@ -31,8 +31,9 @@ def load(section: DataSection, seed: int = 0, node: Node = ALONE, fitted: Fitted
     context = TransformContext(made.spec, seed, section.label_key, made.preprocessing)
     transforms = [one.create(context, expected=Transform) for one in section.transforms]
     train = _split(made.train, section, seed, transforms)
-    others = {name: _split(part, section, seed) for name, part in made.others.items()}
-    data = replace(made, train=train, test=_split(made.test, section, seed), others=others)
+    held_out = [transform for transform in transforms if transform.everywhere]
+    others = {name: _split(part, section, seed, held_out) for name, part in made.others.items()}
+    data = replace(made, train=train, test=_split(made.test, section, seed, held_out), others=others)
     return data if section.bucket is None else with_lengths(data, node, seed)
 
 

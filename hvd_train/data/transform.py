@@ -33,6 +33,9 @@ class TransformContext:
 class Transform:
     """Changes nothing. A transform is picklable."""
 
+    everywhere = False
+    """True if the transform makes the targets, so that held-out samples need it too."""
+
     @property
     def of_samples(self) -> bool:
         """True if the transform changes samples one at a time."""

@@ -195,7 +195,7 @@ def _check_gradients(config: Config, model: nn.Module) -> None:
 
 def _check_inputs(config: Config, data: Dataset, x: Any) -> None:
     """Raise UserError if the inputs `x` are integers and a built-in model takes floats."""
-    if config.model.member == TARGET or data.spec.task == "language":
+    if config.model.member == TARGET or data.spec.task == "language" or data.spec.vocabularies:
         return
     if not isinstance(x, Tensor) or data.spec.task == "other":
         raise UserError(

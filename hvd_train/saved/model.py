@@ -17,6 +17,7 @@ from hvd_train.config.schema import Config
 from hvd_train.data.fitted import spec_of
 from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
+from hvd_train.models.freezing import freeze_
 from hvd_train.models.normalised import Normalised
 from hvd_train.saved.run import Run
 from hvd_train.slim import structure
@@ -46,6 +47,7 @@ def create_model(config: Config, spec: DataSpec) -> nn.Module:
     if config.agent is not None and config.agent.normalise_observations:
         model = Normalised(model, spec.input_shape)
     structure.apply_(model, config.compress_model)
+    freeze_(model, config.model.freeze)
     return model
 
 

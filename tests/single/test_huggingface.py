@@ -109,7 +109,7 @@ class TestHub:
             raise OSError
 
         monkeypatch.setattr(socket, "create_connection", unreachable)
-        monkeypatch.setattr("hvd_train.data.records.hub.getproxies", dict)
+        monkeypatch.setattr("hvd_train.data.hub.getproxies", dict)
         (folder / "imdb2").mkdir()
         message = refusal("imdb")
         assert message.startswith("data.path: no local folder or file 'imdb'; did you mean 'imdb2'?")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from hvd_train.config.fetched import place
 from hvd_train.data.files import import_extra
+from hvd_train.data.hub import endpoint, reaches_hub
 from hvd_train.data.memory.node import Node
 from hvd_train.data.records.paths import find_files
 from hvd_train.errors import UserError, nearest
@@ -19,9 +16,6 @@ READERS = {
     ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".gz": "json", ".csv": "csv", ".arrow": "arrow"
 }  # fmt: skip
 """Reader of the library for each ending of a file."""
-ENDPOINT = "https://huggingface.co"
-PATIENCE = 5.0
-"""Seconds in which the hub must accept a connection. The library itself retries for half a minute."""
 
 
 def open_split(node: Node, path: str | list[str], subset: str | None, split: str, *, streaming: bool) -> Any:
@@ -89,7 +83,7 @@ def _saved(datasets: Any, folder: Path, split: str, streaming: bool) -> Any:
 
 
 def _of_hub(datasets: Any, path: str, subset: str | None, split: str, streaming: bool) -> Any:
-    reached = _reaches_hub()
+    reached = reaches_hub()
     if not reached:
         _go_offline(datasets)  # the library still finds what it downloaded before
     try:
@@ -100,25 +94,8 @@ def _of_hub(datasets: Any, path: str, subset: str | None, split: str, streaming:
         parent = Path(path).expanduser().parent
         known = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
         hint = nearest(Path(path).name, known).partition(" (choices")[0]
-        where = f"{_endpoint()} has no such data set" if reached else f"{_endpoint()} cannot be reached from this host"
+        where = f"{endpoint()} has no such data set" if reached else f"{endpoint()} cannot be reached from this host"
         raise UserError(f"data.path: no local folder or file '{path}'{hint}, and {where}") from error
-
-
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", ENDPOINT)
-
-
-def _reaches_hub() -> bool:
-    """Return True if the hub accepts a connection, or a proxy stands before it."""
-    if "https" in getproxies():
-        return True
-    address = urlsplit(_endpoint())
-    port = address.port or (80 if address.scheme == "http" else 443)
-    try:
-        with socket.create_connection((address.hostname or "", port), PATIENCE):
-            return True
-    except OSError:
-        return False
 
 
 def _go_offline(datasets: Any) -> None:
