@@ -7,7 +7,8 @@ A model is a file in `hvd_train/models/zoo` whose `create(spec, **options)` retu
 model cannot take.
 
 A model other than an `nn.Sequential` can be cut into the stages of a pipeline if it has a method
-`pipeline_layers() -> list[Layer]`.
+`pipeline_layers() -> list[Layer]`. Ranks of a stage share the linear layers of each `nn.Sequential`
+and, if the model has a method `tensor_pairs() -> Iterable[Pair]`, those that it returns.
 """
 
 from __future__ import annotations
@@ -28,4 +29,28 @@ class Layer(NamedTuple):
     run: Callable[[Tensor], Tensor]
 
 
-__all__ = ["DataSpec", "Layer"]
+class Pair(NamedTuple):
+    """Linear layers that ranks can share: only `last` depends on the outputs of `first`.
+
+    The functions between them work on each of `units` equal parts of the outputs by itself, such as
+    heads of attention.
+    """
+
+    first: tuple[str, ...]
+    """The paths of layers that are split by their outputs."""
+    last: str
+    """The path of the layer that is split by its inputs."""
+    units: int
+    groups: int = 1
+    """Blocks of outputs of each of `first`, such as queries, keys and values. Each block has `units` parts."""
+    transposed: bool = False
+    """True if weights are (inputs, outputs)."""
+    counts: tuple[tuple[str, str], ...] = ()
+    """Modules and their attributes that count what a rank has a part of."""
+    noisy: str | None = None
+    """The module between the layers that drops outputs out."""
+    refused: str | None = None
+    """What the user must change so that ranks can share the layers; None if they can."""
+
+
+__all__ = ["DataSpec", "Layer", "Pair"]

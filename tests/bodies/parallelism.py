@@ -22,6 +22,7 @@ from hvd_train.rank.build import build
 from hvd_train.training import checkpoint
 from hvd_train.training.loop import Trainer
 from tests.bodies import training as body
+from tests.bodies import transformers as library
 
 LENGTH, VOCABULARY = 6, 11
 
@@ -71,6 +72,12 @@ CONVOLUTIONS: dict[str, dict[str, Any]] = {
         "data": {"target": "tests.bodies.parallelism:images"},
     },
 }
+LIBRARY: dict[str, dict[str, Any]] = {
+    "bert": library.classifier(),
+    "gpt2": library.decoder(library.GPT2),
+    "llama": library.decoder(library.LLAMA),
+}
+"""Models of transformers; the embedding of gpt2 is its output layer, too."""
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": {"name": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}},
     "adamw": {"optimizer": {"name": "AdamW", "lr": 0.01, "momentum": None, "weight_decay": 0.1}},
@@ -83,7 +90,7 @@ def configuration(model: str, optimizer: str, batch: int, accumulate: int, /, **
         "train": {"epochs": 1, "accumulate": accumulate},
         "data": {"batch_size": batch},
     }
-    for part in ({**MODELS, **CONVOLUTIONS}[model], OPTIMIZERS[optimizer], sections):
+    for part in ({**MODELS, **CONVOLUTIONS, **LIBRARY}[model], OPTIMIZERS[optimizer], sections):
         for section, fields in part.items():
             merged[section] = {**merged.get(section, {}), **fields}
     return body.configuration(**merged)

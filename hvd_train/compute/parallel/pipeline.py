@@ -105,7 +105,7 @@ class Stage(Execution):
         return roles(self.mesh.layout, self.micro_batches)
 
     def state(self) -> dict[str, Any]:
-        return self.whole_state.gather(super().state())
+        return self.whole_state.named(self.whole_state.gather(super().state()))
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.whole_state.check(state)

@@ -131,7 +131,7 @@ def _names(model: nn.Module, chain: Sequence[Layer]) -> set[str]:
 def _obstacle(model: nn.Module, chain: Sequence[Layer], trained: int) -> str:
     """Describe what keeps `model` from having more stages."""
     if len(chain) == 1:
-        kind = type(model).__name__
+        kind = getattr(model, "kind", type(model).__name__)
         return (
             f"the model is a {kind}; expected an nn.Sequential, a model with pipeline_layers() such as 'transformer', or "
             "pipeline=1"

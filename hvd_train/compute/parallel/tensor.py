@@ -10,7 +10,7 @@ layers, and the gradients of whole parameters, are equal on all ranks of the sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from hvd_train.comm.communicator import Communicator
 from hvd_train.compute.parallel.stages import flattened
 from hvd_train.data.seeding import TORCH_GENERATOR
 from hvd_train.errors import UserError
-from hvd_train.models.base import Layer
+from hvd_train.models.base import Layer, Pair
 from hvd_train.models.zoo.transformer import Attention
 
 ELEMENTWISE = (
@@ -65,11 +65,13 @@ class LinearSplit(NamedTuple):
     """
     groups: int = 1
     """Blocks of outputs, each of which is divided among ranks."""
+    transposed: bool = False
+    """True if the weight is (inputs, outputs)."""
 
     def cuts(self) -> dict[str, Cut]:
         if self.by == "inputs":
-            return {"weight": Cut(1)}
-        return {"weight": Cut(0, self.groups), "bias": Cut(0, self.groups)}
+            return {"weight": Cut(int(not self.transposed))}
+        return {"weight": Cut(int(self.transposed), self.groups), "bias": Cut(0, self.groups)}
 
 
 @dataclass
@@ -78,8 +80,8 @@ class Plan:
 
     linear: dict[str, LinearSplit] = field(default_factory=dict)
     """Linear layers to split."""
-    attention: list[str] = field(default_factory=list)
-    """Attention modules to split by heads."""
+    counts: list[tuple[str, str]] = field(default_factory=list)
+    """Modules and attributes that count what a rank has a part of, such as heads."""
     noisy: list[str] = field(default_factory=list)
     """Modules with dropout on parts: their noise must differ between ranks."""
 
@@ -96,14 +98,18 @@ def plan(model: nn.Module, stages: Sequence[Sequence[Layer]], size: int) -> Plan
     made = Plan()
     if size == 1:
         return made
-    tied = _tied(model)
-    for stage in stages:
-        for chain in _chains(stage):
+    own: Callable[[], Iterable[Pair]] | None = getattr(model, "tensor_pairs", None)
+    if own:
+        for pair in own():
+            _plan_own(model, pair, size, made)
+    else:
+        tied = _tied(model)
+        for chain in (chain for stage in stages for chain in _chains(stage)):
             _plan(chain, size, tied, made)
     if not made.linear:
         raise UserError(
-            f"parallel.tensor: {size}, but the model has no nn.Linear within an nn.Sequential, and no attention as that of "
-            "'transformer'; set parallel.tensor to 1"
+            f"parallel.tensor: {size}, but the model, a {getattr(model, 'kind', type(model).__name__)}, has no nn.Linear within "
+            "an nn.Sequential, no attention as that of 'transformer', and no tensor_pairs(); set parallel.tensor to 1"
         )
     return made
 
@@ -114,9 +120,9 @@ def apply(plan: Plan, model: nn.Module, comm: Communicator) -> None:
     for path in plan.noisy:
         if path in modules:
             _draw_own_noise(modules[path], comm.rank)
-    for path in plan.attention:
+    for path, attribute in plan.counts:
         if path in modules:
-            modules[path].heads //= comm.size  # type: ignore[operator]
+            setattr(modules[path], attribute, getattr(modules[path], attribute) // comm.size)
     for path, split in plan.linear.items():
         if path in modules:
             parent, _, name = path.rpartition(".")
@@ -132,6 +138,7 @@ class SplitLinear(nn.Module):
     def __init__(self, linear: Any, split: LinearSplit, comm: Communicator) -> None:
         super().__init__()
         self._split, self._comm = split, comm
+        self._oriented = torch.t if split.transposed else _same
         cuts = split.cuts()
         for name, p in linear.named_parameters():
             value = cuts[name].part(p.data, comm.rank, comm.size) if name in cuts else p.data
@@ -143,7 +150,7 @@ class SplitLinear(nn.Module):
         return self._by_outputs(x) if self._split.by == "outputs" else self._by_inputs(x)
 
     def _by_outputs(self, x: Tensor) -> Tensor:
-        mine = F.linear(copy_to_ranks(x, self._comm), self.weight, self.bias)
+        mine = F.linear(copy_to_ranks(x, self._comm), self._oriented(self.weight), self.bias)
         if not self._split.single:
             return mine
         width = mine.shape[-1]
@@ -153,8 +160,12 @@ class SplitLinear(nn.Module):
     def _by_inputs(self, x: Tensor) -> Tensor:
         if self._split.single:
             x = copy_to_ranks(x, self._comm).chunk(self._comm.size, -1)[self._comm.rank]
-        whole = sum_over_ranks(F.linear(x, self.weight), self._comm)
+        whole = sum_over_ranks(F.linear(x, self._oriented(self.weight)), self._comm)
         return whole if self.bias is None else whole + self.bias
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 class _CopyToRanks(torch.autograd.Function):
@@ -243,11 +254,33 @@ def _plan_attention(path: str, module: Attention, size: int, made: Plan) -> None
             f"parallel.tensor: {size} ranks cannot share the {module.heads} heads of attention '{path}'; "
             f"expected a number of heads that is a multiple of {size}, or tensor one of {_divisors(module.heads)}"
         )
-    made.attention.append(path)
+    made.counts.append((path, "heads"))
     made.linear[f"{path}.project"] = LinearSplit("outputs", groups=3)
     made.linear[f"{path}.merge"] = LinearSplit("inputs")
     if module.dropout:
         made.noisy.append(path)
+
+
+def _plan_own(model: nn.Module, pair: Pair, size: int, made: Plan) -> None:
+    """Add to `made` how `size` ranks share the layers of a pair that the model itself names."""
+    if pair.refused is not None:
+        raise UserError(f"parallel.tensor: ranks cannot share '{pair.first[0]}'; {pair.refused}, or parallel.tensor to 1")
+    if pair.units % size:
+        raise UserError(
+            f"parallel.tensor: {size} ranks cannot share the {pair.units} parts of '{pair.first[0]}'; expected a multiple of "
+            f"{size}, or tensor one of {_divisors(pair.units)}"
+        )
+    for path in (*pair.first, pair.last):
+        kind, expected = type(model.get_submodule(path)), "transformers' Conv1D" if pair.transposed else "nn.Linear"
+        if kind is not nn.Linear and not (pair.transposed and kind.__name__ == "Conv1D"):
+            raise UserError(
+                f"parallel.tensor: '{path}' is a {kind.__module__}.{kind.__name__}, expected an {expected}; set parallel.tensor "
+                "to 1"
+            )
+        made.linear[path] = LinearSplit("outputs", groups=pair.groups, transposed=pair.transposed)
+    made.linear[pair.last] = LinearSplit("inputs", transposed=pair.transposed)
+    made.counts += pair.counts
+    made.noisy += [] if pair.noisy is None else [pair.noisy]
 
 
 def _plan_pair(path: str, first: Any, following: Chain, size: int, made: Plan) -> None:

@@ -30,6 +30,8 @@ class WholeState:
     ) -> None:
         self._cuts, self._ties, self._mesh = cuts, ties, mesh
         self._shapes = {name: t.shape for name, t in model.state_dict().items()}
+        first = {p: name for name, p in model.named_parameters()}
+        self._also = {name: first[p] for name, p in model.named_parameters(remove_duplicate=False)}
 
     def gather(self, part: Mapping[str, Any]) -> dict[str, Any]:
         """Return the whole state by name on rank 0, given the `part` of each rank.
@@ -47,6 +49,11 @@ class WholeState:
         parts = [from_tensors(from_bytes(content.numpy().tobytes()), _NAME) for content in received]
         names = [name for name in self._shapes if any(name in values for values in parts)]
         return {name: self._joined(name, [values[name] for values in parts if name in values]) for name in names}
+
+    def named(self, whole: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `gather` returned with all names of parameters: stages know one of several."""
+        also = {name: whole[first] for name, first in self._also.items() if first in whole}
+        return {name: whole.get(name, also.get(name)) for name in self._shapes if name in whole or name in also}
 
     def part(self, whole: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
         """Return this rank's part of `whole`, for those of `names` that it has."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hvd_train.models.base import Layer
+from hvd_train.models.base import Layer, Pair
+from hvd_train.models.huggingface.layers import family
 
 LABELS = "labels"
 
@@ -35,6 +37,20 @@ class Adapter(nn.Module):
     def inner(self) -> Any:
         """The model of the library."""
         return self._inner[0]
+
+    @property
+    def kind(self) -> str:
+        """The name of the class of the model, for messages."""
+        return type(self.inner).__name__
+
+    def pipeline_layers(self) -> list[Layer]:
+        """Return the layers of the model; itself if they are not known."""
+        known = family(self.inner)
+        return (known and known.layers(self.inner)) or [Layer(("",), self)]
+
+    def tensor_pairs(self) -> Iterable[Pair]:
+        known = family(self.inner)
+        return known.pairs(self.inner) if known else ()
 
     def train(self, mode: bool = True) -> Adapter:
         self.inner.training = mode

@@ -29,6 +29,11 @@ def library() -> ModuleType:
     return transformers
 
 
+def masking() -> ModuleType:
+    """Return the module of the library that makes masks of attention."""
+    return importlib.import_module("transformers.masking_utils")
+
+
 @contextmanager
 def hidden(package: str) -> Iterator[None]:
     """Let `package` look as if it were not installed.
