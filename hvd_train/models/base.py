@@ -14,9 +14,7 @@ and, if the model has a method `tensor_pairs() -> Iterable[Pair]`, those that it
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from hvd_train.data.spec import DataSpec
 
@@ -26,7 +24,8 @@ class Layer(NamedTuple):
 
     paths: tuple[str, ...]
     """The paths of the submodules that it uses, as `nn.Module.get_submodule` takes them."""
-    run: Callable[[Tensor], Tensor]
+    run: Callable[..., Any]
+    """Takes what the layer before it returns, any nesting of tensors; the first one the inputs of a batch."""
 
 
 class Pair(NamedTuple):

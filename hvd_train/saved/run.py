@@ -57,7 +57,9 @@ def find_run(path: Path, overrides: Sequence[str] = ()) -> Run:
     environment = _read(folder / ENVIRONMENT) if (folder / ENVIRONMENT).is_file() else {}
     data = described(folder)
     values = _read(folder / CONFIG)
-    values["data"] = _with_paths(values.get("data"), Path(environment.get("folder", os.curdir)))
+    started = Path(environment.get("folder", os.curdir))
+    values["data"] = _with_paths(values.get("data"), started)
+    values["model"] = _with_pretrained(values.get("model"), started)
     saved = resolve(Document(values, str(folder / CONFIG)))
     written = chosen(saved)
     if saved.train.device == "cuda":
@@ -91,6 +93,14 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(found).__name__}")
     return found
+
+
+def _with_pretrained(options: Any, folder: Path) -> Any:
+    """Return model `options` in which the folder of pretrained weights is absolute if it exists in `folder`."""
+    key = "pretrained"
+    return (
+        {**options, key: _with_paths(options[key], folder)} if isinstance(options, dict) and key in options else options
+    )
 
 
 def _with_paths(options: Any, folder: Path) -> Any:

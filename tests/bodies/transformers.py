@@ -41,7 +41,9 @@ def texts(samples: int = 106) -> Dataset:
         length = int(torch.randint(2, LENGTH + 1, (), generator=generator))
         tokens = torch.randint(CLASSES, VOCABULARY, (length,), generator=generator)
         tokens[::2] = i % CLASSES
-        made.append({"input_ids": tokens, "attention_mask": torch.ones(length, dtype=torch.bool), "labels": i % CLASSES})
+        made.append(
+            {"input_ids": tokens, "attention_mask": torch.ones(length, dtype=torch.bool), "labels": i % CLASSES}
+        )
     data = as_dataset((made[9:], made[:9]), "texts", stacked=False)
     spec = DataSpec((LENGTH,), CLASSES, "classification", vocabularies={"input_ids": VOCABULARY})
     return Dataset(data.train, data.test, spec)

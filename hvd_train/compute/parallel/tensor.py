@@ -264,7 +264,9 @@ def _plan_attention(path: str, module: Attention, size: int, made: Plan) -> None
 def _plan_own(model: nn.Module, pair: Pair, size: int, made: Plan) -> None:
     """Add to `made` how `size` ranks share the layers of a pair that the model itself names."""
     if pair.refused is not None:
-        raise UserError(f"parallel.tensor: ranks cannot share '{pair.first[0]}'; {pair.refused}, or parallel.tensor to 1")
+        raise UserError(
+            f"parallel.tensor: ranks cannot share '{pair.first[0]}'; {pair.refused}, or parallel.tensor to 1"
+        )
     if pair.units % size:
         raise UserError(
             f"parallel.tensor: {size} ranks cannot share the {pair.units} parts of '{pair.first[0]}'; expected a multiple of "

@@ -86,7 +86,9 @@ def create(
     spec = context.spec
     vocabulary = spec.vocabularies.get(TOKENS, spec.outputs if spec.task == "language" else 0)
     if not vocabulary:
-        raise UserError(f"data.transforms: mask_tokens needs tokens, and the data is for {spec.task} without a tokenizer")
+        raise UserError(
+            f"data.transforms: mask_tokens needs tokens, and the data is for {spec.task} without a tokenizer"
+        )
     special = _special(context.preprocessing.get("tokenizer", {}))
     number = next((special[name] for name in NAMES if name in special), None) if mask is None else mask
     if number is None:

@@ -77,9 +77,7 @@ def _bert_layers(model: Any) -> list[Layer] | None:
     if head is None:
         return None
 
-    def embedded(
-        input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> Flow:
+    def embedded(input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None) -> Flow:
         return _flow(inner.embeddings(input_ids=input_ids, token_type_ids=token_type_ids), attention_mask)
 
     def run(block: nn.Module, flow: Flow) -> Flow:
@@ -122,9 +120,7 @@ def _bert_pairs(model: Any) -> Iterator[Pair]:
 def _gpt2_layers(model: Any) -> list[Layer] | None:
     inner = model.transformer
 
-    def embedded(
-        input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> Flow:
+    def embedded(input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None) -> Flow:
         tokens = inner.wte(input_ids)
         hidden = tokens + inner.wpe(_positions(tokens))
         if token_type_ids is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hvd_train.data.files import place
+from hvd_train.config.fetched import place
 from hvd_train.data.hub import endpoint, reaches_hub
 from hvd_train.errors import UserError, nearest
 from hvd_train.models.huggingface.library import library, reason
@@ -44,9 +44,7 @@ class Pretrained:
 
     def config(self) -> Any:
         try:
-            return library().AutoConfig.from_pretrained(
-                self.path, local_files_only=self.local, trust_remote_code=False
-            )
+            return library().AutoConfig.from_pretrained(self.path, local_files_only=self.local, trust_remote_code=False)
         except _FAILURES as error:
             raise self._unreadable(error) from error
 
@@ -74,8 +72,8 @@ class Pretrained:
     def _unreadable(self, error: Exception) -> UserError:
         if self.local and not Path(self.path).is_dir() and isinstance(error, OSError):
             return UserError(
-                f"model.pretrained: no folder '{self.path}'{_near(Path(self.path))}, and {endpoint()} cannot be reached from this host; on a host that "
-                f"reaches it, run hf download {self.path} --local-dir FOLDER, copy FOLDER, and give its path"
+                f"model.pretrained: no folder '{self.path}'{_near(Path(self.path))}, and {endpoint()} cannot be reached from "
+                f"here; on a host that reaches it, run hf download {self.path} --local-dir FOLDER, copy FOLDER, and give its path"
             )
         return UserError(f"model.pretrained: '{self.path}' cannot be read: {reason(error)}")
 
@@ -84,7 +82,9 @@ class Pretrained:
         inner = f"{model.base_model_prefix}."
         differing = next((name for name, *_ in sorted(report["mismatched_keys"]) if name.startswith(inner)), None)
         if differing is not None:
-            raise UserError(f"model.pretrained: '{differing}' has another shape in '{self.path}' than its {CONFIG} says")
+            raise UserError(
+                f"model.pretrained: '{differing}' has another shape in '{self.path}' than its {CONFIG} says"
+            )
         names = {name for name in model.state_dict() if name.startswith(inner)}
         missing = names.intersection(report["missing_keys"])
         if 2 * len(missing) > len(names):
@@ -124,7 +124,9 @@ class Fresh:
         try:
             return getattr(library(), task.auto).from_config(config, dtype=torch.float32, trust_remote_code=False)
         except _FAILURES as error:
-            raise UserError(f"model.config: transformers cannot make this {config.model_type}: {reason(error)}") from error
+            raise UserError(
+                f"model.config: transformers cannot make this {config.model_type}: {reason(error)}"
+            ) from error
 
 
 def _check_folder(folder: Path, path: str, pickled: bool) -> None:

@@ -33,9 +33,7 @@ def create(
         dict[str, Any] | None,
         "random weights: model_type, such as bert, and what differs from the library's configuration of this type",
     ] = None,
-    pickled: Annotated[
-        bool, "read pytorch_model.bin in place of .safetensors; only from those whom you trust"
-    ] = False,
+    pickled: Annotated[bool, "read pytorch_model.bin in place of .safetensors; only from those whom you trust"] = False,
     lora: Lora = None,
     gradient_checkpointing: Annotated[
         bool, "compute activations again in the backward pass, which saves memory and takes about a third longer"
@@ -46,6 +44,4 @@ def create(
         raise UserError("model: give 'pretrained' or 'config', one of them")
     if config is not None and pickled:
         raise UserError("model.pickled: there are no weights to read; leave pickled out")
-    return make(
-        spec, task, pretrained, config, lora, pickled=pickled, gradient_checkpointing=gradient_checkpointing
-    )
+    return make(spec, task, pretrained, config, lora, pickled=pickled, gradient_checkpointing=gradient_checkpointing)
