@@ -54,7 +54,7 @@ def classifier(**changed: Any) -> dict[str, dict[str, Any]]:
     model = {"name": "huggingface", "task": "sequence-classification", "config": BERT, "target": None}
     return {
         "model": {**model, **changed},
-        "data": {"target": "tests.bodies.transformers:texts", "collate": "pad"},
+        "data": {"target": "tests.bodies.transformers:texts", "collate": "pad", "workers": 0},
     }
 
 

@@ -47,7 +47,7 @@ def _check_class(config: Any, task: str, of: Task) -> None:
 
 def _checkpoint(model: Any) -> None:
     try:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     except ValueError as error:
         raise UserError(
             f"model.gradient_checkpointing: transformers has none for {type(model).__name__}; leave it out"
