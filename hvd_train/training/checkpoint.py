@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,7 @@ def save(snapshot: Snapshot, parent: Path, step: int, keep: int, comm: Communica
     mine = torch.frombuffer(bytearray(to_bytes(snapshot.mine)), dtype=torch.uint8)
     of_ranks = comm.all_gather(mine)
     if comm.rank == 0:
-        parts = {f"rank-{r}.safetensors": b.numpy().tobytes() for r, b in enumerate(of_ranks)}
-        parts[MODEL] = to_bytes(snapshot.model)
-        if snapshot.averaged:
-            parts[AVERAGED] = to_bytes(snapshot.averaged)
-        parts[TENSORS] = to_bytes(snapshot.optimizer)
-        parts[STATE] = strict_json.dumps_exact(snapshot.state).encode()
-        write(parent / folder_name(step), parts)
+        write(parent / folder_name(step), _parts(snapshot, of_ranks))
         if best is not None:
             mark_best(parent, best)
         marked = read_best(parent)
@@ -84,6 +78,17 @@ def save(snapshot: Snapshot, parent: Path, step: int, keep: int, comm: Communica
             if marked is None or number(old) != marked.step:
                 shutil.rmtree(_hidden(old))
     comm.barrier()
+
+
+def _parts(snapshot: Snapshot, of_ranks: list[Tensor]) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a checkpoint, one at a time: all of them take the memory of another optimizer."""
+    for rank, content in enumerate(of_ranks):
+        yield f"rank-{rank}.safetensors", content.numpy().tobytes()
+    yield MODEL, to_bytes(snapshot.model)
+    if snapshot.averaged:
+        yield AVERAGED, to_bytes(snapshot.averaged)
+    yield TENSORS, to_bytes(snapshot.optimizer)
+    yield STATE, strict_json.dumps_exact(snapshot.state).encode()
 
 
 def mark_best(parent: Path, best: Best) -> None:
@@ -124,19 +129,25 @@ def abandon_others(parent: Path, source: Path | None) -> list[str]:
     return [text for text, some in ((branch, other_branch), (broken, damaged)) if some]
 
 
-def write(folder: Path, parts: dict[str, bytes]) -> None:
+def write(folder: Path, parts: Iterable[tuple[str, bytes]]) -> None:
     """Write `parts` and their manifest to `folder`, all or nothing, even if the machine crashes."""
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    for name, content in {**parts, MANIFEST: strict_json.dumps(sums, indent=1).encode()}.items():
-        with open(draft / name, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    sums = {}
+    for name, content in parts:
+        _write_file(draft / name, content)
+        sums[name] = hashlib.sha256(content).hexdigest()
+    _write_file(draft / MANIFEST, strict_json.dumps(sums, indent=1).encode())
     _sync_folder(draft)
     _replace(folder, draft)
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(folder: Path) -> dict[str, bytes]:
