@@ -126,7 +126,12 @@ def to_bytes(tensors: dict[str, Tensor]) -> bytes:
     Complex numbers of a dtype that it lacks are stored as pairs, other such dtypes as bytes. The
     header lists these dtypes.
     """
-    stored = {name: _stored(t.detach().cpu()).contiguous().clone() for name, t in tensors.items()}
+    stored, memory = {}, set()
+    for name, tensor in tensors.items():
+        one = _stored(tensor.detach().cpu()).contiguous()
+        at = one.untyped_storage().data_ptr()
+        stored[name] = one.clone() if at in memory else one  # the format has no tensors that share memory
+        memory.add(at)
     kinds = {name: _name(t.dtype) for name, t in tensors.items() if t.dtype in _STORED}
     return safetensors.torch.save(stored, {"dtypes": dumps_exact(kinds)} if kinds else None)
 
