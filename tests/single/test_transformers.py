@@ -20,7 +20,11 @@ from hvd_train.config import plugins
 from hvd_train.config.lora_section import LoraSection
 from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
+from hvd_train.saved.model import load_model
+from hvd_train.saved.run import find_run
+from hvd_train.training import checkpoint
 from tests.bodies import parallelism, training
+from tests.bodies.trained import train
 from tests.bodies.transformers import BERT, CLASSES, GPT2, LENGTH, LLAMA, SIZES, VOCABULARY, classifier, decoder
 from tests.engines import threads
 
@@ -276,7 +280,7 @@ class TestDivided:
         threads.run(2, saving)
         config = training.configuration(**decoder(GPT2), train={"steps": 4, "epochs": None})
         job = training.trainer(SingleCommunicator(), config)
-        job.restore(parallelism.checkpoint.load(tmp_path, SingleCommunicator(), print))
+        job.restore(checkpoint.load(tmp_path, SingleCommunicator(), print))
         weights = job.model.state_dict()
         assert torch.equal(weights["lm_head.weight"], weights["transformer.wte.weight"])
 
@@ -314,3 +318,29 @@ def test_two_ranks_equal_one_with_masks_of_unequal_length() -> None:
     expected = trained(SingleCommunicator(), 12)
     for found in threads.run(2, lambda comm: trained(comm, 6)):
         training.assert_close(found, expected)
+
+
+def test_a_saved_run_is_read_from_another_folder_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run has a relative path to its pretrained folder, low-rank updates, and frozen weights below them."""
+    pytest.importorskip("peft")
+    saved(tmp_path / "bert")
+    sections = classifier(pretrained="bert", config=None, lora={"rank": 2})
+    values = {
+        "model": {key: value for key, value in sections["model"].items() if value is not None},
+        "data": {**sections["data"], "batch_size": 32},
+        "optimizer": {"name": "AdamW", "lr": 0.01},
+        "train": {"steps": 4},
+        "checkpoint": {"every": 2},
+    }
+    monkeypatch.chdir(tmp_path)
+    run = train(tmp_path, values)
+    first = run / "checkpoints" / "step-00000002"
+    monkeypatch.chdir(tmp_path.parent)
+    loaded = load_model(find_run(run)).module
+    weights = checkpoint.weights(run / "checkpoints" / "step-00000004")
+    assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
+    monkeypatch.chdir(tmp_path)
+    again = training.trainer(SingleCommunicator(), find_run(run).config)
+    again.restore(checkpoint.load(first, SingleCommunicator(), print))
+    again.run()
+    assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())
