@@ -59,13 +59,8 @@ def _positions(hidden: Tensor) -> Tensor:
 
 def _causal(config: Any, flow: Flow) -> Any:
     hidden = flow["hidden"]
-    return masking().create_causal_mask(
-        config=config,
-        inputs_embeds=hidden,
-        attention_mask=flow.get("mask"),
-        cache=None,
-        position_ids=_positions(hidden),
-    )
+    # By position: versions of the library have two names of the cache, which is None.
+    return masking().create_causal_mask(config, hidden, flow.get("mask"), None, _positions(hidden))
 
 
 def _with_hidden(flow: Flow, hidden: Tensor) -> Flow:
