@@ -104,6 +104,8 @@ class Dataset:
     """The share of missing values in each column of a table, before they are filled in or dropped."""
     input: Mapping[str, Any] = field(default_factory=dict)
     """The kind of new inputs (a file of `trained/inputs`) and further facts about them, as JSON."""
+    pad: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the collate function `pad`, which is then the default in place of `stack`."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,21 @@ def held_out_rows(samples: int, fraction: float, seed: int) -> tuple[Tensor, Ten
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
     cut = samples - round(samples * fraction)
     return order[:cut], order[cut:]
+
+
+def stratified_rows(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return random positions of training and test samples with the same `fraction` of each class.
+
+    `labels` are classes, int64 `(n,)`. Each class keeps a training sample. Equal seeds give equal
+    positions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen, order = (torch.randperm(len(labels), generator=generator) for _ in range(2))
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    for number in labels.unique().tolist():
+        of_class = chosen[labels[chosen] == number]
+        is_test[of_class[: min(round(len(of_class) * fraction), len(of_class) - 1)]] = True
+    return order[~is_test[order]], order[is_test[order]]
 
 
 def tensor_split(x: Tensor, y: Tensor) -> TensorSplit:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch.utils.data import default_collate
 
+from hvd_train.config import plugins
 from hvd_train.config.schema import DataSection
 from hvd_train.config.section import TARGET, PluginSection
 from hvd_train.data.base import Dataset, Items, Stream
 from hvd_train.data.fitted import Fitted, described_as
 from hvd_train.data.lengths import with_lengths
 from hvd_train.data.memory.node import ALONE, Node
-from hvd_train.data.samples import RowItems, SampleSplit, StreamSplit, TransformedSplit
+from hvd_train.data.samples import Collate, RowItems, SampleSplit, StreamSplit, TransformedSplit
 from hvd_train.data.torch_datasets import as_dataset
 from hvd_train.data.transform import Transform, TransformContext
 from hvd_train.errors import UserError
+
+PAD = "pad"
+"""The collate function of samples of unequal length."""
 
 
 def load(section: DataSection, seed: int = 0, node: Node = ALONE, fitted: Fitted | None = None) -> Dataset:
@@ -30,11 +35,28 @@ def load(section: DataSection, seed: int = 0, node: Node = ALONE, fitted: Fitted
     made = read_source(section, node, fitted, stacked=section.collate.member == "stack")
     context = TransformContext(made.spec, seed, section.label_key, made.preprocessing)
     transforms = [one.create(context, expected=Transform) for one in section.transforms]
-    train = _split(made.train, section, seed, transforms)
+    split = partial(_split, section=section, collate=collate_of(section, made.pad), seed=seed)
     held_out = [transform for transform in transforms if transform.everywhere]
-    others = {name: _split(part, section, seed, held_out) for name, part in made.others.items()}
-    data = replace(made, train=train, test=_split(made.test, section, seed, held_out), others=others)
+    others = {name: split(part, transforms=held_out) for name, part in made.others.items()}
+    train, test = split(made.train, transforms=transforms), split(made.test, transforms=held_out)
+    data = replace(made, train=train, test=test, others=others)
     return data if section.bucket is None else with_lengths(data, node, seed)
+
+
+def collate_of(section: DataSection, pad: Mapping[str, Any]) -> Collate:
+    """Return the collate function of `section`.
+
+    If the source has options of `pad`, these are its defaults, and `pad` is the default.
+    """
+    chosen = section.collate
+    written = chosen.model_fields_set if "collate" in section.model_fields_set else set()
+    made: Collate
+    if pad and (not written or chosen.member == PAD):
+        options = {name: value for name, value in chosen.options.items() if name in written}
+        made = plugins.create(chosen.package, PAD, section.label_key, **{**pad, **options})
+    else:
+        made = chosen.create(section.label_key)
+    return made
 
 
 def read_source(section: PluginSection, node: Node, fitted: Fitted | None = None, *, stacked: bool = True) -> Dataset:
@@ -49,8 +71,10 @@ def read_source(section: PluginSection, node: Node, fitted: Fitted | None = None
     return made if fitted is None else described_as(made, fitted, section.label)
 
 
-def _split(samples: Any, section: DataSection, seed: int, transforms: Sequence[Transform] = ()) -> Any:
-    """Return `samples` with the collate function of `section` and with `transforms`."""
+def _split(
+    samples: Any, section: DataSection, collate: Collate, seed: int, transforms: Sequence[Transform] = ()
+) -> Any:
+    """Return `samples` with a collate function and `transforms`."""
     damage = getattr(samples, "damage", None)
     if damage is not None and section.on_error == "error":
         raise UserError(damage)
@@ -58,9 +82,9 @@ def _split(samples: Any, section: DataSection, seed: int, transforms: Sequence[T
         samples = transform.grow(samples)
     skips, seeds = section.on_error == "skip", section.worker_type == "processes"
     if isinstance(samples, Stream):
-        return StreamSplit(samples, section.collate.create(section.label_key), transforms, seed, skips, seeds=seeds)
+        return StreamSplit(samples, collate, transforms, seed, skips, seeds=seeds)
     if isinstance(samples, Items):
-        return SampleSplit(samples, section.collate.create(section.label_key), transforms, seed, skips, seeds=seeds)
+        return SampleSplit(samples, collate, transforms, seed, skips, seeds=seeds)
     if "collate" in section.model_fields_set:
         raise UserError("data.collate: the samples of this source are arrays of one shape; leave collate out")
     if any(transform.of_samples for transform in transforms):

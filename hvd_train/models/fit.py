@@ -7,10 +7,13 @@ import math
 from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
 
+TOKENS = "input_ids"
+"""The name of the input of models of texts."""
+
 
 def values(spec: DataSpec, model: str) -> int:
     """Return the number of values of one input, for a model that predicts classes or numbers."""
-    if spec.task == "language":
+    if spec.task == "language" or spec.vocabularies:
         raise UserError(f"model '{model}' takes classification or regression data, not {_given(spec)}")
     return math.prod(spec.input_shape)
 
@@ -38,5 +41,13 @@ def length(spec: DataSpec, model: str) -> int:
     return spec.input_shape[0]
 
 
+def tokens(spec: DataSpec, model: str) -> int:
+    """Return the size of the vocabulary of texts, for a model that predicts classes or numbers of them."""
+    if spec.task not in {"classification", "regression"} or TOKENS not in spec.vocabularies:
+        raise UserError(f"model '{model}' takes texts, such as those of 'text_classification', not {_given(spec)}")
+    return spec.vocabularies[TOKENS]
+
+
 def _given(spec: DataSpec) -> str:
-    return f"{spec.task} data of shape {spec.input_shape}"
+    what = f"with {', '.join(spec.vocabularies)}" if spec.vocabularies else f"of shape {spec.input_shape}"
+    return f"{spec.task} data {what}"

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 from hvd_train.config import plugins
 from hvd_train.config.schema import DataSection
 from hvd_train.data.batch import divide
+from hvd_train.data.load import collate_of
 from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
 
@@ -115,8 +116,8 @@ def create(context: InputContext) -> Input:
 
 def of_run(spec: DataSpec, document: Mapping[str, Any], section: DataSection) -> Input:
     """Return the input of a run, whose batches are made by the collate function of the run."""
-    collate: Callable[[list[Any]], Any] = section.collate.create(section.label_key)
-    return create(InputContext(spec, document, section, lambda s: divide(collate(s), section.label_key).inputs))
+    collated = collate_of(section, document.get("input", {}).get("pad", {}))
+    return create(InputContext(spec, document, section, lambda s: divide(collated(s), section.label_key).inputs))
 
 
 def _kind(context: InputContext) -> str:

@@ -34,6 +34,8 @@ from hvd_train.errors import UserError
 
 HEADER = 2**20
 """Characters of the first line that are read."""
+TEXT_BLOCK = 2**26
+"""Bytes that are parsed at once of a file of texts, which limits a row."""
 DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}
 """Usual delimiters, as YAML writes them."""
 
@@ -79,19 +81,32 @@ def place(file: Path, delimiter: str, row: int) -> str:
     return f"line {_line(file, delimiter, row)}"
 
 
+def read_texts(file: Path, path: str, delimiter: str) -> Any:
+    """Return all columns as texts, in which words such as NA stand for themselves; UserError as for a table."""
+    csv, arrow = import_extra("pyarrow.csv"), import_extra("pyarrow")
+    check_header(first_line(file, path), path, delimiter)
+    names = next(records(file, delimiter), (1, []))[1]
+    convert = csv.ConvertOptions(column_types=dict.fromkeys(names, arrow.string()))
+    return _parsed(file, path, delimiter, convert, csv.ReadOptions(block_size=TEXT_BLOCK))
+
+
 def _read(file: Path, path: str, delimiter: str, decimal: str, texts: Sequence[str]) -> Any:
     csv, arrow = import_extra("pyarrow.csv"), import_extra("pyarrow")
     check_header(first_line(file, path), path, delimiter)
+    types = dict.fromkeys(texts, arrow.string())
+    convert = csv.ConvertOptions(strings_can_be_null=True, decimal_point=decimal, column_types=types)
+    return _parsed(file, path, delimiter, convert, csv.ReadOptions())
+
+
+def _parsed(file: Path, path: str, delimiter: str, convert: Any, read: Any) -> Any:
+    csv, arrow = import_extra("pyarrow.csv"), import_extra("pyarrow")
+    parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     try:
-        return csv.read_csv(
-            file,
-            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=csv.ConvertOptions(
-                strings_can_be_null=True, decimal_point=decimal, column_types=dict.fromkeys(texts, arrow.string())
-            ),
-        )
+        return csv.read_csv(file, read_options=read, parse_options=parse, convert_options=convert)
     except arrow.ArrowException as error:
         wrong = uneven(file, delimiter)
+        if wrong is None and "UTF8" in str(error):
+            raise UserError(f"{path}: is not text in UTF-8; save the file in UTF-8") from error
         raise UserError(f"{path}: {wrong or f'not a table of comma-separated values: {error}'}") from error
 
 

@@ -27,9 +27,9 @@ def blocks(
 ) -> Iterator[Block]:
     """Yield blocks of the rows of a file or of stdin.
 
-    `kinds` has the columns that are read: `number`, `text`, or `any` for the type that the first
-    rows have. Raise UserError for a file without rows, for missing columns, and for a text in a
-    column of numbers.
+    `kinds` has the columns that are read: `number`, `text`, `any` for the type that the first rows
+    have, or `whole` for texts in which words such as NA stand for themselves. Raise UserError for a
+    file without rows, for missing columns, and for a text in a column of numbers.
     """
     file = None if path == STDIN else find(path)
     used, start = list(dict.fromkeys([*kinds, *keep])), 0
@@ -57,10 +57,12 @@ def _batches(
 ) -> Iterator[Any]:
     """Return the record batches of the columns `used`; `head` is the beginning of `whole`."""
     csv = import_extra("pyarrow.csv")
-    convert = {"strings_can_be_null": True, "decimal_point": decimal, "include_columns": used}
+    has_words = "whole" not in kinds.values()
+    convert = {"strings_can_be_null": has_words, "decimal_point": decimal, "include_columns": used}
+    block = BLOCK if has_words else source.TEXT_BLOCK
     reader: Iterator[Any] = csv.open_csv(
         whole,
-        read_options=csv.ReadOptions(block_size=BLOCK),
+        read_options=csv.ReadOptions(block_size=block),
         parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=csv.ConvertOptions(column_types=_types(head, convert, kinds, delimiter), **convert),
     )
@@ -133,6 +135,7 @@ def _types(head: bytes, convert: Mapping[str, Any], kinds: Mapping[str, str], de
     ).schema
     types = {name: arrow.dictionary(arrow.int32(), arrow.string()) for name, kind in kinds.items() if kind == "text"}
     numbers = [name for name, kind in kinds.items() if kind == "number"]
+    types |= {name: arrow.string() for name, kind in kinds.items() if kind == "whole"}
     return types | {
         name: arrow.bool_() if arrow.types.is_boolean(inferred.field(name).type) else arrow.float64()
         for name in numbers

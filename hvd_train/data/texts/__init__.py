@@ -1,0 +1,1 @@
+"""Labelled texts of files, as tokens."""
