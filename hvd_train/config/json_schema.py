@@ -39,7 +39,7 @@ def _schema(kind: type[Section], definitions: dict[str, Any]) -> dict[str, Any]:
 def _member_schema(
     kind: type[PluginSection], name: str, plain: dict[str, Any], definitions: dict[str, Any]
 ) -> dict[str, Any]:
-    options: type[Section] = create_model(name, __base__=Section, **kind.member_fields(name))
+    options: type[Section] = create_model(name, __base__=Section, **kind.fields_with(name))
     own = options.model_json_schema(ref_template="#/$defs/{model}")
     for _, section in (*inner_sections(options), *listed_sections(options)):
         if section.__name__ not in definitions:

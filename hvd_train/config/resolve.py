@@ -145,7 +145,7 @@ def _with_options(kind: type[S], values: dict[str, Any]) -> type[S]:
         return kind
     name = values.get(kind.selector, kind.default)
     if name in kind.members():
-        return create_model(kind.__name__, __base__=kind, **kind.member_fields(name))
+        return create_model(kind.__name__, __base__=kind, **kind.fields_with(name))
     if not isinstance(name, str):
         return kind
     fields: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    create_model,
     model_validator,
 )
 
@@ -105,10 +106,42 @@ class DataSection(PluginSection):
     prefetch: Annotated[int, Field(ge=1, le=32)] = Field(2, description="batches that each worker makes ahead")
 
 
+class GroupSection(Section):
+    """Parameters with options of their own. `OptimizerSection` adds the options of the optimizer."""
+
+    match: str | Annotated[list[str], Field(min_length=1)] = Field(
+        "*", description="pattern of the names of the parameters, or several, such as encoder.*; by default all"
+    )
+    kind: Literal["bias", "norm"] | Annotated[list[Literal["bias", "norm"]], Field(min_length=1)] | None = Field(
+        None, description="bias: only biases; norm: only weights and biases of normalisation layers; or both in a list"
+    )
+
+    @property
+    def patterns(self) -> list[str]:
+        return [self.match] if isinstance(self.match, str) else self.match
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of the parameters; empty for all kinds."""
+        return [] if self.kind is None else [self.kind] if isinstance(self.kind, str) else [*self.kind]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the optimizer that the user wrote."""
+        own = GroupSection.model_fields
+        given = {key: getattr(self, key) for key in type(self).model_fields if key not in own}
+        return {key: value for key, value in given.items() if value is not None}
+
+
 class OptimizerSection(PluginSection):
     default: ClassVar[str | None] = "SGD"
     takes_target: ClassVar[bool] = False
     name: str = Field("SGD", description="class of torch.optim (ddl list optimizers)")
+    groups: list[GroupSection] = Field(
+        [],
+        description="parameters with options of their own, such as [{kind: [bias, norm], weight_decay: 0.0}]; of several "
+        "groups that a parameter is in, the last one counts",
+    )
 
     @classmethod
     def members(cls) -> list[str]:
@@ -117,6 +150,14 @@ class OptimizerSection(PluginSection):
     @classmethod
     def member_fields(cls, name: str) -> dict[str, Any]:
         return torch_optimizers.options(name)
+
+    @classmethod
+    def fields_with(cls, name: str) -> dict[str, Any]:
+        options = cls.member_fields(name)
+        # Without a default, so that a written value counts even if it is torch's default.
+        free: dict[str, Any] = {key: (kind | None, None) for key, (kind, _) in options.items()}
+        group = create_model(f"{name}Group", __base__=GroupSection, **free)
+        return {**options, "groups": (list[group], cls.model_fields["groups"])}  # type: ignore[valid-type]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -129,6 +170,10 @@ class ScheduleSection(Section):
         "constant", description="schedule of the learning rate after the warmup"
     )
     warmup_steps: NonNegativeInt = Field(0, description="steps in which the learning rate rises linearly from zero")
+    warmup: Fraction = Field(
+        0.0,
+        description="share of all steps in which the learning rate rises linearly from zero; exclusive with 'warmup_steps'",
+    )
     final: Fraction = Field(
         0.0, description="cosine and linear: fraction of the learning rate that remains at the last step"
     )
@@ -137,6 +182,12 @@ class ScheduleSection(Section):
     scale_by_world_size: bool = Field(
         False, description="multiply the learning rate by the number of ranks (linear scaling rule)"
     )
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> ScheduleSection:
+        if self.warmup and self.warmup_steps:
+            raise ValueError("give 'warmup' or 'warmup_steps', not both")
+        return self
 
 
 Mode = Literal["min", "max"]

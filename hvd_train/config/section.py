@@ -61,6 +61,11 @@ class PluginSection(Section):
         return {key: (info.annotation, info) for key, info in fields.items()}
 
     @classmethod
+    def fields_with(cls, name: str) -> dict[str, Any]:
+        """Return the fields that the section has besides if `name` is its member: the options of that."""
+        return cls.member_fields(name)
+
+    @classmethod
     def count_passed(cls, positional: Sequence[str]) -> int:
         """Return how many arguments ddl passes to a target with the `positional` parameters."""
         return len(cls.passed)

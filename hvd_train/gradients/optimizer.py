@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MethodType
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from hvd_train.config.schema import OptimizerSection
 from hvd_train.errors import UserError
+from hvd_train.gradients.groups import Group, Key, keys
 from hvd_train.state.model_state import sparse_weights
 
-Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 State = dict[str, dict[str, Any]]
 """Optimizer state of whole parameters, by parameter name."""
 
@@ -26,14 +26,32 @@ State = dict[str, dict[str, Any]]
 class Build:
     """The configured optimizer: class `name` of `torch.optim` with `options`.
 
-    Calling it with parameters builds one.
+    Parameters in `groups` have the options of these besides, of which the last one counts.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    groups: Sequence[Group] = ()
 
     def __call__(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Raise UserError if torch rejects the parameters or the options."""
+        """Return an optimizer of `parameters`, which are in no group.
+
+        Raise UserError if torch rejects the parameters or the options.
+        """
+        return self._made(parameters)
+
+    def grouped(self, parameters: Mapping[Key, list[nn.Parameter]]) -> torch.optim.Optimizer:
+        """Return an optimizer of `parameters` by their groups; UserError as above."""
+        if list(parameters) == [()]:
+            return self(parameters[()])
+        return self._made([{"params": of, **self.of(key).options} for key, of in parameters.items()])
+
+    def of(self, key: Key) -> Build:
+        """Return the optimizer of the parameters in the groups `key`."""
+        options = {name: value for number in key for name, value in self.groups[number].options.items()}
+        return Build(self.name, {**self.options, **options})
+
+    def _made(self, parameters: Any) -> torch.optim.Optimizer:
         cls = getattr(torch.optim, self.name)
         try:
             return without_compiler(partial(cls, parameters, **self.options))
@@ -52,9 +70,20 @@ def builder(section: OptimizerSection, precision: str) -> Build:
         raise UserError(
             "optimizer.name: LBFGS evaluates a step more than once and cannot scale losses; use bf16 or fp32"
         )
-    defaults = inspect.signature(getattr(torch.optim, section.name)).parameters
-    options = {name: _as_of(defaults[name].default, value) for name, value in section.options.items()}
-    return Build(section.name, options)
+    if section.name == "LBFGS" and section.groups:
+        raise UserError("optimizer.groups: LBFGS has the same options for all parameters; leave groups out")
+    return Build(section.name, _converted(section.name, section.options), groups_of(section))
+
+
+def groups_of(section: OptimizerSection) -> list[Group]:
+    """Return the groups of parameters that `section` configures."""
+    return [Group(group.patterns, group.kinds, _converted(section.name, group.options)) for group in section.groups]
+
+
+def _converted(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `options` from YAML as the optimizer `name` takes them."""
+    defaults = inspect.signature(getattr(torch.optim, name)).parameters
+    return {option: _as_of(defaults[option].default, value) for option, value in options.items()}
 
 
 def _as_of(default: Any, value: Any) -> Any:
@@ -80,21 +109,21 @@ def without_compiler(build: Callable[[], torch.optim.Optimizer]) -> torch.optim.
     return optimizer
 
 
-def check_step(model: nn.Module, build: Make) -> None:
+def check_step(model: nn.Module, build: Build) -> None:
     """Raise UserError, with a parameter's name, if the optimizer of `build` cannot train `model`.
 
-    Takes a trial step on small parameters of every dtype, number of dimensions and layout of
-    gradients in the model.
+    Takes a trial step on small parameters of every dtype, number of dimensions, layout of gradients
+    and group in the model.
     """
-    sparse = sparse_weights(model)
+    sparse, groups = sparse_weights(model), keys(model, build.groups)
     kinds: dict[Any, tuple[str, nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            kinds.setdefault((p.dtype, p.dim(), p in sparse), (name, p))
+            kinds.setdefault((p.dtype, p.dim(), p in sparse, groups[name]), (name, p))
     if not kinds:
         raise UserError("model: no parameter requires a gradient; expected at least one to train")
-    for (dtype, dims, is_sparse), (name, p) in kinds.items():
-        optimizer, _ = _trial(build, dims, dtype, p.device, sparse=is_sparse)
+    for (dtype, dims, is_sparse, key), (name, p) in kinds.items():
+        optimizer, _ = _trial(build.of(key), dims, dtype, p.device, sparse=is_sparse)
         try:
             optimizer.step(_no_loss)  # type: ignore[arg-type, return-value]
         except (RuntimeError, ValueError, NotImplementedError) as error:
@@ -105,23 +134,26 @@ def check_step(model: nn.Module, build: Make) -> None:
             ) from None
 
 
-def entries(build: Build, parameters: Mapping[str, Tensor], device: torch.device) -> dict[str, set[str]] | None:
+def entries(
+    build: Build, parameters: Mapping[str, Tensor], device: torch.device, groups: Mapping[str, Key] | None = None
+) -> dict[str, set[str]] | None:
     """Return the names of the state entries of each parameter, found by trial steps.
 
-    None for LBFGS, whose state belongs to all parameters together.
+    `groups` has those of each parameter. None for LBFGS, whose state belongs to all parameters together.
     """
     if build.name == "LBFGS":
         return None
-    of_dims = {}
-    for dims in {p.dim() for p in parameters.values()}:
-        optimizer, small = _trial(build, dims, torch.float32, device, sparse=build.name == "SparseAdam")
+    kinds = {name: (p.dim(), (groups or {}).get(name, ())) for name, p in parameters.items()}
+    of_kind = {}
+    for dims, key in set(kinds.values()):
+        optimizer, small = _trial(build.of(key), dims, torch.float32, device, sparse=build.name == "SparseAdam")
         optimizer.step()
-        of_dims[dims] = set(optimizer.state[small])
-    return {name: of_dims[p.dim()] for name, p in parameters.items()}
+        of_kind[dims, key] = set(optimizer.state[small])
+    return {name: of_kind[kind] for name, kind in kinds.items()}
 
 
 def _trial(
-    build: Make, dims: int, dtype: torch.dtype, device: torch.device, *, sparse: bool
+    build: Build, dims: int, dtype: torch.dtype, device: torch.device, *, sparse: bool
 ) -> tuple[torch.optim.Optimizer, nn.Parameter]:
     """Return an optimizer of one small parameter with a gradient of zeros, and the parameter."""
     small = nn.Parameter(torch.zeros([2] * dims, dtype=dtype, device=device))
@@ -157,12 +189,15 @@ class ModelOptimizer:
     A parameter that is unfrozen later joins in `adopt`.
     """
 
-    def __init__(self, model: nn.Module, build: Make) -> None:
+    def __init__(self, model: nn.Module, build: Build) -> None:
         check_step(model, build)
         self.model = model
         self.names = {p: name for name, p in model.named_parameters()}
+        self.groups = keys(model, build.groups)
+        """The groups of each parameter, by name."""
         self._frozen = [p for p in model.parameters() if not p.requires_grad]
-        self.torch = build(self._take([p for p in model.parameters() if p.requires_grad]))
+        self._keys = sorted({(), *self.groups.values()})
+        self.torch = build.grouped(self._by_group([p for p in model.parameters() if p.requires_grad]))
 
     def adopt(self) -> None:
         """Train the parameters that have been unfrozen since the last call, on all ranks alike."""
@@ -196,13 +231,22 @@ class ModelOptimizer:
         names = [self.names[p] for p in self._parameters()]
         return {i: state[name] for i, name in enumerate(names) if name in state}
 
-    def _take(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-        """Return what this rank updates of newly trained `parameters`."""
-        return parameters
+    def _take(self, parameters: list[nn.Parameter]) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Return what this rank updates of newly trained `parameters`, each after the parameter that it is of."""
+        return [(p, p) for p in parameters]
+
+    def _by_group(self, parameters: list[nn.Parameter]) -> dict[Key, list[nn.Parameter]]:
+        """Return what this rank updates of newly trained `parameters`, by group."""
+        found: dict[Key, list[nn.Parameter]] = {key: [] for key in self._keys}
+        for whole, own in self._take(parameters):
+            found[self.groups[self.names[whole]]].append(own)
+        return found
 
     def _grow(self, parameters: list[nn.Parameter]) -> None:
         self._frozen = [p for p in self._frozen if not any(p is new for new in parameters)]
-        self.torch.param_groups[0]["params"] += self._take(parameters) if parameters else []
+        taken = self._by_group(parameters) if parameters else {}
+        for group, own in zip(self.torch.param_groups, taken.values(), strict=False):
+            group["params"] += own
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.torch.param_groups for p in group["params"]]

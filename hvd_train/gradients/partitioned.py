@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.objects import gather_json
+from hvd_train.gradients.groups import Key
 from hvd_train.gradients.optimizer import Build, ModelOptimizer, State, clip, squared_norm
 
 
@@ -36,8 +37,8 @@ class Partition(Protocol):
     def owned(self) -> Sequence[OwnedPiece]:
         """The pieces of this rank."""
 
-    def adopt(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-        """Divide newly trained `parameters`; return the shards of this rank; collective."""
+    def adopt(self, parameters: list[nn.Parameter]) -> Sequence[OwnedPiece]:
+        """Divide newly trained `parameters`; return the pieces of this rank; collective."""
 
 
 class PartitionedOptimizer(ModelOptimizer):
@@ -52,8 +53,8 @@ class PartitionedOptimizer(ModelOptimizer):
         self._comm, self._group, self.partition = comm, group, partition
         # torch's optimizers reject an empty list of parameters, and a rank may own nothing.
         trained = (p for p in model.parameters() if p.requires_grad)
-        nothing = nn.Parameter(next(trained, torch.zeros(0)).new_zeros(0, 0))
-        super().__init__(model, lambda shards: build([nothing, *shards]))
+        self._nothing = [nn.Parameter(next(trained, torch.zeros(0)).new_zeros(0, 0))]
+        super().__init__(model, build)
 
     def square(self) -> float:
         square = torch.zeros((), dtype=torch.float64)
@@ -70,9 +71,7 @@ class PartitionedOptimizer(ModelOptimizer):
 
     def state(self) -> State:
         numbered: dict[int, dict[str, Any]] = self.torch.state_dict()["state"]
-        own = {
-            self.names[piece.parameter]: numbered[i] for i, piece in enumerate(self.partition.owned, 1) if i in numbered
-        }
+        own = {name: numbered[i] for i, (name, _) in self._owned().items() if i in numbered}
         described: dict[str, dict[str, list[Any]]] = {}
         for descriptions in gather_json(self._group, {name: _described(values) for name, values in own.items()}):
             for name, entries in descriptions.items():
@@ -82,12 +81,26 @@ class PartitionedOptimizer(ModelOptimizer):
     def _gradients(self) -> list[Tensor]:
         return [piece.shard.grad for piece in self.partition.owned if piece.shard.grad is not None]
 
-    def _take(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-        return self.partition.adopt(parameters)
+    def _take(self, parameters: list[nn.Parameter]) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        return [(piece.parameter, piece.shard) for piece in self.partition.adopt(parameters)]
+
+    def _by_group(self, parameters: list[nn.Parameter]) -> dict[Key, list[nn.Parameter]]:
+        found = super()._by_group(parameters)
+        found[()] = [*self._nothing, *found[()]]
+        self._nothing = []
+        return found
+
+    def _owned(self) -> dict[int, tuple[str, OwnedPiece]]:
+        """Return the pieces of this rank, each after the name of its parameter, by number in the torch optimizer."""
+        numbers = {p: i for i, p in enumerate(self._parameters())}
+        return {numbers[piece.shard]: (self.names[piece.parameter], piece) for piece in self.partition.owned}
 
     def _numbered(self, state: State) -> dict[int, dict[str, Any]]:
-        named = ((i, piece, self.names[piece.parameter]) for i, piece in enumerate(self.partition.owned, 1))
-        return {i: of_piece(state[name], piece.parameter.shape, piece.of) for i, piece, name in named if name in state}
+        return {
+            i: of_piece(state[name], piece.parameter.shape, piece.of)
+            for i, (name, piece) in self._owned().items()
+            if name in state
+        }
 
     def _gathered(self, entries: dict[str, list[Any]], own: dict[str, Any] | None, name: str) -> dict[str, Any]:
         """Join the state of parameter `name` from its pieces. Numbers are equal in all of them."""

@@ -200,8 +200,8 @@ class ShardedGradients(Reduction):
         self._armed = False
         self._under_way: list[Work] = []
 
-    def adopt(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-        """Move `parameters` to shared memory; return the shards that this rank updates.
+    def adopt(self, parameters: list[nn.Parameter]) -> list[Owned]:
+        """Move `parameters` to shared memory; return the pieces that this rank updates.
 
         Collective.
         """
@@ -214,7 +214,7 @@ class ShardedGradients(Reduction):
         for arena in arenas:
             self._add(arena)
         self._sent += round(2 * (self.node.size - 1) / self.node.size * sum(sizes))
-        return [owned.shard for arena in arenas for owned in arena.owned]
+        return [owned for arena in arenas for owned in arena.owned]
 
     def arm(self) -> None:
         self._step += 1

@@ -36,6 +36,8 @@ from hvd_train.data.loading.loader import Loader, chosen
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.nesting import map_tensors, shown
 from hvd_train.errors import UserError
+from hvd_train.gradients import groups
+from hvd_train.gradients.optimizer import groups_of
 from hvd_train.models.normalised import Normalised
 from hvd_train.saved.model import create_model
 from hvd_train.state import model_state
@@ -160,6 +162,7 @@ def _model(config: Config, data: Dataset, comm: Communicator, sample: Any) -> nn
     single = map_tensors(lambda x: x.float() if x.is_floating_point() else x, sample)
     model_state.materialise(model, lambda: caller(model)(single))
     model_state.check(model)
+    groups.check(model, groups_of(config.optimizer))
     if comm.size > 1:
         model_state.check_alone(model)
     return model

@@ -9,9 +9,10 @@ from hvd_train.config.schema import ScheduleSection
 
 def factor(schedule: ScheduleSection, step: float, total: int) -> float:
     """Return the factor of the base rate at `step` (from 0) of `total`, warm-up included."""
-    if step < schedule.warmup_steps:
-        return (step + 1) / schedule.warmup_steps
-    after, span = step - schedule.warmup_steps, max(1, total - schedule.warmup_steps)
+    rises = schedule.warmup_steps or math.ceil(schedule.warmup * total)
+    if step < rises:
+        return (step + 1) / rises
+    after, span = step - rises, max(1, total - rises)
     progress = min(1.0, after / span)
     if schedule.name == "cosine":
         return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2

@@ -195,7 +195,8 @@ class RunState:
         if "optimizer" in verdict.reset:
             return []
         build = builder(self._config.optimizer, self._config.train.precision)
-        wanted = entries(build, {name: snapshot.model[name] for name in state}, self._device)
+        groups = self._optimizer.groups
+        wanted = entries(build, {name: snapshot.model[name] for name in state}, self._device, groups)
         fitting, missing = resume.fitting(state, wanted)
         self._optimizer.load_state(fitting)
         if missing:

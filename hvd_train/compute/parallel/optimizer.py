@@ -23,7 +23,7 @@ class PartOptimizer(ModelOptimizer):
     """
 
     def __init__(self, part: ModelOptimizer, whole: WholeState, mesh: Mesh) -> None:
-        self.model, self.names, self.torch = part.model, part.names, part.torch
+        self.model, self.names, self.groups, self.torch = part.model, part.names, part.groups, part.torch
         self._part, self._whole, self._mesh = part, whole, mesh
 
     def adopt(self) -> None:

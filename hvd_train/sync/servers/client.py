@@ -56,7 +56,8 @@ class RemoteOptimizer(ModelOptimizer):
     torch: _StepRecorder
 
     def __init__(self, model: nn.Module, build: Build, fetch: Callable[[], list[State]]) -> None:
-        super().__init__(model, lambda parameters: _StepRecorder(build(parameters)))
+        super().__init__(model, build)
+        self.torch = _StepRecorder(self.torch)
         self._fetch = fetch
         self.restored: State = {}
         """The state of whole parameters that servers start from."""
@@ -143,6 +144,11 @@ class ServedWorkers(SyncStrategy):
             raise UserError("sync.compression: every gradient goes to parameter servers uncompressed; leave it out")
 
     def optimizer(self, model: nn.Module, build: Build) -> ModelOptimizer:
+        if build.groups:
+            raise UserError(
+                "optimizer.groups: asynchronous servers update all parameters alike; leave groups out, or set sync.strategy: "
+                "allreduce"
+            )
         self._build, self._whole = build, by_whole_tensors(build, "sync.strategy: allreduce")
         self._group.connect()
         self._requests = self.comm.mailbox()

@@ -208,12 +208,12 @@ class ServerPartition:
         for served in self._served:
             served.pull()
 
-    def adopt(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-        """Put newly trained `parameters` on links; return the shards that this rank serves."""
+    def adopt(self, parameters: list[nn.Parameter]) -> list[ServedPiece]:
+        """Put newly trained `parameters` on links; return the pieces that this rank serves."""
         kinds = dict.fromkeys((p.dtype, p.device) for p in parameters)
         of_kinds = [[p for p in parameters if (p.dtype, p.device) == kind] for kind in kinds]
         new = [ServedParameters(some, self._comm, self._who, whole=self._whole) for some in of_kinds]
         pieces = [piece for served in new for piece in served.pieces]
         self._served += new
         self.owned += pieces
-        return [piece.shard for piece in pieces]
+        return pieces
