@@ -146,6 +146,16 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "sharded by whole tensors": {"optimizer": {"name": "Adafactor", "momentum": None, "lr": 0.01}},
     "sharded and clipped": {"train": {"clip_norm": 0.1}, "sync": {"shard_optimizer": "auto"}},
     "clipped": {"train": {"clip_norm": 0.1}, "sync": {"shard_optimizer": False}},
+    "groups": {
+        "optimizer": {
+            "name": "AdamW",
+            "lr": 0.01,
+            "momentum": None,
+            "weight_decay": 0.5,
+            "groups": [{"kind": "bias", "weight_decay": 0.0}, {"match": "first.*", "lr": 0.1, "amsgrad": True}],
+        },
+        "schedule": {"name": "linear", "warmup": 0.3},
+    },
     "class weights": {"train": {"loss": {"name": "cross_entropy", "class_weights": "balanced"}}},
     "scheduled": {"schedule": {"name": "cosine", "warmup_steps": 5}},
     "lbfgs": {"optimizer": {"name": "LBFGS", "momentum": None, "weight_decay": None, "lr": 0.5, "max_iter": 3}},
