@@ -79,6 +79,30 @@ def text(folder: Path, **sections: Any) -> Path:
     return train(folder, {**_quick(), "model": model, "data": data, **sections})
 
 
+SUBJECTS = {"animal": ["cat", "dog", "horse", "whale"], "food": ["bread", "rice", "soup", "cake"]}
+
+
+def labelled_texts(folder: Path, rows: int = 120, **sections: Any) -> Path:
+    """Train on `folder`/texts.csv: sentences of unequal length about an animal or a food."""
+    draw = np.random.default_rng(4)
+    lines = ["text,label"]
+    for _ in range(rows):
+        label = str(draw.choice([*SUBJECTS]))
+        words = draw.choice(["the", "a", "my", "old", "new", "big", "is", "here"], int(draw.integers(1, 12)))
+        lines.append(f'"{" ".join([*words, str(draw.choice(SUBJECTS[label]))])}",{label}')
+    path = folder / "texts.csv"
+    path.write_text("\n".join(lines) + "\n")
+    data = {
+        "name": "text_classification",
+        "path": str(path),
+        "tokenizer": {"name": "bpe", "vocabulary": 300},
+        "batch_size": 16,
+        "bucket": 4,
+    }
+    model = {"name": "embedding_bag", "width": 16, "hidden": [8]}
+    return train(folder, {**_quick(), "model": model, "data": data, **sections})
+
+
 def images(folder: Path, **sections: Any) -> Path:
     """Train a cnn on JPEG files in `folder`/pictures/{dark,light}: two classes, 16 x 16 pixels."""
     from PIL import Image

@@ -19,7 +19,7 @@ from hvd_train.data.memory.mapped import MappedArray
 from hvd_train.data.spec import DataSpec, Task
 from hvd_train.data.target_warnings import shortened, target_warnings
 from hvd_train.data.texts import labels
-from hvd_train.data.texts.encoder import TextEncoder, Texts
+from hvd_train.data.texts.encoder import TextEncoder, Texts, characters
 from hvd_train.data.texts.labelled import IDS, MASK, LabelledTexts, encoded
 from hvd_train.data.texts.labels import Targets, Wanted
 from hvd_train.data.texts.rows import Row, Rows, read
@@ -56,11 +56,13 @@ class Part:
     texts: Sequence[Row]
     targets: Array
     damaged: Mapping[int, str]
+    """The messages for damaged rows, in the order of the file."""
     name: str
 
     def taken(self, rows: Array) -> Part:
         """Return the rows at the positions `rows`."""
-        damaged = {new: self.damaged[old] for new, old in enumerate(rows.tolist()) if old in self.damaged}
+        places = {old: new for new, old in enumerate(rows.tolist())}
+        damaged = {places[old]: text for old, text in self.damaged.items() if old in places}
         return Part([self.texts[row] for row in rows], self.targets[rows], damaged, self.name)
 
     @property
@@ -82,7 +84,7 @@ def prepared(
     parts = [_part(one, targets, wish) for one in rows]
     if len(parts) == 1:
         parts = _held_out(parts[0], targets, wish)
-    tokenizer = _tokenizer(wish.tokenizer, parts[0], fitted)
+    tokenizer = _tokenizer(wish, parts[0], fitted)
     encoder = TextEncoder(tokenizer, wish.length, len(wish.columns) == 2)
     arrays: dict[str, Array] = {}
     damaged, warnings = [], []
@@ -92,7 +94,7 @@ def prepared(
         arrays |= {f"{name} {number}": array for name, array in made.arrays.items()} | {
             f"targets {number}": part.targets
         }
-        damaged.append({**empty, **part.damaged})
+        damaged.append({**part.damaged, **{row: text for row, text in empty.items() if row not in part.damaged}})
         warnings += _cut(part, made.cut, wish) + _unknown(part, made.arrays["ids"], tokenizer)
     if fitted is None:
         warnings += _of_targets(parts, targets, wish) + _twice(parts)
@@ -171,15 +173,18 @@ def _check_classes(parts: Sequence[Part], targets: Targets, wish: Wish) -> None:
         )
 
 
-def _tokenizer(section: TokenizerSection, train: Part, fitted: Fitted | None) -> Tokenizer:
+def _tokenizer(wish: Wish, train: Part, fitted: Fitted | None) -> Tokenizer:
     if fitted is not None:
-        return saved.tokenizer(fitted["tokenizer"], section)
-    made: Tokenizer = section.create(lambda: (text for row in train.usable for text in row), expected=Tokenizer)
+        return saved.tokenizer(fitted["tokenizer"], wish.tokenizer)
+    most = characters(wish.length)
+    made: Tokenizer = wish.tokenizer.create(
+        lambda: (text[:most] for row in train.usable for text in row), expected=Tokenizer
+    )
     return made
 
 
 def _cut(part: Part, cut: int, wish: Wish) -> list[str]:
-    longest = max(sum(map(len, row)) for row in part.usable)
+    longest = max((sum(map(len, row)) for row in part.usable), default=0)
     if cut < MANY_CUT * len(part.texts) and longest < 1000 * wish.length:
         return []
     return [

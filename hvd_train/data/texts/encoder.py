@@ -56,7 +56,7 @@ class TextEncoder:
 
     def __call__(self, rows: Sequence[Texts]) -> Iterator[Sample]:
         """Yield the tokens of `rows`, in order."""
-        most = max(FEWEST, CHARACTERS * self.length)
+        most = characters(self.length)
         for start in range(0, len(rows), BATCH):
             whole = rows[start : start + BATCH]
             short = [tuple(text[:most] for text in row) for row in whole]
@@ -86,6 +86,11 @@ class TextEncoder:
             ids: Array = np.concatenate([parts[0], [self.tokenizer.end], parts[1]]).astype(np.int64)
             types = (np.arange(len(ids)) > sizes[0]).astype(np.int64)
             yield Sample(ids, types, sizes != (len(first), len(second)))
+
+
+def characters(length: int) -> int:
+    """Return how many characters of a text are read for `length` tokens: time is then bounded."""
+    return max(FEWEST, CHARACTERS * length)
 
 
 def shares(first: int, second: int, length: int) -> tuple[int, int]:

@@ -33,13 +33,13 @@ class LabelledTexts:
     ends: MappedArray
     targets: MappedArray
     damaged: Mapping[int, str]
-    """The messages for damaged samples, by position."""
+    """The messages for damaged samples by position, in the order of the file."""
     name: str
 
     @property
     def damage(self) -> str | None:
-        """The message for the first damaged sample."""
-        return self.damaged[min(self.damaged)] if self.damaged else None
+        """The message for the damaged sample that comes first in the file."""
+        return next(iter(self.damaged.values()), None)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -85,16 +85,17 @@ class Encoded:
 
 def encoded(encoder: TextEncoder, rows: Sequence[Texts]) -> Encoded:
     """Return the tokens of `rows`; UserError for a token that is not below the vocabulary."""
-    ids: list[Array] = []
-    types: list[Array] = []
-    cut = 0
+    none = np.empty(0, np.int64)
+    ids, types, cut = [none], [none], 0
     for sample in encoder(rows):
-        ids.append(np.asarray(sample.ids, dtype_of(encoder.tokenizer.vocabulary)))
-        if encoder.pair:
-            types.append(np.asarray(sample.types, np.uint8))
+        ids.append(np.asarray(sample.ids, np.int64))
+        types.append(np.asarray(sample.types, np.int64))
         cut += sample.cut
     sizes = np.array([len(one) for one in ids], np.int64)
-    arrays = {"ids": np.concatenate(ids), "ends": np.concatenate([[0], sizes.cumsum()])}
+    tokens, vocabulary = np.concatenate(ids), encoder.tokenizer.vocabulary
+    if len(tokens) and not 0 <= tokens.min() <= tokens.max() < vocabulary:
+        raise UserError(f"data.tokenizer: found the token {tokens.max()}, expected numbers below {vocabulary}")
+    arrays = {"ids": tokens.astype(dtype_of(vocabulary)), "ends": sizes.cumsum()}
     if encoder.pair:
-        arrays["types"] = np.concatenate(types)
-    return Encoded(arrays, cut, np.flatnonzero(sizes == 0).tolist())
+        arrays["types"] = np.concatenate(types).astype(np.uint8)
+    return Encoded(arrays, cut, np.flatnonzero(sizes[1:] == 0).tolist())
