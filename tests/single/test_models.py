@@ -17,6 +17,7 @@ DIGITS = DataSpec((1, 8, 8), 10, "classification")
 CIFAR = DataSpec((3, 32, 32), 10, "classification")
 TABLE = DataSpec((5,), 2, "regression")
 TEXT = DataSpec((16,), 256, "language")
+WORDS = DataSpec((7,), 4, "classification", vocabularies={"input_ids": 11})
 AGENT = DataSpec((4,), 3, "control")
 TEAM = DataSpec((6,), 3, "control", agents=2, policy_inputs=4)
 NUMBERS = DataSpec((4,), 2 * 3, "control")
@@ -24,6 +25,7 @@ NUMBERS = DataSpec((4,), 2 * 3, "control")
 
 FITTING = {
     "actor_critic": (AGENT,),
+    "embedding_bag": (WORDS,),
     "linear": (DIGITS, TABLE),
     "mlp": (DIGITS, TABLE, AGENT),
     "soft_actor_critic": (NUMBERS,),
@@ -35,6 +37,7 @@ FITTING = {
 }
 UNFITTING = {
     "actor_critic": (TABLE, TEXT),
+    "embedding_bag": (TABLE, TEXT),
     "linear": (TEXT,),
     "mlp": (TEXT,),
     "soft_actor_critic": (TABLE, TEXT),
@@ -60,8 +63,8 @@ def create(name: str, spec: DataSpec, **options) -> nn.Module:
 def inputs(spec: DataSpec, samples: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     shape = (samples, *spec.input_shape)
-    if spec.task == "language":
-        return torch.randint(spec.outputs, shape, generator=generator)
+    if spec.task == "language" or spec.vocabularies:
+        return torch.randint(spec.vocabularies.get("input_ids", spec.outputs), shape, generator=generator)
     return torch.randn(shape, generator=generator)
 
 
