@@ -42,6 +42,14 @@ def test_parameters_are_in_all_groups_that_they_fit() -> None:
     }  # fmt: skip
 
 
+def test_of_several_groups_the_last_one_counts() -> None:
+    build = Build(
+        "SGD", {"lr": 1.0}, [Group(["*"], options={"lr": 0.1, "momentum": 0.9}), Group(["a"], options={"lr": 0.2})]
+    )
+    assert build.of((0, 1)).options == {"lr": 0.2, "momentum": 0.9}
+    assert build.of(()).options == {"lr": 1.0}
+
+
 def test_kinds_are_found_in_layers_of_others_too() -> None:
     class OwnRMSNorm(nn.Module):
         def __init__(self) -> None:
