@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Task = Literal["classification", "regression", "language", "control", "other"]
+Task = Literal["classification", "regression", "language", "seq2seq", "control", "other"]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,13 @@ def length(spec: DataSpec, model: str) -> int:
     return spec.input_shape[0]
 
 
+def length_of_pairs(spec: DataSpec, model: str) -> int:
+    """Return the most tokens of a source or a target, for an encoder-decoder model."""
+    if spec.task != "seq2seq":
+        raise UserError(f"model '{model}' takes pairs of texts, such as those of 'translation', not {_given(spec)}")
+    return spec.input_shape[0]
+
+
 def tokens(spec: DataSpec, model: str) -> int:
     """Return the size of the vocabulary of texts, for a model that predicts classes or numbers of them."""
     if spec.task not in {"classification", "regression"} or TOKENS not in spec.vocabularies:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from hvd_train.config import plugins
 from hvd_train.data.spec import DataSpec
 from hvd_train.data.value_checks import Array
+from hvd_train.trained.generating.scores import Start
+from hvd_train.trained.generating.search import GREEDY, Search
 
 PACKAGE = "hvd_train.trained.answers"
 
@@ -46,8 +48,12 @@ class AnswerContext:
     """The names of the classes; without names, classes are numbers."""
     document: Mapping[str, Any] = field(default_factory=dict)
     """The content of `data.json`."""
-    tokens: int = 0
-    """The number of tokens with which a language model continues a text."""
+    tokens: int | None = None
+    """The most tokens that a model writes; None: 16 after a text, or as many as in training for a translation."""
+    decode: Start | None = None
+    """Begins to generate tokens with the model."""
+    search: Search = GREEDY
+    """How generated tokens are chosen."""
     top: int = 1
     """The number of classes to name, the most probable first."""
 
@@ -71,6 +77,8 @@ def create(context: AnswerContext) -> Answer:
 def _kind(context: AnswerContext) -> str:
     if context.spec.task == "language":
         return "tokens"
+    if context.spec.task == "seq2seq":
+        return "translations"
     if context.loss == "bce":
         return "labels"
     known = {"classification": "classes", "regression": "numbers", "control": "actions"}

@@ -23,6 +23,8 @@ TEAM = DataSpec((6,), 3, "control", agents=2, policy_inputs=4)
 NUMBERS = DataSpec((4,), 2 * 3, "control")
 """Means and deviations of actions of three numbers."""
 
+PAIRS = DataSpec((16,), 50, "seq2seq", vocabularies={"input_ids": 50, "decoder_input_ids": 50})
+
 FITTING = {
     "actor_critic": (AGENT,),
     "embedding_bag": (WORDS,),
@@ -33,6 +35,7 @@ FITTING = {
     "cnn": (DIGITS, CIFAR),
     "per_agent": (TEAM,),
     "resnet": (DIGITS, CIFAR),
+    "seq2seq": (PAIRS,),
     "transformer": (TEXT,),
 }
 UNFITTING = {
@@ -45,6 +48,7 @@ UNFITTING = {
     "cnn": (TABLE, TEXT, DataSpec((1, 2, 8), 10, "classification")),
     "per_agent": (TABLE, TEXT),
     "resnet": (TABLE, TEXT),
+    "seq2seq": (TABLE, TEXT),
     "transformer": (DIGITS, TABLE),
 }
 
@@ -80,8 +84,8 @@ def test_every_model_is_tested():
 @pytest.mark.parametrize(("name", "spec"), cases(FITTING))
 def test_outputs_have_the_shape_of_the_contract_and_every_parameter_learns(name, spec):
     model = create(name, spec)
-    outputs = model(inputs(spec))
-    positions = spec.input_shape if spec.task == "language" else ()
+    outputs = model(inputs(spec), inputs(spec)) if spec.task == "seq2seq" else model(inputs(spec))
+    positions = spec.input_shape if spec.task in {"language", "seq2seq"} else ()
     assert outputs.shape == (3, *positions, spec.outputs)
     trained = model(inputs(spec), *2 * [torch.rand(3, 3)]) if name == "soft_actor_critic" else outputs
     (trained + 1).square().sum().backward()

@@ -37,7 +37,7 @@ NUMBERS: Mapping[str, Mapping[str, Any]] = {
     "spearman": {"name": "SpearmanCorrCoef"},
 }
 """Short names for numbers to predict."""
-_OF_TASKS = {"classification": CLASSES, "language": CLASSES, "regression": NUMBERS}
+_OF_TASKS = {"classification": CLASSES, "language": CLASSES, "seq2seq": CLASSES, "regression": NUMBERS}
 
 
 def sections(text: str, task: str) -> list[MetricSection]:

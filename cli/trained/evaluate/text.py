@@ -46,6 +46,8 @@ def _parts(result: Result) -> Iterator[str | Table]:
         return
     yield _title(result)
     yield _metrics(result["metrics"])
+    if result.get("translations"):
+        yield from _translations(result["translations"])
     if result["rows"]:
         yield _rows(_TITLES[result["kind"]], result["rows"])
     if result.get("confused"):
@@ -69,6 +71,17 @@ def _episodes(result: Result) -> Iterator[str | Table]:
         bounds = f" [{number(low)}, {number(high)}]" if name == "return_iqm" else ""
         table.add_row(printable(name), number(value) + bounds)
     yield table
+
+
+def _translations(found: Result) -> Iterator[str | Table]:
+    """Yield the scores of the model beside those of simple answers, and examples."""
+    yield _table("Translations", found["rows"], [*found["rows"][0]])
+    if not any("nearest" in row["answer"] for row in found["rows"]):
+        yield (
+            "The training pairs of the run are not at hand, so there is no comparison with the nearest one; leave out "
+            "--data path, or give --data test_path=PATH"
+        )
+    yield _table("Examples", found["examples"], ["source", "target", "model"])
 
 
 def _title(result: Result) -> str:

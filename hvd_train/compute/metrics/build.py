@@ -25,7 +25,7 @@ from hvd_train.errors import UserError, install_remedy
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-_OF_CLASSES = ("classification", "language")
+_OF_CLASSES = ("classification", "language", "seq2seq")
 """Tasks whose targets are classes."""
 
 

@@ -54,6 +54,12 @@ class LibraryTokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [one.ids for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
+    def number(self, token: str, where: str) -> int:
+        """Return the number of `token`; UserError, which begins with `where`, if there is none."""
+        found = end_of(self._tokenizer, token, where)
+        assert found is not None
+        return found
+
     def samples(self, texts: Sequence[tuple[str, ...]], length: int) -> Iterator[Sample]:
         """Yield the tokens of each text or pair of texts with the special tokens, at most `length`.
 

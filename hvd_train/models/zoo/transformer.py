@@ -11,6 +11,9 @@ from hvd_train.errors import UserError
 from hvd_train.models.base import DataSpec, Layer
 from hvd_train.models.fit import length
 
+Keys = tuple[Tensor, Tensor]
+"""Keys and values of an attention, each `(batch, heads, length, width / heads)`."""
+
 
 class Attention(nn.Module):
     """Causal self-attention with several heads. Maps `(batch, length, width)` to the same shape."""
@@ -21,11 +24,30 @@ class Attention(nn.Module):
         self.project, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.attend(x)[0]
+
+    def attend(self, x: Tensor, past: Keys | None = None) -> tuple[Tensor, Keys]:
+        """Return the outputs for the tokens `x`, which follow those of `past`, and the keys of both."""
         query, key, value = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if past is not None:
+            key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
         dropout = self.dropout if self.training else 0.0
-        heads = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        mask, is_causal = causal(query.shape[2], key.shape[2], x.device)
+        heads = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
+        )
         merged: Tensor = self.merge(heads.transpose(1, 2).flatten(2))
-        return merged
+        return merged, (key, value)
+
+
+def causal(new: int, total: int, device: torch.device) -> tuple[Tensor | None, bool]:
+    """Return the mask by which the last `new` of `total` tokens see those before them, and themselves.
+
+    The mask is None, and the second value True, where torch makes the mask.
+    """
+    if new == total:
+        return None, True
+    return (None if new == 1 else torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)), False
 
 
 class Block(nn.Module):
@@ -44,6 +66,13 @@ class Block(nn.Module):
         x = x + self.attention(x)
         return x + self.feed(x)  # type: ignore[no-any-return]
 
+    def advance(self, x: Tensor, past: Keys | None) -> tuple[Tensor, Keys]:
+        """Return the outputs for the tokens `x`, which follow those of `past`, and the keys of both."""
+        norm, attention, dropout = self.attention
+        attended, keys = attention.attend(norm(x), past)  # type: ignore[operator]
+        x = x + dropout(attended)
+        return x + self.feed(x), keys
+
 
 class Transformer(nn.Module):
     """Maps tokens `(batch, length)` to scores of the next token, `(batch, length, vocabulary)`."""
@@ -57,13 +86,29 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self._scores(self.blocks(self._embedded(tokens)))
 
+    def start(self) -> list[Keys]:
+        """Return the state of `advance` before the first token: no keys."""
+        return []
+
+    def advance(self, tokens: Tensor, state: list[Keys]) -> tuple[Tensor, list[Keys]]:
+        """Return the scores of the token after each of `tokens` `(batch, new)`, which follow those of `state`.
+
+        The state has the keys and values of each block. All tokens together fit into the context.
+        """
+        x, keys = self._embedded(tokens, state[0][0].shape[2] if state else 0), []
+        *blocks, norm = self.blocks
+        for i, block in enumerate(blocks):
+            x, own = block.advance(x, state[i] if state else None)  # type: ignore[operator]
+            keys.append(own)
+        return self._scores(norm(x)), keys
+
     def pipeline_layers(self) -> list[Layer]:
         blocks = [Layer((f"blocks.{i}",), block) for i, block in enumerate(self.blocks)]
         head = "tokens" if self.head is None else "head"
         return [Layer(("tokens", "positions"), self._embedded), *blocks, Layer((head,), self._scores)]
 
-    def _embedded(self, tokens: Tensor) -> Tensor:
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+    def _embedded(self, tokens: Tensor, start: int = 0) -> Tensor:
+        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         embedded: Tensor = self.tokens(tokens) + self.positions(positions)
         return embedded
 

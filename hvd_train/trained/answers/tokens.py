@@ -14,21 +14,26 @@ from hvd_train.compute.calling import scores
 from hvd_train.compute.loss import wide
 from hvd_train.data.tokenizing import saved
 from hvd_train.trained.answer import AnswerContext, Columns, suffix
+from hvd_train.trained.generating.searching import Limits, generate
+
+TOKENS = 16
+"""Tokens with which a text is continued by default."""
 
 
 class Tokens:
     """Answers with `completion`, `next`, `probability` and `loss`.
 
-    `completion` are the most probable tokens one after another (greedy), up to the token that ends a
-    document. `next` is the first of them, and further ones with `top` > 1. `loss` is the mean
-    negative log-likelihood of the tokens of a text, in nats, in windows of the length of training;
-    None for a single token. Texts of equal length make a batch: none is padded.
+    `completion` are the tokens that the search chooses, up to the token that ends a document. `next` is
+    the most probable next token, and further ones with `top` > 1. `loss` is the mean negative
+    log-likelihood of the tokens of a text, in nats, in windows of the length of training; None for a
+    single token. Texts of equal length make a batch: none is padded.
     """
 
     def __init__(self, context: AnswerContext) -> None:
         self._run, self._length = context.run, context.spec.input_shape[0]
         self._top = min(context.top, context.spec.outputs)
-        self._more = context.tokens
+        self._more = TOKENS if context.tokens is None else context.tokens
+        self._start, self._search = context.decode, context.search
         facts = saved.described(context.document, context.spec)
         self._decode, self._end = saved.decoder(facts), facts.get("end")
 
@@ -81,13 +86,9 @@ class Tokens:
         return (total / (texts.shape[1] - 1)).tolist()
 
     def _completions(self, texts: Tensor) -> list[list[int]]:
-        whole = texts
-        for _ in range(self._more):
-            whole = torch.cat([whole, self._next(whole).argmax(-1, keepdim=True).cpu()], 1)
-        return [self._until_end(row) for row in whole[:, texts.shape[1] :].tolist()]
-
-    def _until_end(self, tokens: list[int]) -> list[int]:
-        return tokens[: tokens.index(self._end)] if self._end in tokens else tokens
+        assert self._start is not None
+        found = generate(self._start(None), texts, Limits(self._more, self._end), self._search)
+        return [one.tokens for one in found]
 
     def _scores(self, inputs: Any) -> Tensor:
         return wide(scores(self._run(inputs)))

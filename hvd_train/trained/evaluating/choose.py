@@ -31,6 +31,8 @@ FEWEST = 8
 """The smallest batch, unless the scores of one are too many."""
 BATCHES = 32
 """Batches that there are at least, if they have more than `FEWEST` samples, so that ranks have equal work."""
+_OF_TOKENS = ("language", "seq2seq")
+"""Tasks whose outputs are scores of tokens at each position."""
 _OF_NUMBERS = ("auto", "mse", "l1", "huber")
 """Losses of numbers to predict."""
 
@@ -41,7 +43,7 @@ def batch_size(spec: DataSpec, samples: int) -> int:
     A batch that depended on the number of ranks would change the last digits of the outputs.
     """
     most = EVAL_BATCH
-    if spec.task == "language":
+    if spec.task in _OF_TOKENS:
         most = min(most, max(1, SCORES // (prod(spec.input_shape) * spec.outputs)))
     size = FEWEST
     while 2 * size <= most and 2 * size * BATCHES <= samples:
@@ -71,7 +73,7 @@ def _of_labels(section: LossSection, data: Dataset, split: Any, labels: int) -> 
 
 def _of_classes(section: LossSection, loss: Loss, data: Dataset, split: Any, number: int, dimensions: int) -> Report:
     ignored = section.options.get("ignore_index", IGNORED)
-    if data.spec.task != "language" and not (loss.in_model and dimensions == 2):
+    if data.spec.task not in _OF_TOKENS and not (loss.in_model and dimensions == 2):
         return ClassReport(numbered(class_names(data), number), split, ignored)
     facts = described(data.preprocessing, data.spec)
     return TokenReport(

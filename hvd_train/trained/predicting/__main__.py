@@ -13,6 +13,7 @@ from pathlib import Path
 from hvd_train.errors import ExitCode, UserError
 from hvd_train.saved.model import load_model
 from hvd_train.saved.run import find_run
+from hvd_train.trained.generating.search import Search
 from hvd_train.trained.predicting.predictor import Predictor
 from hvd_train.trained.predicting.request import Request
 from hvd_train.trained.predicting.stream import predict
@@ -27,7 +28,8 @@ def main() -> None:
     try:
         run = find_run(Path(request.run), request.overrides)
         sys.path[:0] = run.search_path  # for targets of the user's own
-        predictor = Predictor(load_model(run), top=request.top, tokens=request.tokens)
+        search = Search(**request.search)
+        predictor = Predictor(load_model(run), top=request.top, tokens=request.tokens, search=search)
         count = predict(predictor, request)
     except UserError as error:
         _say(str(error))

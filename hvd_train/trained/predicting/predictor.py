@@ -14,6 +14,8 @@ from hvd_train.data.nesting import map_tensors
 from hvd_train.errors import UserError
 from hvd_train.trained import answer, input
 from hvd_train.trained.answer import Answer, AnswerContext, Columns, values
+from hvd_train.trained.generating.decoding import Decoding
+from hvd_train.trained.generating.search import GREEDY, Search
 from hvd_train.trained.input import Input, Place, Record, numbered
 
 if TYPE_CHECKING:
@@ -23,14 +25,20 @@ if TYPE_CHECKING:
 class Predictor:
     """Predicts with the model of a run, on one device and in one thread at a time.
 
-    `top` is the number of classes to name, the most probable first, and `tokens` the number of tokens
-    with which a language model continues a text. Raise UserError for a run whose
-    data source is the user's own and makes no samples of one tensor.
+    `top` is the number of classes to name, the most probable first. `tokens` is the most tokens that a
+    model writes, and `search` says how they are chosen. Raise UserError for a run whose data source is the
+    user's own and makes no samples of one tensor.
     """
 
-    def __init__(self, loaded: LoadedModel, *, top: int = 1, tokens: int = 16) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, top: int = 1, tokens: int | None = None, search: Search = GREEDY
+    ) -> None:
         if top < 1:
             raise UserError(f"--top: {top}, expected at least 1")
+        if search != GREEDY and loaded.spec.task not in ("language", "seq2seq"):
+            raise UserError(
+                f"--beams and --sample are for models that write texts, and the run predicts {loaded.spec.task}; leave them out"
+            )
         config, document = loaded.config, loaded.preprocessing
         document = {**document.get("sources", [{}])[0], **document}  # a mixture has one target
         self._precision = _precision(loaded)
@@ -46,6 +54,8 @@ class Predictor:
                 classes=classes_of(document) or (),
                 document=document,
                 tokens=tokens,
+                decode=Decoding(loaded.module, self._precision, loaded.spec),
+                search=search,
                 top=top,
             )
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hvd_train.config import plugins
 from hvd_train.errors import UserError, nearest
@@ -25,7 +26,9 @@ class Request(Argument):
     overrides: list[str]
     keep: list[str]
     top: int
-    tokens: int
+    tokens: int | None
+    search: dict[str, Any] = field(default_factory=dict)
+    """The fields of `Search`."""
 
 
 def format_of(output: Path | None, *, as_json: bool) -> str:

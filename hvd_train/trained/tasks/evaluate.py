@@ -20,6 +20,7 @@ from hvd_train.rank.task import TaskContext
 from hvd_train.trained.evaluating.choose import batch_size, report
 from hvd_train.trained.evaluating.examples import described
 from hvd_train.trained.evaluating.report import Report
+from hvd_train.trained.evaluating.translations import translated
 from hvd_train.trained.restore import Trained, on_split, restore
 from hvd_train.training.evaluation import held_out_part
 
@@ -42,6 +43,7 @@ class Evaluate:
         meters: list[Meter] = [MeanLoss(trained.built.loss), *trained.built.meters]
         size = batch_size(trained.built.data.spec, len(split))
         seconds = _measure(context, trained, split, size, [*meters, made])
+        texts = translated(context, trained, split, size)
         metrics = {name: value for meter in meters for name, value in meter.compute(comm).items()}
         found = made.compute(comm)
         figures = {name: value for name, value in found.pop("figures").items() if value is not None}
@@ -51,6 +53,7 @@ class Evaluate:
             "metrics": {**metrics, **{name: value for name, value in figures.items() if name not in metrics}},
             **found,
             **(described(found["worst"], split, trained.built.data) if comm.rank == 0 else {}),
+            **texts,
             "batch": size,
             "ranks": comm.size,
             "threads": torch.get_num_threads(),

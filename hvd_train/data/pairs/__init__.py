@@ -1,0 +1,1 @@
+"""Texts in pairs, a source and a target each, as tokens."""

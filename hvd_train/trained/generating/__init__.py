@@ -1,0 +1,1 @@
+"""Sequences of tokens that a model writes: greedy, by beam search, and by sampling."""
