@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from cli.data.sets import catalogues
+from cli.data import catalogues
+from cli.data.sets import messages
 from cli.trained.evaluate import text as shown
 from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.engines.single import SingleCommunicator
@@ -385,3 +386,11 @@ def test_catalogues_give_pairs_without_doubles_plurals_and_formats(order):
     for content, message in ((b"PK", "not a compiled catalogue"), (compiled(first)[:40], "not whole")):
         with pytest.raises(ValueError, match=message):
             list(catalogues.compiled(content))
+
+
+def test_the_set_of_messages_has_a_table_for_each_language(tmp_path):
+    made = messages.create()
+    archives = [archive(**{"a/locale/es/LC_MESSAGES/a.mo": compiled({"Open": "Abrir"})}) for _ in made.wheels]
+    made.write(archives, tmp_path)
+    assert (tmp_path / "en-es.tsv").read_text() == "source\ttarget\tpackage\nOpen\tAbrir\tindico\n"
+    assert (tmp_path / "en-fr.tsv").read_text() == "source\ttarget\tpackage\n"
