@@ -280,3 +280,36 @@ def test_a_decoder_sees_no_later_token():
     first, second = model(source, target), model(source, other)
     assert torch.equal(first[:, :5], second[:, :5])
     assert not torch.allclose(first[:, 5:], second[:, 5:])
+
+
+class OfLibrary(torch.nn.Module):
+    """Holds a model of transformers, as `models/huggingface` does."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.inner = model
+
+    def forward(self, *tokens: Tensor, **inputs: Tensor) -> Any:
+        return self.inner(*tokens, **inputs)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_cache_of_transformers_changes_nothing():
+    library = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    of_pairs = library.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    of_text = library.GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=24)
+    translator = Decoding(OfLibrary(library.T5ForConditionalGeneration(of_pairs)).double().eval(), PRECISION, SPEC)
+    spec = DataSpec((8,), 40, "language")
+    writer = Decoding(OfLibrary(library.GPT2LMHeadModel(of_text)).double().eval(), PRECISION, spec)
+    first = torch.randint(40, (4, 5))
+    for search in EVERY_SEARCH:
+        starts = (translator, lambda inputs: Recomputed(translator._outputs, inputs))
+        cached, uncached = (Translate(start, search, 0, 1, 12)(sources()) for start in starts)
+        assert [one.tokens for one in cached] == [one.tokens for one in uncached]
+        cached, uncached = (
+            generate(scores, first, Limits(6, 1), search)
+            for scores in (writer(None), Recomputed(writer._outputs, window=8))
+        )
+        assert [one.tokens for one in cached] == [one.tokens for one in uncached]
+    assert writer._cached(None) is not None

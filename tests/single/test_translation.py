@@ -213,7 +213,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "model": {"name": "seq2seq", "layers": 1, "width": 32, "dropout": 0.0},
             "data": {"name": "translation", "path": path, "tokenizer": TOKENIZER, "batch_size": 32, "bucket": 2},
             "optimizer": {"name": "AdamW", "lr": 0.01},
-            "train": {"steps": 60, "eval_every": 60, "loss": {"name": "cross_entropy", "label_smoothing": 0.1}},
+            "train": {"steps": 40, "eval_every": 40, "loss": {"name": "cross_entropy", "label_smoothing": 0.1}},
         },
     )
 

@@ -12,6 +12,7 @@ from hvd_train.compute.calling import caller
 from hvd_train.compute.precision import Precision
 from hvd_train.data.nesting import map_tensors
 from hvd_train.data.spec import DataSpec
+from hvd_train.trained.generating.library import LibraryScores, caches
 from hvd_train.trained.generating.scores import Cached, Recomputed, Scores, UpTo
 
 
@@ -21,9 +22,9 @@ class Decoding:
     Inputs are a dict of the inputs of an encoder-decoder model, of which the decoder's tokens are then
     given to `Scores`; or None for a language model, whose tokens are its only input.
 
-    A model with `start(**inputs) -> state` and `advance(tokens, state) -> (scores, state)` computes each
-    token once, as long as a language model has room for it in its context. Other models are run on all
-    tokens for each new one.
+    A model with `start(**inputs) -> state` and `advance(tokens, state) -> (scores, state)`, and one of
+    transformers, compute each token once, as long as a language model has room for it in its context.
+    Other models are run on all tokens for each new one.
     """
 
     def __init__(self, model: nn.Module, precision: Precision, spec: DataSpec) -> None:
@@ -32,10 +33,20 @@ class Decoding:
 
     def __call__(self, inputs: Mapping[str, Tensor] | None) -> Scores:
         whole = Recomputed(self._outputs, inputs, self._longest if inputs is None else None)
-        if not hasattr(self._model, "advance"):
+        cached = self._cached(inputs)
+        if cached is None:
             return whole
-        cached = Cached(self._advance, self._started(inputs or {}))
         return cached if inputs is not None else UpTo(self._longest, cached, whole)
+
+    @torch.inference_mode()
+    def _cached(self, inputs: Mapping[str, Tensor] | None) -> Scores | None:
+        """Return scores with cached keys and values; None if the model keeps none."""
+        placed = None if inputs is None else map_tensors(self._precision.inputs, dict(inputs))
+        of_library = getattr(self._model, "inner", None)
+        with self._precision.forward():
+            if hasattr(self._model, "advance"):
+                return Cached(self._advance, self._model.start(**placed or {}))  # type: ignore[operator]
+            return _Within(self._precision, LibraryScores(of_library, placed)) if caches(of_library) else None
 
     @torch.inference_mode()
     def _outputs(self, inputs: Any) -> Any:
@@ -43,11 +54,18 @@ class Decoding:
             return self._call(map_tensors(self._precision.inputs, inputs))
 
     @torch.inference_mode()
-    def _started(self, inputs: Mapping[str, Tensor]) -> Any:
-        with self._precision.forward():
-            return self._model.start(**map_tensors(self._precision.inputs, dict(inputs)))  # type: ignore[operator]
-
-    @torch.inference_mode()
     def _advance(self, tokens: Tensor, state: Any) -> Any:
         with self._precision.forward():
             return self._model.advance(tokens.to(self._precision.device), state)  # type: ignore[operator]
+
+
+class _Within:
+    """Calls scores in the precision and on the device of a run, without gradients."""
+
+    def __init__(self, precision: Precision, scores: Scores) -> None:
+        self._precision, self._scores = precision, scores
+
+    @torch.inference_mode()
+    def __call__(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
+        with self._precision.forward():
+            return self._scores(tokens.to(self._precision.device), parents)
