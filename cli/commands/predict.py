@@ -9,8 +9,6 @@ import typer
 
 from cli.arguments import options
 
-GENERATION = "Generated texts"
-
 
 def command(
     run: options.TrainedRun,
@@ -50,7 +48,7 @@ def command(
             min=0,
             help="Most tokens that a model writes.",
             show_default="16 after a text; for a translation as in training",
-            rich_help_panel=GENERATION,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     beams: Annotated[
@@ -59,7 +57,7 @@ def command(
             "--beams",
             metavar="N",
             help="Sequences that beam search keeps; 1: the most probable token at each place.",
-            rich_help_panel=GENERATION,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = 1,
     length_penalty: Annotated[
@@ -68,12 +66,12 @@ def command(
             "--length-penalty",
             metavar="X",
             help="Power of the length that beam search divides by; 0 prefers short sequences.",
-            rich_help_panel=GENERATION,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = 0.6,
     sample: Annotated[
         bool,
-        typer.Option("--sample", help="Draw each token at random by its probability.", rich_help_panel=GENERATION),
+        typer.Option("--sample", help="Draw each token at random by its probability.", rich_help_panel=options.OUTPUT),
     ] = False,
     temperature: Annotated[
         float,
@@ -81,7 +79,7 @@ def command(
             "--temperature",
             metavar="X",
             help="Below 1, --sample prefers probable tokens.",
-            rich_help_panel=GENERATION,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = 1.0,
     top_k: Annotated[
@@ -91,7 +89,7 @@ def command(
             metavar="K",
             help="Draw from the K most probable tokens.",
             show_default="all",
-            rich_help_panel=GENERATION,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     top_p: Annotated[
@@ -101,7 +99,7 @@ def command(
             metavar="P",
             help="Draw from the most probable tokens that together have probability P.",
             show_default="all",
-            rich_help_panel=GENERATION,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     seed: Annotated[
@@ -110,7 +108,7 @@ def command(
             "--seed",
             metavar="N",
             help="Seed of --sample; the result for a text does not depend on other texts.",
-            rich_help_panel=GENERATION,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = 0,
     data: options.DataOverrides = None,
