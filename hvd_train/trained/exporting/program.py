@@ -118,19 +118,27 @@ def axes(batches: Sequence[tuple[Tensor, ...]], *, language: bool) -> Axes:
     """Return the dimensions of any size of inputs, of which `batches` are examples.
 
     These are the number of samples, all dimensions that differ between the batches, and the length
-    of the inputs of a language model. The first two batches have two and three samples.
+    of the inputs of a language model. Those that differ in the same way have one name, such as a text and
+    its mask. The first two batches have two and three samples.
     """
     two, three = batches[:2]
     found: list[dict[int, str]] = []
+    names: dict[tuple[int, ...], str] = {}
     for number, (x, y) in enumerate(zip(two, three, strict=True)):
         if not x.dim() or (x.shape[0], y.shape[0]) != (2, 3):
             found.append({})
             continue
         sizes = zip(*(batch[number].shape[1:] for batch in batches), strict=True)
-        varied = {d: f"size_{d}" for d, of_batches in enumerate(sizes, 1) if len(set(of_batches)) > 1}
+        varied = {d: _named(names, (d, *of)) for d, of in enumerate(sizes, 1) if len(set(of)) > 1}
         length = {1: LENGTH} if language and x.dim() > 1 else {}
         found.append({0: BATCH, **varied, **length})
     return tuple(found)
+
+
+def _named(names: dict[tuple[int, ...], str], key: tuple[int, ...]) -> str:
+    """Return the name of a dimension, whose number and sizes `key` has: of equal ones the same."""
+    others = sum(known[0] == key[0] for known in names)
+    return names.setdefault(key, f"size_{key[0]}_{others + 1}" if others else f"size_{key[0]}")
 
 
 def sizes(program: ExportedProgram, source: Source) -> Shapes:
