@@ -7,9 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import tokenizers
 import torch
 from torch import Tensor
 
@@ -33,50 +31,25 @@ EXPECTED = {
     "own_collate": lambda e: e["accuracy"] >= 0.9,
     "own_metric": lambda e: e["within_one"] >= e["accuracy"] >= 0.9,
     "images_cnn": lambda e: e["accuracy"] >= 0.9,
-    "trec_bag": lambda e: e["accuracy"] >= 0.9,
-    "bert_trec": lambda e: e["accuracy"] >= 0.5,  # two classes, and random weights
-    "sms_spam": lambda e: e["auroc"] >= 0.5,
 }
 RANKS = {"pipeline_transformer": "4"}
 DATA = {"images_cnn": ("data.path", patterns.write)}
 """The option that names the data of an example, and what writes them."""
-TEXTS = {"bert_trec", "sms_spam", "trec_bag"}
-"""Examples of text classification."""
 
 
-def texts(folder: Path) -> list[str]:
-    """Write labelled texts and a BERT of random weights; return the overrides that name them."""
-    labels = {"animal": ["cat", "dog", "horse"], "food": ["bread", "rice", "soup"]}
-    draw = np.random.default_rng(0)
-    rows = [
-        f"{' '.join(draw.choice(list('abcdef'), n % 9 + 1))} {draw.choice(labels[of])},{of}"
-        for n, of in enumerate([*labels] * 60)
-    ]
-    (folder / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdef", *labels["animal"], *labels["food"]]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    made = tokenizers.BertWordPieceTokenizer(str(folder / "vocab.txt"))
-    made.save(str(folder / "tokenizer.json"))
-    transformers = pytest.importorskip("transformers")
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    bert = transformers.BertModel(transformers.BertConfig(vocab_size=len(words), max_position_embeddings=128, **size))
-    bert.save_pretrained(folder)
-    return [
-        f"model.pretrained={folder}",
-        f"data.tokenizer.path={folder / 'tokenizer.json'}",
-        f"data.path={folder / 'texts.csv'}",
-    ]
+FILES = [
+    file for file in sorted((ROOT / "examples").glob("*.yaml")) if "fetched:" not in file.read_text(encoding="utf-8")
+]
+"""Examples without data that `ddl data fetch` brings; those are in test_workloads.py."""
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_example(file: Path, tmp_path: Path) -> None:
     needs("mpirun")
     option, write = DATA.get(file.stem, ("", None))
     if write:
         write(tmp_path / "data")
     data = [f"{option}={tmp_path / 'data'}"] if write else []
-    if file.stem in TEXTS:
-        data = [one for one in texts(tmp_path) if file.stem != "trec_bag" or one.startswith("data.path")]
     done = ddl("run", "--np", RANKS.get(file.stem, "2"), "--output", tmp_path / "out", file, *data, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert EXPECTED[file.stem](summary(tmp_path / "out")["eval"]), summary(tmp_path / "out")["eval"]
