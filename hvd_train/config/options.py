@@ -63,6 +63,11 @@ LabelTask = Annotated[Literal["auto", "classification", "regression"], "what the
 TableDelimiter = Annotated[str, Field(min_length=1, max_length=1), "character between two values of a .csv table"]
 MediaRoot = Annotated[str | None, "folder that the paths of a table begin at; by default the folder of the table"]
 
+# Of models of sequences.
+PerStep = Annotated[
+    bool, "return log-probabilities of every step, as for the loss ctc, in place of scores of the sequence"
+]
+
 # Of records whose fields are texts, images, sounds and numbers.
 RecordTask = Annotated[
     Literal["auto", "classification", "regression", "language"],
@@ -193,6 +198,7 @@ __all__ = [
     "NormaliseAdvantages",
     "Passes",
     "PathColumn",
+    "PerStep",
     "PositiveFloat",
     "PositiveInt",
     "RecordTask",

@@ -37,6 +37,8 @@ def with_lengths(data: Dataset, node: Node, seed: int) -> Dataset:
     Raise UserError if the training samples are arrays of one shape, or have no positions.
     """
     if not isinstance(data.train, SampleSplit):
+        if getattr(data.train, "lengths", None) is not None:
+            return data
         kind = "have no positions" if isinstance(data.train, StreamSplit) else "are arrays of one shape"
         raise UserError(f"data.bucket: the samples of this source {kind}; leave bucket out")
     splits = {"train": data.train, "test": data.test, **data.others}

@@ -13,6 +13,7 @@ from hvd_train.config import plugins
 from hvd_train.config.schema import DataSection
 from hvd_train.config.section import TARGET, PluginSection
 from hvd_train.data.base import Dataset, Items, Stream
+from hvd_train.data.collates import pad
 from hvd_train.data.fitted import Fitted, described_as
 from hvd_train.data.lengths import with_lengths
 from hvd_train.data.memory.node import ALONE, Node
@@ -86,7 +87,9 @@ def _split(
     if isinstance(samples, Items):
         return SampleSplit(samples, collate, transforms, seed, skips, seeds=seeds)
     if "collate" in section.model_fields_set:
-        raise UserError("data.collate: the samples of this source are arrays of one shape; leave collate out")
+        raise UserError("data.collate: this source makes its batches itself; leave collate out")
     if any(transform.of_samples for transform in transforms):
-        return SampleSplit(RowItems(samples), default_collate, transforms, seed, seeds=seeds)
+        rows = RowItems(samples)
+        collate = default_collate if rows.lengths is None else pad.create(section.label_key)
+        return SampleSplit(rows, collate, transforms, seed, seeds=seeds)
     return TransformedSplit(samples, transforms, seed) if transforms else samples

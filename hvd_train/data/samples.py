@@ -141,6 +141,11 @@ class RowItems:
     def labels(self) -> Tensor:
         return self.split.labels
 
+    @property
+    def lengths(self) -> Tensor | None:
+        """The length of each sample, if the split knows them."""
+        return getattr(self.split, "lengths", None)
+
     def __len__(self) -> int:
         return len(self.split)
 
@@ -160,6 +165,11 @@ class TransformedSplit:
     @property
     def labels(self) -> Tensor:
         return self.split.labels
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """The length of each sample, if the split knows them."""
+        return getattr(self.split, "lengths", None)
 
     def __len__(self) -> int:
         return len(self.split)

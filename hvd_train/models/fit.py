@@ -34,6 +34,20 @@ def image(spec: DataSpec, model: str, smallest: int) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def sequence(spec: DataSpec, model: str) -> int:
+    """Return the number of values of one step, for a model of sequences.
+
+    Sequences are (time, features), or spectra (channels, features, time).
+    """
+    if len(spec.input_shape) == 3:
+        return spec.input_shape[0] * spec.input_shape[1]
+    if len(spec.input_shape) != 2 or spec.input_shape[0] == 1 or spec.task == "language":
+        raise UserError(
+            f"model '{model}' takes sequences (time, features), or spectra (channels, features, time), not {_given(spec)}"
+        )
+    return spec.input_shape[1]
+
+
 def length(spec: DataSpec, model: str) -> int:
     """Return the number of tokens in a sample, for a language model."""
     if spec.task != "language":

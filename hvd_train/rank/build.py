@@ -157,8 +157,9 @@ def _check_stream(config: Config, train: samples.StreamSplit, ranks: int) -> Non
 
 def _model(config: Config, data: Dataset, comm: Communicator, sample: Any) -> nn.Module:
     """Build the model on the CPU, in the dtypes that its code gives it, for inputs as `sample`."""
-    _check_inputs(config, data, sample)
+    _check_task(config, data, sample)
     model = create_model(config, data.spec)
+    _check_inputs(config, data, model, sample)
     single = map_tensors(lambda x: x.float() if x.is_floating_point() else x, sample)
     model_state.materialise(model, lambda: caller(model)(single))
     model_state.check(model)
@@ -196,20 +197,32 @@ def _check_gradients(config: Config, model: nn.Module) -> None:
         )
 
 
-def _check_inputs(config: Config, data: Dataset, x: Any) -> None:
-    """Raise UserError if the inputs `x` are integers and a built-in model takes floats."""
+def _check_task(config: Config, data: Dataset, x: Any) -> None:
+    """Raise UserError if a built-in model cannot know what to predict for the inputs `x`."""
+    if config.model.member != TARGET and data.spec.task == "other" and not data.spec.vocabularies:
+        raise _unknown(config, x)
+
+
+def _check_inputs(config: Config, data: Dataset, model: nn.Module, x: Any) -> None:
+    """Raise UserError if a built-in model does not take the inputs `x`."""
     if config.model.member == TARGET or data.spec.task == "language" or data.spec.vocabularies:
         return
-    if not isinstance(x, Tensor) or data.spec.task == "other":
-        raise UserError(
-            f"model: '{config.model.name}' takes one tensor for each sample, with a class or numbers to predict, and a "
-            f"batch of the data has {shown(x)} as inputs; set model.target to a model that takes them"
-        )
-    if not x.is_floating_point():
+    if not isinstance(x, Tensor):
+        positional, keywords = arguments(model)(x)
+        if len(positional) + len(keywords) < 2:
+            raise _unknown(config, x)
+    elif not x.is_floating_point():
         raise UserError(
             f"data: inputs are of type {x.dtype}, and the model '{config.model.name}' takes floating point numbers; "
             "convert them where the samples are made, as by x.float() / 255"
         )
+
+
+def _unknown(config: Config, x: Any) -> UserError:
+    return UserError(
+        f"model: '{config.model.name}' takes one tensor for each sample, with a class or numbers to predict, and a "
+        f"batch of the data has {shown(x)} as inputs; set model.target to a model that takes them"
+    )
 
 
 def _device(wanted: str, comm: Communicator) -> torch.device:

@@ -16,11 +16,14 @@ Keys = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Causal self-attention with several heads. Maps `(batch, length, width)` to the same shape."""
+    """Self-attention with several heads. Maps `(batch, length, width)` to the same shape.
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    If it is causal, no position reads a later one.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.causal = heads, dropout, causal
         self.project, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +35,7 @@ class Attention(nn.Module):
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
         dropout = self.dropout if self.training else 0.0
-        mask, is_causal = causal(query.shape[2], key.shape[2], x.device)
+        mask, is_causal = causal(query.shape[2], key.shape[2], x.device) if self.causal else (None, False)
         heads = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
         )
@@ -56,10 +59,12 @@ class Block(nn.Module):
     Each part normalises its input and adds its output to the input.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
         feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.attention = nn.Sequential(nn.LayerNorm(width), Attention(width, heads, dropout), nn.Dropout(dropout))
+        self.attention = nn.Sequential(
+            nn.LayerNorm(width), Attention(width, heads, dropout, causal), nn.Dropout(dropout)
+        )
         self.feed = nn.Sequential(nn.LayerNorm(width), feed, nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
