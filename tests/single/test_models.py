@@ -17,6 +17,8 @@ DIGITS = DataSpec((1, 8, 8), 10, "classification")
 CIFAR = DataSpec((3, 32, 32), 10, "classification")
 TABLE = DataSpec((5,), 2, "regression")
 TEXT = DataSpec((16,), 256, "language")
+STEPS = DataSpec((7, 3), 2, "classification")
+SPECTRA = DataSpec((2, 5, 7), 3, "classification")
 WORDS = DataSpec((7,), 4, "classification", vocabularies={"input_ids": 11})
 AGENT = DataSpec((4,), 3, "control")
 TEAM = DataSpec((6,), 3, "control", agents=2, policy_inputs=4)
@@ -33,10 +35,14 @@ FITTING = {
     "soft_actor_critic": (NUMBERS,),
     "table": (AGENT,),
     "cnn": (DIGITS, CIFAR),
+    "conformer": (STEPS, SPECTRA, WORDS),
+    "conv1d": (STEPS, SPECTRA, WORDS),
+    "gru": (STEPS, SPECTRA, WORDS),
     "per_agent": (TEAM,),
     "resnet": (DIGITS, CIFAR),
     "seq2seq": (PAIRS,),
     "transformer": (TEXT,),
+    "vit": (DIGITS, CIFAR),
 }
 UNFITTING = {
     "actor_critic": (TABLE, TEXT),
@@ -46,10 +52,14 @@ UNFITTING = {
     "soft_actor_critic": (TABLE, TEXT),
     "table": (TABLE, TEXT),
     "cnn": (TABLE, TEXT, DataSpec((1, 2, 8), 10, "classification")),
+    "conformer": (TABLE, TEXT),
+    "conv1d": (TABLE, TEXT, DataSpec((1, 800), 2, "classification")),
+    "gru": (TABLE, TEXT),
     "per_agent": (TABLE, TEXT),
     "resnet": (TABLE, TEXT),
     "seq2seq": (TABLE, TEXT),
     "transformer": (DIGITS, TABLE),
+    "vit": (TABLE, TEXT, DataSpec((1, 3, 8), 10, "classification")),
 }
 
 
@@ -194,12 +204,113 @@ def test_transformer_drops_only_in_training():
     assert torch.equal(model(tokens), model(tokens))
 
 
+LENGTHS = (1, 4, 7, 5)
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+@pytest.mark.parametrize("spec", [STEPS, SPECTRA, WORDS], ids=["steps", "spectra", "words"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("conv1d", {}),
+        ("gru", {}),
+        ("gru", {"bidirectional": True, "layers": 2}),
+        ("conformer", {}),
+        ("conformer", {"join": 2}),
+    ],
+)
+def test_padding_changes_no_sequence(name, options, spec, per_step):
+    model = create(name, spec, per_step=per_step, **options).eval()
+    x = inputs(spec, len(LENGTHS))
+    mask = torch.arange(7) < torch.tensor(LENGTHS)[:, None]
+    outputs = model(x, mask)
+    for i, length in enumerate(LENGTHS):
+        alone = model(x[i : i + 1, ..., :length] if spec is SPECTRA else x[i : i + 1, :length])
+        if per_step:
+            steps = int(alone["lengths"])
+            assert steps == int(outputs["lengths"][i])
+            torch.testing.assert_close(outputs["logits"][i, :steps], alone["logits"][0])
+            torch.testing.assert_close(alone["logits"].exp().sum(-1), torch.ones(1, steps))
+        else:
+            torch.testing.assert_close(outputs[i : i + 1], alone)
+
+
+@pytest.mark.parametrize("name", ["conv1d", "gru", "conformer"])
+def test_padding_that_is_no_number_changes_nothing_and_gets_no_gradient(name):
+    model = create(name, STEPS).eval()
+    x, mask = inputs(STEPS), torch.arange(7) < torch.tensor([[7], [3], [5]])
+    spoilt = x.masked_fill(~mask[..., None], math.nan).requires_grad_()
+    outputs = model(spoilt, mask)
+    torch.testing.assert_close(outputs, model(x, mask))
+    outputs.sum().backward()
+    assert torch.equal(spoilt.grad.abs().sum(-1) > 0, mask)
+
+
+def test_a_gru_of_both_directions_is_that_of_torch():
+    model = create("gru", STEPS, width=4, bidirectional=True)
+    (layer,), x = model.layers, inputs(STEPS)
+    whole = nn.GRU(3, 4, batch_first=True, bidirectional=True)
+    directions = {"": layer.forwards, "_reverse": layer.backwards}
+    whole.load_state_dict({f"{k}{end}": v for end, one in directions.items() for k, v in one.state_dict().items()})
+    torch.testing.assert_close(model(x), model.head.linear(whole(x)[0].mean(1)))
+
+
+def test_conv1d_is_the_network_of_its_description():
+    model, x = create("conv1d", STEPS, channels=[4], kernel=3), inputs(STEPS)
+    kernel, bias, scale, shift, weight, offset = model.parameters()
+    normal = F.layer_norm(F.conv1d(x.mT, kernel, bias, padding=1).mT, (4,), scale, shift)
+    pooled = F.max_pool1d(F.relu(normal).mT, 2, ceil_mode=True).mean(-1)
+    torch.testing.assert_close(model(x), F.linear(pooled, weight, offset))
+
+
+def test_a_conformer_knows_the_order_of_steps_and_not_where_they_begin():
+    model = create("conformer", STEPS, layers=1, kernel=1).eval()
+    attention = model.blocks[0].attention
+    x = torch.randn(1, 6, 64)
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    assert not torch.allclose(attention(x, mask)[0, 0], attention(x.flip(1), mask)[0, -1], atol=1e-4)
+    moved = torch.cat([torch.zeros(1, 3, 64), x], 1)
+    later = torch.arange(9)[None] >= 3
+    torch.testing.assert_close(attention(moved, later)[:, 3:], attention(x, mask), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_vit_sees_patches_and_where_they_are(pool):
+    model = create("vit", DIGITS, pool=pool).eval()
+    x = inputs(DIGITS, 1)
+    left, right = x[..., :4], x[..., 4:]
+    assert not torch.allclose(model(x), model(torch.cat([right, left], -1)))
+    nn.init.zeros_(model.positions.weight)
+    torch.testing.assert_close(model(x), model(torch.cat([right, left], -1)))
+
+
+def test_vit_embeds_a_patch_by_all_its_pixels():
+    model, x = create("vit", CIFAR, patch=16, pool="mean"), inputs(CIFAR, 2)
+    patches = x.unflatten(3, (2, 16)).unflatten(2, (2, 16)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    kernel, bias = model.patches.weight.flatten(1), model.patches.bias
+    torch.testing.assert_close(model._embedded(x), F.linear(patches, kernel, bias) + model.positions.weight)
+
+
+def test_the_layers_of_vit_are_its_forward_pass():
+    model, x = create("vit", DIGITS), inputs(DIGITS)
+    outputs = x
+    for layer in model.pipeline_layers():
+        outputs = layer.run(outputs)
+    assert torch.equal(outputs, model(x))
+    assert {path for layer in model.pipeline_layers() for path in layer.paths} >= {"patches", "positions", "head"}
+
+
 @pytest.mark.parametrize(
     ("name", "spec", "options", "words"),
     [
         ("resnet", CIFAR, {"depth": 21}, ["model.depth", "21", "6n + 2"]),
         ("resnet", CIFAR, {"depth": 2}, ["model.depth", "2", "6n + 2"]),
         ("transformer", TEXT, {"width": 10, "heads": 4}, ["model.width", "10", "multiple of heads, 4"]),
+        ("vit", DIGITS, {"width": 10, "heads": 4}, ["model.width", "10", "multiple of heads, 4"]),
+        ("vit", DIGITS, {"patch": 3}, ["model.patch", "3", "divisor of both sides of the images, 8 x 8"]),
+        ("conformer", STEPS, {"width": 12, "heads": 4}, ["model.width", "12", "multiple of twice the heads, 8"]),
+        ("conformer", STEPS, {"kernel": 4}, ["model.kernel", "4", "an odd number"]),
+        ("conv1d", STEPS, {"kernel": 4}, ["model.kernel", "4", "an odd number"]),
     ],
 )
 def test_impossible_sizes_are_refused(name, spec, options, words):

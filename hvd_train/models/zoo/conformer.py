@@ -123,7 +123,8 @@ def _feed(width: int, dropout: float) -> nn.Module:
 
 def _joined(x: Tensor, join: int) -> Tensor:
     """Return `x` `(batch, time, features)` with each `join` steps as one; zeros fill the last."""
-    return F.pad(x, (0, 0, 0, -x.shape[1] % join)).unflatten(1, (-1, join)).flatten(2)
+    joined: Tensor = F.pad(x, (0, 0, 0, -x.shape[1] % join)).unflatten(1, (-1, join)).flatten(2)
+    return joined
 
 
 def _rotated(x: Tensor) -> Tensor:

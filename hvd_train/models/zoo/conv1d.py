@@ -27,7 +27,7 @@ class Block(nn.Module):
         """Return `(batch, time / 2, after)` and its mask, for `x` `(batch, time, before)`."""
         x = F.relu(self.norm(self.convolution(x.transpose(1, 2)).transpose(1, 2)))
         x = x.masked_fill(~mask[..., None], 0)
-        return F.max_pool1d(x.transpose(1, 2), 2, ceil_mode=True).transpose(1, 2), mask[:, ::2]
+        return F.pad(x, (0, 0, 0, x.shape[1] % 2)).unflatten(1, (-1, 2)).amax(2), mask[:, ::2]
 
 
 class Convolutions(nn.Module):

@@ -62,6 +62,7 @@ class Source:
             raise UserError(
                 f"--to {to}: torch.export cannot export the model: {_reason(error, self.module)}"
             ) from error
+        _check_sizes(sizes(program, self), self, to)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)
         return program
@@ -146,9 +147,25 @@ def sizes(program: ExportedProgram, source: Source) -> Shapes:
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     shapes = [values[name].shape for name in program.graph_signature.user_inputs]
     return {
-        name: [size if isinstance(size, int) else axes[d] for d, size in enumerate(shape)]
+        name: [axes[d] if (fixed := _fixed(size)) is None else fixed for d, size in enumerate(shape)]
         for name, shape, axes in zip(source.binding.inputs, shapes, source.axes, strict=True)
     }
+
+
+def _fixed(size: int | torch.SymInt) -> int | None:
+    """Return the only size that a program takes in a dimension; None if it takes several."""
+    return size if isinstance(size, int) else size.node.maybe_as_int()
+
+
+def _check_sizes(found: Shapes, source: Source, to: str) -> None:
+    """Raise UserError if the program fixes a size in which samples differ."""
+    for (name, shape), of in zip(found.items(), source.axes, strict=True):
+        for d, axis in of.items():
+            if axis not in (BATCH, LENGTH) and isinstance(shape[d], int):
+                raise UserError(
+                    f"--to {to}: the program takes '{name}' of the size {shape[d]} in dimension {d} only, and samples differ in "
+                    "it: the code of the model fixes it (torch repeats nn.GRU and nn.LSTM for each step)"
+                )
 
 
 def declared(source: Source) -> Shapes:
