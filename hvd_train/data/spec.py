@@ -29,5 +29,3 @@ class DataSpec:
     the name of the input. The integers are below that number."""
     policy_inputs: int = 0
     """The first numbers of an observation, which alone a policy may see; 0: all."""
-    vocabularies: Mapping[str, int] = field(default_factory=dict)
-    """The number of different values of each input that is integers, such as tokens, by its name."""
