@@ -5,11 +5,26 @@ For a long DOCUMENT see `words`. The options are those of `script_options`.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Callable
 
 from hvd_train.config import words
 from hvd_train.rank.affinity import set_threads
+
+
+def _imported() -> Callable[[str], int]:
+    """Return the function that runs a rank.
+
+    Importing torch makes a million objects that stay. Collections of garbage need not visit them.
+    """
+    gc.disable()
+    from hvd_train.rank.worker import run_document
+
+    gc.freeze()
+    gc.enable()
+    return run_document
 
 
 def main() -> None:
@@ -19,8 +34,7 @@ def main() -> None:
 
         run_script(sys.argv[2:])
     else:
-        from hvd_train.rank.worker import run_document
-
+        run_document = _imported()
         sys.path.insert(0, os.getcwd())  # for targets of the user's own
         sys.exit(run_document(words.join(sys.argv[1], os.environ)))
 
