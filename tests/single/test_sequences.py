@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hvd_train.config.schema import DataSection
 from hvd_train.data.base import Dataset
 from hvd_train.data.load import load as load_section
 from hvd_train.data.memory.node import ALONE, Node
+from hvd_train.data.spec import DataSpec
 from hvd_train.errors import UserError
 from hvd_train.rank.build import build
 from hvd_train.rank.node import on_node
@@ -281,3 +283,63 @@ def test_a_program_of_one_length_only_is_refused() -> None:
     with pytest.raises(UserError) as raised:
         program("gru")
     assert "dimension 1 only, and samples differ in it" in str(raised.value)
+
+
+SPELLING = [[1, 2, 3], [3, 1], [2, 2, 1, 3], [2]]
+"""Labels of words of a toy language, in which a label is two or three steps of one feature."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Samples (spectra (1, 3, time), labels), each with its own numbers of steps and labels."""
+
+    name: str = "speech"
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.full((len(self),), -1)
+
+    def __len__(self) -> int:
+        return 24
+
+    def item(self, index: int) -> tuple[Tensor, Tensor]:
+        draw = torch.Generator().manual_seed(index)
+        spelling = torch.tensor(SPELLING[index % 4])
+        steps = spelling.repeat_interleave(torch.randint(2, 4, spelling.shape, generator=draw))
+        silent = torch.stack([steps, torch.zeros_like(steps)], 1).flatten()
+        x = torch.nn.functional.one_hot(silent, 4)[:, 1:].float() + 0.05 * torch.randn(len(silent), 3, generator=draw)
+        return x.T[None], spelling
+
+
+def speech() -> Dataset:
+    return Dataset(Speech(), Speech(), DataSpec((1, 3, 12), 4, "classification"))
+
+
+def test_a_conformer_learns_to_spell_with_ctc_and_two_ranks_are_as_one() -> None:
+    def config(size: int, **train: Any) -> Any:
+        return training.configuration(
+            model={"target": None, "name": "conformer", **OPTIONS["conformer"], "per_step": True},
+            data={
+                "target": f"{__name__}:speech",
+                "collate": {"name": "pad", "dims": [-1], "mask": "mask"},
+                "bucket": 2,
+                "batch_size": 8 // size,
+            },
+            optimizer={"name": "Adam", "lr": 0.02, "momentum": None, "weight_decay": None},
+            train={
+                "loss": {"name": "ctc", "input_lengths": "lengths", "target_padding": -100},
+                "clip_norm": 1.0,
+                "metrics": [],
+                **train,
+            },
+        )
+
+    one, two, _ = (
+        state
+        for size in (1, 2)
+        for state in threads.run(size, lambda comm, size=size: training.trained(comm, config(size)))
+    )
+    training.assert_close(two, one, 1e-5)
+    log = training.Log()
+    threads.run(1, lambda comm: training.trainer(comm, config(1, epochs=20, eval_every=60), sinks=[log]).run())
+    assert log.evaluated[-1]["loss"] < 0.8
