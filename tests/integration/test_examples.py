@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -34,36 +32,10 @@ EXPECTED = {
     "own_metric": lambda e: e["within_one"] >= e["accuracy"] >= 0.9,
     "images_cnn": lambda e: e["accuracy"] >= 0.9,
     "linear_regression": lambda e: e["loss"] < 1e-9,
-    "spoken_digits": lambda e: e["accuracy"] >= 0.9,
-    "mnist_cnn": lambda e: e["accuracy"] >= 0.9,
 }
 RANKS = {"pipeline_transformer": "4"}
-
-
-def sequences(file: Path) -> None:
-    """Write 200 sequences of 5 to 15 steps, of ten classes with different means."""
-    draw = np.random.default_rng(0)
-    lengths, y = draw.integers(5, 16, 200), np.arange(200) % 10
-    x = draw.normal(size=(lengths.sum(), 13)) + np.repeat(4 * np.eye(13)[y], lengths, 0)
-    np.savez(file.with_suffix(".npz"), X=x, y=y, lengths=lengths)
-
-
-def pictures(file: Path) -> None:
-    """Write 200 images of ten classes: places of a bright square."""
-    y = np.arange(200) % 10
-    x = np.random.default_rng(0).integers(0, 50, (200, 1, 28, 28), dtype=np.uint8)
-    for image, place in zip(x, y, strict=True):
-        top, left = 5 * (place % 5) + 2, 12 * (place // 5) + 6
-        image[0, top : top + 3, left : left + 4] += 200
-    np.savez(file.with_suffix(".npz"), x=x, y=y)
-
-
-DATA: dict[str, tuple[str, str, Callable[[Path], object]]] = {
-    "images_cnn": ("data.path", "data", patterns.write),
-    "spoken_digits": ("data.path", "data.npz", sequences),
-    "mnist_cnn": ("data.path", "data.npz", pictures),
-}
-"""The option that names the data of an example, their name, and what writes them."""
+DATA = {"images_cnn": ("data.path", patterns.write)}
+"""The option that names the data of an example, and what writes them."""
 
 
 FILES = [
@@ -75,10 +47,10 @@ FILES = [
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_example(file: Path, tmp_path: Path) -> None:
     needs("mpirun")
-    option, name, write = DATA.get(file.stem, ("", "", None))
+    option, write = DATA.get(file.stem, ("", None))
     if write:
         write(tmp_path / "data")
-    data = [f"{option}={tmp_path / name}"] if write else []
+    data = [f"{option}={tmp_path / 'data'}"] if write else []
     done = ddl("run", "--np", RANKS.get(file.stem, "2"), "--output", tmp_path / "out", file, *data, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert EXPECTED[file.stem](summary(tmp_path / "out")["eval"]), summary(tmp_path / "out")["eval"]

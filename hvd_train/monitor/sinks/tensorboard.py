@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch.utils.tensorboard.writer import SummaryWriter
+
 from hvd_train.monitor.base import Record, Sink
-from hvd_train.monitor.event_file import EventFile
 
 MOST_CURVES = 64
 """Numbers of a metric of several that are drawn. The others are in metrics.jsonl."""
@@ -17,7 +18,7 @@ class TensorBoard(Sink):
         self._folder = folder
 
     def open(self, run: Record) -> None:
-        self._file = EventFile(self._folder, run["first_step"] + 1)
+        self._writer = SummaryWriter(str(self._folder), purge_step=run["first_step"] + 1)  # type: ignore[no-untyped-call]
 
     def train(self, record: Record) -> None:
         self._write("train", record)
@@ -26,12 +27,13 @@ class TensorBoard(Sink):
         self._write("eval", record)
 
     def close(self, summary: Record) -> None:
-        self._file.close()
+        self._writer.close()  # type: ignore[no-untyped-call]
 
     def _write(self, kind: str, record: Record) -> None:
-        named = ((name, value) for name, value in record.items() if name not in {"step", "epoch"})
-        curves = (pair for name, value in named for pair in _numbers(f"{kind}/{name}", value)[:MOST_CURVES])
-        self._file.add(record["step"], curves)
+        for name, value in record.items():
+            if name not in {"step", "epoch"}:
+                for label, number in _numbers(f"{kind}/{name}", value)[:MOST_CURVES]:
+                    self._writer.add_scalar(label, number, record["step"])  # type: ignore[no-untyped-call]
 
 
 def _numbers(name: str, value: Any) -> list[tuple[str, float]]:
