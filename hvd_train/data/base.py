@@ -11,6 +11,10 @@ is the same nesting of stacked tensors. The samples of a source are one of
     Items     samples that are made one at a time, such as images that are decoded
     Stream    samples in an order of their own, without positions and perhaps without an end
 
+A `Split` and `Items` may have two more attributes. `groups` (int64, `(n,)`) has the client of each
+sample, such as its user or speaker, for the partition `by_group`. `seeded(seed)` returns the samples
+drawn with the seed of the run.
+
 `Items` and a `Stream` that already know of a damaged sample have its message in `damage`, which ends
 the run at its start unless damaged samples are skipped.
 """

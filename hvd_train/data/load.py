@@ -79,6 +79,8 @@ def _split(
     damage = getattr(samples, "damage", None)
     if damage is not None and section.on_error == "error":
         raise UserError(damage)
+    if hasattr(samples, "seeded"):
+        samples = samples.seeded(seed)
     for transform in transforms:
         samples = transform.grow(samples)
     skips, seeds = section.on_error == "skip", section.worker_type == "processes"

@@ -74,6 +74,10 @@ class SampleSplit:
     def labels(self) -> Tensor:
         return self.items.labels
 
+    @property
+    def groups(self) -> Tensor | None:
+        return getattr(self.items, "groups", None)
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -146,6 +150,11 @@ class RowItems:
         """The length of each sample, if the split knows them."""
         return getattr(self.split, "lengths", None)
 
+    @property
+    def groups(self) -> Tensor | None:
+        """The client of each sample, if the split knows them."""
+        return getattr(self.split, "groups", None)
+
     def __len__(self) -> int:
         return len(self.split)
 
@@ -170,6 +179,11 @@ class TransformedSplit:
     def lengths(self) -> Tensor | None:
         """The length of each sample, if the split knows them."""
         return getattr(self.split, "lengths", None)
+
+    @property
+    def groups(self) -> Tensor | None:
+        """The client of each sample, if the split knows them."""
+        return getattr(self.split, "groups", None)
 
     def __len__(self) -> int:
         return len(self.split)

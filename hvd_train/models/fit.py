@@ -69,6 +69,13 @@ def tokens(spec: DataSpec, model: str) -> int:
     return spec.vocabularies[TOKENS]
 
 
+def ids(spec: DataSpec, model: str) -> tuple[int, int]:
+    """Return the numbers of users and of items, for a model that recommends. Number 0 is unknown."""
+    if spec.task not in ("regression", "ranking") or not {"user", "item"} <= spec.vocabularies.keys():
+        raise UserError(f"model '{model}' takes users and items, such as those of 'ratings', not {_given(spec)}")
+    return spec.vocabularies["user"], spec.vocabularies["item"]
+
+
 def _given(spec: DataSpec) -> str:
     what = f"with {', '.join(spec.vocabularies)}" if spec.vocabularies else f"of shape {spec.input_shape}"
     return f"{spec.task} data {what}"

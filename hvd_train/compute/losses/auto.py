@@ -1,9 +1,9 @@
-"""mse for regressions, cross_entropy for classes."""
+"""mse for regressions, cross_entropy for classes, bpr for items to rank."""
 
 from __future__ import annotations
 
 from hvd_train.compute.loss import Loss, LossContext
-from hvd_train.compute.losses import cross_entropy, mse
+from hvd_train.compute.losses import bpr, cross_entropy, mse
 from hvd_train.errors import UserError
 
 
@@ -15,4 +15,5 @@ def create(context: LossContext) -> Loss:
             "train.loss: the samples are neither classes nor numbers to predict, so ddl cannot choose a loss; name one "
             "(ddl list losses), or set train.loss.target: package.module:callable"
         )
-    return mse.create(context) if task == "regression" else cross_entropy.create(context)
+    made = {"regression": mse, "ranking": bpr}.get(task, cross_entropy)
+    return made.create(context)

@@ -16,6 +16,7 @@ from hvd_train.compute.metrics.function import FunctionMean
 from hvd_train.compute.metrics.layout import IGNORED
 from hvd_train.compute.metrics.library import TorchMetric
 from hvd_train.compute.metrics.meter import Meter, snake_case
+from hvd_train.compute.metrics.ranking import NDCG, RANKED, Recall
 from hvd_train.config.schema import MetricSection, TrainSection
 from hvd_train.config.section import TARGET
 from hvd_train.config.targets import resolve
@@ -30,7 +31,7 @@ _OF_CLASSES = ("classification", "language", "seq2seq")
 
 
 def build(train: TrainSection, spec: DataSpec, device: torch.device, targets: Any = None) -> list[Meter]:
-    """Return the accuracy and the metrics of `train`. A metric called accuracy replaces the accuracy.
+    """Return the usual metrics of the task and those of `train`. A metric with the name of a usual one replaces it.
 
     `targets` are those of a batch, which tell the number of labels if `spec` does not. Raise UserError
     if a metric does not take its options or does not fit the data.
@@ -48,8 +49,14 @@ def build(train: TrainSection, spec: DataSpec, device: torch.device, targets: An
                 f"train.metrics: two metrics are called '{meter.name}'; give one of them another name with 'key'"
             )
         meters[meter.name] = meter
-    scored: dict[str, Meter] = {} if spec.task == "regression" else {Accuracy.name: Accuracy()}
-    return list({**scored, **meters}.values())
+    return list({**{meter.name: meter for meter in _usual(spec)}, **meters}.values())
+
+
+def _usual(spec: DataSpec) -> list[Meter]:
+    """Return what evaluations measure of samples of this task without being asked."""
+    if spec.task == "ranking":
+        return [Recall(RANKED), NDCG(RANKED)]
+    return [] if spec.task == "regression" else [Accuracy()]
 
 
 def _meter(section: MetricSection, train: TrainSection, spec: DataSpec, device: torch.device) -> Meter:

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from hvd_train.config.fetched import place
-from hvd_train.data.files import find_file, import_extra
-from hvd_train.data.records.parse import parse_line
-from hvd_train.data.sources import csv, parquet
+from hvd_train.data.files import find_file
+from hvd_train.data.tables.any_file import table_file
 from hvd_train.data.tables.selection import check_columns
-from hvd_train.data.tables.table import Table, TableFile, Task
+from hvd_train.data.tables.table import Table, Task
 from hvd_train.data.tables.values import targets
 from hvd_train.data.target_warnings import shortened
 from hvd_train.data.value_checks import Array
@@ -185,7 +184,7 @@ def _of_table(path: str, option: str, layout: Layout) -> Listing:
             f"data.{option}: '{path}', expected a folder, or a table of paths and labels: {', '.join(TABLES)}"
         )
     file = find_file(path, option)
-    source = _table(file, path, layout.delimiter)
+    source = table_file(file, path, layout.delimiter)
     arrow = source.read()
     table = Table(arrow, [source], [0], np.arange(arrow.num_rows))
     for column, name in (("path_column", layout.path_column), ("label_column", layout.label_column)):
@@ -204,31 +203,6 @@ def _missing(path: str, option: str) -> UserError:
     missing = place(path)
     known = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
     return UserError(f"data.{option}: no folder or table '{path}'{nearest(missing.name, known)}")
-
-
-def _table(file: Path, path: str, delimiter: str) -> TableFile:
-    if file.suffix.lower() == ".csv":
-        return csv.table(file, path, delimiter, ".")
-    if file.suffix.lower() == ".parquet":
-        return parquet.table(file, path)
-    return TableFile(path, lambda: _json_lines(file, path), "row {} (from 0)".format)
-
-
-def _json_lines(file: Path, path: str) -> Any:
-    json, arrow = import_extra("pyarrow.json"), import_extra("pyarrow")
-    try:
-        return json.read_json(file)
-    except arrow.ArrowException as error:
-        _check_lines(file, path)
-        raise UserError(f"{path}: not a table of one JSON object a line: {error}") from error
-
-
-def _check_lines(file: Path, path: str) -> None:
-    """Raise UserError for the first line that is no JSON object."""
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                parse_line(line, f"{path}: line {number}".format)
 
 
 def _refuse_gaps(table: Table, columns: list[str]) -> None:
