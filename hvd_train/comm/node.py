@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -171,6 +171,17 @@ class Node:
             self.barrier()
             for part, tensor in zip(parts, tensors, strict=False):
                 flat[part] = tensor[: part.stop - part.start]
+
+    def all_gather(self, flat: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        """Return the bytes of every rank, of which rank r has `sizes[r]`, in new memory."""
+        received = torch.empty(sum(sizes), dtype=torch.uint8).split_with_sizes(list(sizes))
+        for at in range(0, max(sizes), STAGING):
+            tensors = self._stage(flat[at : at + STAGING], length=STAGING)
+            self.barrier()
+            for part, tensor in zip(received, tensors, strict=True):
+                piece = part[at : at + STAGING]
+                piece.copy_(tensor[: len(piece)])
+        return list(received)
 
     def _stage(self, *blocks: Tensor, length: int = 0) -> list[Tensor]:
         """Copy `blocks` to this rank's staging memory, and return that of every rank.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hvd_train.config.schema import OptimizerSection
 from hvd_train.errors import UserError
 from hvd_train.gradients.groups import Group, Key, keys
+from hvd_train.gradients.sparse import OF_ROWS, coalesced, values_of
 from hvd_train.state.model_state import sparse_weights
 
 State = dict[str, dict[str, Any]]
@@ -24,7 +25,7 @@ State = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Build:
-    """The configured optimizer: class `name` of `torch.optim` with `options`.
+    """The configured optimizer: class `name` of `torch.optim` with `options`. Adam takes sparse gradients too.
 
     Parameters in `groups` have the options of these besides, of which the last one counts.
     """
@@ -52,7 +53,7 @@ class Build:
         return Build(self.name, {**self.options, **options})
 
     def _made(self, parameters: Any) -> torch.optim.Optimizer:
-        cls = getattr(torch.optim, self.name)
+        cls = OF_ROWS.get(self.name) or getattr(torch.optim, self.name)
         try:
             return without_compiler(partial(cls, parameters, **self.options))
         except (TypeError, ValueError, RuntimeError) as error:
@@ -130,8 +131,16 @@ def check_step(model: nn.Module, build: Build) -> None:
             kind = f"{'sparse ' * is_sparse}{str(dtype).removeprefix('torch.')}"
             raise UserError(
                 f"optimizer.name: {type(optimizer).__name__} cannot train '{name}', whose gradients are {kind} of {dims} "
-                f"dimensions ({error}); take another optimizer (ddl list optimizers)"
+                f"dimensions ({error}); {_way_out(sparse=is_sparse, name=type(optimizer).__name__)}"
             ) from None
+
+
+def _way_out(*, sparse: bool, name: str) -> str:
+    if sparse:
+        return "take Adam, AdamW, Adagrad or SGD without momentum and weight_decay, or set sparse: false"
+    if name == "SparseAdam":
+        return "take Adam, which treats sparse gradients as SparseAdam does"
+    return "take another optimizer (ddl list optimizers)"
 
 
 def entries(
@@ -157,7 +166,7 @@ def _trial(
 ) -> tuple[torch.optim.Optimizer, nn.Parameter]:
     """Return an optimizer of one small parameter with a gradient of zeros, and the parameter."""
     small = nn.Parameter(torch.zeros([2] * dims, dtype=dtype, device=device))
-    small.grad = torch.zeros_like(small).to_sparse() if sparse else torch.zeros_like(small)
+    small.grad = torch.zeros_like(small).to_sparse(1) if sparse else torch.zeros_like(small)
     return build([small]), small
 
 
@@ -166,20 +175,20 @@ def _no_loss() -> Tensor:
 
 
 def clip(gradients: list[Tensor], square: float, max_norm: float) -> None:
-    """Scale `gradients` so that the norm of all gradients is at most `max_norm`.
+    """Scale `gradients` so that the norm of all gradients is at most `max_norm`. Sparse ones are coalesced.
 
     `square` is the sum of the squares of all gradients. `gradients` may be some of them. As in
     torch, a norm that is not a number makes all gradients NaN.
     """
     scale = max_norm / (math.sqrt(square) + 1e-6)
     if gradients and not scale >= 1:
-        torch._foreach_mul_(gradients, scale)
+        torch._foreach_mul_([values_of(gradient) for gradient in gradients], scale)
 
 
 def squared_norm(gradient: Tensor) -> Tensor:
     """Return the sum of the squares of a dense or sparse gradient, 0-dim in float64."""
-    values = gradient.coalesce().values() if gradient.is_sparse else gradient
-    square: Tensor = torch.linalg.vector_norm(values).double().square()
+    values = coalesced(gradient) if gradient.is_sparse else gradient
+    square: Tensor = torch.linalg.vector_norm(values_of(values)).double().square()
     return square
 
 
@@ -211,7 +220,13 @@ class ModelOptimizer:
 
     def clip(self, max_norm: float) -> None:
         """Scale the gradients so that their global norm is at most `max_norm`."""
-        nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        if not any(p.grad.is_sparse for p in trained if p.grad is not None):
+            nn.utils.clip_grad_norm_(trained, max_norm)
+            return
+        for p in trained:
+            p.grad = coalesced(p.grad) if p.grad is not None and p.grad.is_sparse else p.grad
+        clip([p.grad for p in trained if p.grad is not None], self.square(), max_norm)
 
     def agree_(self, found_inf: Tensor) -> None:
         """Set `found_inf` on every rank that must skip the step with another rank; collective."""

@@ -182,18 +182,12 @@ def _check_arguments(config: Config, model: nn.Module, agent: Agent) -> None:
 
 
 def _check_gradients(config: Config, model: nn.Module) -> None:
-    """Raise UserError for gradients that loss scaling or clipping cannot take."""
+    """Raise UserError for gradients that loss scaling cannot take."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     name = next((name for name, p in trained.items() if p.is_complex()), None)
     if name and config.train.precision == "fp16":
         raise UserError(
             f"train.precision: '{name}' is complex, and torch cannot scale losses for complex gradients; use bf16 or fp32"
-        )
-    name = next((name for name, p in trained.items() if p in model_state.sparse_weights(model)), None)
-    if name and config.train.clip_norm is not None:
-        raise UserError(
-            f"train.clip_norm: the gradients of '{name}' are sparse, which torch cannot clip; leave clip_norm out, or set "
-            "sparse=False in nn.Embedding"
         )
 
 

@@ -17,7 +17,22 @@ from hvd_train.errors import UserError
 from hvd_train.state.checkpoint_folder import CHECKPOINTS, MANIFEST, folder_name, folders, read_best, run_of
 
 CONFIG, DATA, ENVIRONMENT = "config.json", "data.json", "environment.json"
-_NO_PATHS = {"name", "target", "task", "label_key", "features", "inputs", "classes", "split", "test_split", "subset", "user", "item", "rating", "time"}
+_NO_PATHS = {
+    "name",
+    "target",
+    "task",
+    "label_key",
+    "features",
+    "inputs",
+    "classes",
+    "split",
+    "test_split",
+    "subset",
+    "user",
+    "item",
+    "rating",
+    "time",
+}
 """Options of data sources whose texts are no paths, even if a file has the same name."""
 _PATTERN = set("*?[{")
 

@@ -194,6 +194,11 @@ class MpiCommunicator(Communicator):
         for chunk in chunks(flat):
             self._comm.Bcast(_buffer(chunk), root)
 
+    def _all_gather(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
+        if self._node is not None and self._alone:
+            return self._node.all_gather(flat, sizes)
+        return super()._all_gather(flat, sizes)
+
     def _all_to_all(self, flats: Sequence[Tensor], sizes: list[int]) -> list[Tensor]:
         received = torch.empty(sum(sizes), dtype=torch.uint8).split_with_sizes(sizes)
         work = self._swap(flats, received)

@@ -15,5 +15,5 @@ def create(context: LossContext) -> Loss:
             "train.loss: the samples are neither classes nor numbers to predict, so ddl cannot choose a loss; name one "
             "(ddl list losses), or set train.loss.target: package.module:callable"
         )
-    made = {"regression": mse, "ranking": bpr}.get(task, cross_entropy)
-    return made.create(context)
+    made: Loss = {"regression": mse, "ranking": bpr}.get(task, cross_entropy).create(context)
+    return made

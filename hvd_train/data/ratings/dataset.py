@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,11 +63,15 @@ def dataset(files: Sequence[TableFile], options: RatingOptions, node: Node, fitt
     vocabularies = {"user": users + 1, "item": items + 1}
     if options.negatives:
         spec = DataSpec((), items + 1, "ranking", vocabularies=vocabularies)
-        train, test = _pairs(arrays, items, options.negatives)
+        parts: tuple[Any, Any] = _pairs(arrays, items, options.negatives)
     else:
         spec = DataSpec((), 1, "regression", vocabularies=vocabularies, target_mean=facts["mean"])
-        train, test = (RatingSplit(*(arrays[f"{name} {i}"] for name in ("user", "item", "rating"))) for i in range(2))
-    return Dataset(train, test, spec, tuple(facts["warnings"]), facts["document"], input={"kind": "ratings"})
+        parts = _rated(arrays, 0), _rated(arrays, 1)
+    return Dataset(*parts, spec, tuple(facts["warnings"]), facts["document"], input={"kind": "ratings"})
+
+
+def _rated(arrays: dict[str, MappedArray], part: int) -> RatingSplit:
+    return RatingSplit(arrays[f"user {part}"], arrays[f"item {part}"], arrays[f"rating {part}"])
 
 
 def _pairs(arrays: dict[str, MappedArray], items: int, negatives: int) -> tuple[PairSplit, UserSplit]:
@@ -105,7 +108,9 @@ def _read(files: Sequence[TableFile], options: RatingOptions, fitted: Fitted | N
     return Read(table.where, known[0], known[1], train, test, warnings)
 
 
-def _repeated(number: int, table: Table, users: Array, items: Array, found: Sequence[Ids], options: RatingOptions) -> str:
+def _repeated(
+    number: int, table: Table, users: Array, items: Array, found: Sequence[Ids], options: RatingOptions
+) -> str:
     pairs = users * (len(found[1]) + 1) + items
     order = np.argsort(pairs, kind="stable")
     again = int(order[1:][np.diff(pairs[order]) == 0].min())
@@ -141,7 +146,7 @@ def _ratings(found: Read, options: RatingOptions) -> Made:
     unknown = (found.test.users == UNKNOWN) | (found.test.items == UNKNOWN)
     if unknown.any():
         found.warnings.append(_of_unknown(found, unknown, "they are predicted by the mean and the bias of the other"))
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for number, rows in enumerate((found.train, found.test)):
         arrays |= {f"user {number}": _small(rows.users), f"item {number}": _small(rows.items)}
         arrays[f"rating {number}"] = rows.ratings

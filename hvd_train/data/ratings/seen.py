@@ -105,7 +105,7 @@ def draws(start: int, positions: Array, number: int) -> Array:
     They are those of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), with numbers that count positions.
     """
     counters = positions.astype(np.uint64)[:, None] * np.uint64(number) + np.arange(1, number + 1, dtype=np.uint64)
-    z = np.uint64(start) + counters * _GAMMA
+    z: Array = np.uint64(start) + counters * _GAMMA
     z = (z ^ (z >> np.uint64(30))) * _FIRST
     z = (z ^ (z >> np.uint64(27))) * _SECOND
     shifted: Array = (z ^ (z >> np.uint64(31))) >> np.uint64(32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -141,5 +140,3 @@ class UserSplit:
 
 def _integers(values: Array) -> Tensor:
     return torch.from_numpy(values.astype(np.int64))
-
-

@@ -113,5 +113,3 @@ def held_out(users: Array, when: Array, options: RatingOptions) -> Array:
     quota = np.minimum(np.rint(counts * options.test_fraction), np.maximum(counts - 1, 0))
     held[order] = within < np.repeat(quota, counts)
     return held
-
-

@@ -33,7 +33,8 @@ class MatrixFactorization(nn.Module):
         of_users = self.user(user)
         of_items = self.item(item) if item is not None else self.item.weight[None]
         biases = of_users[:, -1:] + of_items[..., -1:].flatten(1)
-        return self.mean + biases + products(of_users[:, :-1], of_items[..., :-1])
+        predictions: Tensor = self.mean + biases + products(of_users[:, :-1], of_items[..., :-1])
+        return predictions
 
 
 def _with_biases(rows: int, width: int, *, sparse: bool) -> nn.Embedding:

@@ -24,9 +24,7 @@ class TwoTower(nn.Module):
 
     mean: Tensor
 
-    def __init__(
-        self, users: int, items: int, sizes: list[int], dropout: float, mean: float, *, sparse: bool
-    ) -> None:
+    def __init__(self, users: int, items: int, sizes: list[int], dropout: float, mean: float, *, sparse: bool) -> None:
         super().__init__()
         self.user, self.item = (table(rows, sizes[0], STD, sparse=sparse) for rows in (users, items))
         self.user_tower, self.item_tower = _tower(sizes, dropout), _tower(sizes, dropout)

@@ -19,6 +19,7 @@ from hvd_train.gradients.optimizer import Build, ModelOptimizer
 from hvd_train.gradients.partitioned import PartitionedOptimizer
 from hvd_train.gradients.pieces import ELEMENTWISE, WHOLE
 from hvd_train.gradients.reduction import Reduction
+from hvd_train.gradients.sparse import SparseSum
 from hvd_train.gradients.zero import ShardedGradients
 from hvd_train.state import model_state
 from hvd_train.state.model_state import sparse_weights
@@ -104,7 +105,7 @@ class AllReduce(SyncStrategy):
     def start(self, model: nn.Module) -> None:
         super().start(model)
         sparse = sparse_weights(model)
-        self._sparse = [p for p in model.parameters() if p in sparse]
+        self._sparse = SparseSum([p for p in model.parameters() if p in sparse], self.comm)
         dense = [p for p in model.parameters() if p not in sparse]
         self._device = next(model.parameters()).device
         self._reduction = self._sharded or self._make(dense, self.comm)
@@ -116,8 +117,7 @@ class AllReduce(SyncStrategy):
     def on_gradients(self, step: int) -> None:
         self._reduction.reduce()
         self.waited = self._reduction.waited
-        for p in self._sparse:
-            p.grad = sum_of_sparse(p, self.comm)
+        self._sparse.reduce()
 
     def on_parameters(self, step: int) -> None:
         if self._sharded:
@@ -158,23 +158,6 @@ class AllReduce(SyncStrategy):
         if self._context.compresses and self.comm.cross_size == 1:
             return "compression needs gradients that are sent"
         return None
-
-
-def sum_of_sparse(p: nn.Parameter, comm: Communicator) -> Tensor | None:
-    """Return the sum of the sparse gradients that ranks have of `p`; None if no rank has rows.
-
-    Collective.
-    """
-    if p.grad is None:
-        rows, values = torch.empty(0, dtype=torch.int64, device=p.device), p.new_empty(0, *p.shape[1:])
-    else:
-        gradient = p.grad.coalesce()
-        rows, values = gradient.indices()[0], gradient.values()
-    all_rows = torch.cat(comm.all_gather(rows))
-    all_values = torch.cat(comm.all_gather(values))
-    if not len(all_rows):
-        return None
-    return torch.sparse_coo_tensor(all_rows[None], all_values, p.shape, check_invariants=False).coalesce()
 
 
 def adasum(context: Context) -> AllReduce:
