@@ -50,6 +50,12 @@ class TorchItems:
         """The lengths of the samples, if the data set has them as `lengths`."""
         return getattr(self.samples, "lengths", None)
 
+    @property
+    def groups(self) -> Tensor | None:
+        """The groups of the samples, if the data set has them as `groups`."""
+        groups = getattr(self.samples, "groups", None)
+        return None if groups is None else torch.as_tensor(groups, dtype=torch.int64)
+
     def item(self, index: int) -> Any:
         return self.samples[index]
 

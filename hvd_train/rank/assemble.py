@@ -35,7 +35,7 @@ from hvd_train.config.schema import Config
 from hvd_train.data import samples
 from hvd_train.data.batch import Batch
 from hvd_train.data.nesting import map_tensors, shown
-from hvd_train.data.partitioning.base import Partitioner
+from hvd_train.data.partitioning.base import Partitioner, for_split
 from hvd_train.data.partitioning.bucketing import Buckets
 from hvd_train.errors import UserError
 from hvd_train.gradients.compression.base import Compressor
@@ -216,7 +216,8 @@ def _sampler(config: Config, comm: Communicator, built: Built, strategy: SyncStr
 
     Raise UserError if a rank cannot have its samples, or if they break the strategy's guarantee.
     """
-    partitioner: Partitioner = order if built.agent else config.data.partition.create(expected=Partitioner)
+    made: Partitioner = order if built.agent else config.data.partition.create(expected=Partitioner)
+    partitioner = for_split(made, built.data.train)
     if config.data.bucket is not None:
         lengths = built.data.train.lengths.numpy()
         partitioner = Buckets(lengths, config.data.bucket, config.train.accumulate, config.seed).of(partitioner)
@@ -280,7 +281,7 @@ def _check_privacy(config: Config, partitioner: Partitioner) -> None:
     if not partitioner.fixed:
         raise UserError(
             f"data.partition: '{config.data.partition.label}' assigns samples to other clients in every epoch, so that "
-            "sync.noise would protect nobody; take contiguous, round_robin, dirichlet or by_label"
+            "sync.noise would protect nobody; take by_group, contiguous, round_robin, dirichlet or by_label"
         )
     if config.data.bucket is not None:
         raise UserError(

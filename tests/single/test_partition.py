@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from hvd_train.config import plugins
 from hvd_train.data.partitioning.apportion import apportion
+from hvd_train.data.partitioning.base import for_split
 from hvd_train.data.partitioning.bucketing import Buckets
 from hvd_train.data.partitioning.order import bucketed, shuffled
 from hvd_train.data.partitions.weighted import divide, spread
@@ -21,16 +23,22 @@ PACKAGE = "hvd_train.data.partitions"
 EVERY = plugins.names(PACKAGE)
 RESAMPLING = {"balanced"}
 BY_CLASS = {"balanced", "by_label", "dirichlet"}
-UNEVEN = {"by_label", "dirichlet"}
+UNEVEN = {"by_group", "by_label", "dirichlet"}
 SHUFFLING = [name for name in EVERY if name != "round_robin"]
 EQUAL_BATCHES = ["balanced", "random", "round_robin"]
 """Those whose global batches are the same for any number of ranks. `test_blocks_by_batches` has those of `weighted`."""
 BATCH = 16
 
 
+def made(name, samples, each=2, **options):
+    """Return a partitioner. Of `by_group`, `each` neighbours are a group."""
+    groups = torch.arange(samples) // each
+    return for_split(plugins.create(PACKAGE, name, **options), SimpleNamespace(groups=groups))
+
+
 def shards(name, labels, size, epoch=0, seed=0, **options):
     labels = torch.tensor(labels, dtype=torch.int64) if isinstance(labels, list) else labels
-    partitioner = plugins.create(PACKAGE, name, **options)
+    partitioner = made(name, len(labels), **options)
     partitioner.check(size)
     parts = [partitioner.share(labels, rank, size, batch_size=BATCH, epoch=epoch, seed=seed) for rank in range(size)]
     assert all(part.indices.dtype == torch.int64 for part in parts)
@@ -315,7 +323,7 @@ def test_bucketed_global_batches_do_not_depend_on_ranks_and_accumulation(name, l
 @pytest.mark.parametrize("name", EVERY)
 def test_buckets_keep_the_samples_of_a_fixed_partition_with_their_workers(name):
     lengths = np.arange(101) ** 2 % 37
-    partitioner = Buckets(lengths, 4, 2, seed=1).of(plugins.create(PACKAGE, name))
+    partitioner = Buckets(lengths, 4, 2, seed=1).of(made(name, 101))
     parts = [
         [partitioner.share(classes(101), r, 3, batch_size=4, epoch=e, seed=0).indices.tolist() for r in range(3)]
         for e in (0, 1)
@@ -335,8 +343,28 @@ def test_buckets_save_padding(name):
         own = [partitioner.share(classes(512), r, 2, batch_size=8, epoch=0, seed=0).indices.numpy() for r in range(2)]
         return sum(8 * lengths[part[at : at + 8]].max() for part in own for at in range(0, len(part), 8))
 
-    plain = plugins.create(PACKAGE, name)
+    plain = made(name, 512)
     assert padded(Buckets(lengths, 16, 1, seed=0).of(plain)) < 0.7 * padded(plain)
+
+
+def test_a_group_stays_on_one_worker_and_workers_have_about_equally_many_samples():
+    groups = torch.tensor([7, 7, 7, 7, -1, -1, -1, 300, 300, 5, 5, 9])
+    partitioner = for_split(plugins.create(PACKAGE, "by_group"), SimpleNamespace(groups=groups))
+    parts = [
+        partitioner.share(torch.full((12,), -1), rank, 3, batch_size=2, epoch=0, seed=4).indices for rank in range(3)
+    ]
+    assert sorted(torch.cat(parts).tolist()) == list(range(12))
+    owned = [set(groups[part].tolist()) for part in parts]
+    assert sum(map(len, owned)) == 5, "a group is on two workers"
+    assert sorted(map(len, parts)) == [4, 4, 4]
+
+
+def test_by_group_refuses_fewer_groups_than_workers_and_samples_without_groups():
+    with pytest.raises(UserError, match="there are 3 groups for 4 workers; start fewer ranks, or take random"):
+        shards("by_group", [0] * 6, 4)
+    without = for_split(plugins.create(PACKAGE, "by_group"), SimpleNamespace(groups=None))
+    with pytest.raises(UserError, match="the samples here have no groups; take random, or a data source that has them"):
+        without.check(2)
 
 
 def test_weights_are_one_for_each_worker():
@@ -349,7 +377,7 @@ def test_the_shares_of_64_workers_take_about_the_time_of_one(name):
     labels = torch.arange(1_000_000) % 10
 
     def seconds(size, epoch):
-        partitioner, before = plugins.create(PACKAGE, name), time.thread_time()
+        partitioner, before = made(name, len(labels), each=100), time.thread_time()
         lengths = [
             len(partitioner.share(labels, rank, size, batch_size=BATCH, epoch=epoch, seed=0).indices)
             for rank in range(size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -70,6 +70,20 @@ class Arrangeable(Protocol):
 
     def arranged(self, arrange: Arrange) -> Partitioner:
         """Return a partitioner that deals what `arrange` makes of the order."""
+
+
+@runtime_checkable
+class OfGroups(Protocol):
+    """A partitioner that divides samples by the attribute `groups` of their split."""
+
+    def of_groups(self, groups: Tensor) -> Partitioner:
+        """Return the partitioner of samples with these groups (int64), one for each sample."""
+
+
+def for_split(partitioner: Partitioner, split: Any) -> Partitioner:
+    """Return `partitioner` with the groups of `split`, if it takes any and there are some."""
+    groups = getattr(split, "groups", None)
+    return partitioner.of_groups(groups) if isinstance(partitioner, OfGroups) and groups is not None else partitioner
 
 
 Order = Callable[[Tensor, int, int], Array]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvd_train.config.schema import Config
-from hvd_train.data.partitioning.base import Partitioner
+from hvd_train.data.partitioning.base import Partitioner, for_split
 
 Histogram = dict[int, int]
 """The number of samples of each class, -1 for samples without a class."""
@@ -17,7 +17,7 @@ def shares(train: Any, config: Config, workers: int) -> list[Histogram]:
     UserError if they cannot be divided.
     """
     labels, size, seed = train.labels, config.data.batch_size, config.seed
-    partitioner: Partitioner = config.data.partition.create(expected=Partitioner)
+    partitioner = for_split(config.data.partition.create(expected=Partitioner), train)
     partitioner.check(workers)
 
     def of(worker: int) -> Histogram:
