@@ -27,7 +27,7 @@ def command(
             "--top",
             metavar="K",
             min=1,
-            help="Classes to name, the most probable first.",
+            help="Classes to name, the most probable first, or items to recommend.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = 1,

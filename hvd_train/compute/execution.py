@@ -18,10 +18,13 @@ from hvd_train.data.base import Dataset, Split
 from hvd_train.data.batch import Batch, divide
 from hvd_train.data.loading.loader import Loader
 from hvd_train.data.nesting import map_tensors
+from hvd_train.data.spec import DataSpec
 from hvd_train.gradients.optimizer import ModelOptimizer
 
 EVAL_BATCH = 256
 """Samples in a forward pass of an evaluation."""
+RANKED_SCORES = 2**24
+"""The largest number of scores of items in such a pass, 64 MiB in float32."""
 
 Check = Callable[[Sums, int], Sums]
 """Takes the losses of a micro-batch and its number, from 1.
@@ -31,6 +34,11 @@ Returns the losses, or raises if one is not finite.
 
 Observe = Callable[[Any, Batch], None]
 """Takes the outputs and the batch of a part of an evaluation."""
+
+
+def largest_batch(spec: DataSpec) -> int:
+    """Return the samples in a forward pass of an evaluation: fewer where each has many scores."""
+    return min(EVAL_BATCH, max(1, RANKED_SCORES // spec.outputs)) if spec.task == "ranking" else EVAL_BATCH
 
 
 @dataclass
@@ -68,8 +76,10 @@ class Execution(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, split: Split, indices: Tensor, observe: Observe, size: int = EVAL_BATCH) -> None:
+    def evaluate(self, split: Split, indices: Tensor, observe: Observe, size: int | None = None) -> None:
         """Call `observe` with outputs for the samples at `indices`, a batch of `size` at a time.
+
+        Without `size`, it is `largest_batch`.
 
         It is not called if this rank does not report.
         """
@@ -139,8 +149,8 @@ class WholeModel(Execution):
                 scaled.backward()  # type: ignore[no-untyped-call]
         return total
 
-    def evaluate(self, split: Split, indices: Tensor, observe: Observe, size: int = EVAL_BATCH) -> None:
-        for batch in self.loaded(split, indices, size):
+    def evaluate(self, split: Split, indices: Tensor, observe: Observe, size: int | None = None) -> None:
+        for batch in self.loaded(split, indices, size or largest_batch(self.data.spec)):
             self.clock.enter("eval")
             if batch is None:
                 continue

@@ -55,7 +55,7 @@ class AnswerContext:
     search: Search = GREEDY
     """How generated tokens are chosen."""
     top: int = 1
-    """The number of classes to name, the most probable first."""
+    """The number of classes or items to name, the best first."""
 
 
 class Answer(Protocol):
@@ -81,7 +81,7 @@ def _kind(context: AnswerContext) -> str:
         return "translations"
     if context.loss == "bce":
         return "labels"
-    known = {"classification": "classes", "regression": "numbers", "control": "actions"}
+    known = {"classification": "classes", "regression": "numbers", "control": "actions", "ranking": "recommendations"}
     return known.get(context.spec.task, "outputs")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hvd_train.comm.communicator import Communicator
 from hvd_train.compute.calling import caller
-from hvd_train.compute.execution import EVAL_BATCH, Check, Execution, Observe
+from hvd_train.compute.execution import Check, Execution, Observe, largest_batch
 from hvd_train.compute.loss import Sums, add, sums
 from hvd_train.compute.loss import total as loss_total
 from hvd_train.compute.parallel.channel import Channel
@@ -73,12 +73,13 @@ class Stage(Execution):
             self._backward(i)
         return total
 
-    def evaluate(self, split: Split, indices: Tensor, observe: Observe, size: int = EVAL_BATCH) -> None:
+    def evaluate(self, split: Split, indices: Tensor, observe: Observe, size: int | None = None) -> None:
         """Run an evaluation as a pipeline.
 
         A backward action returns an empty tensor, which allows the previous stage to send one more
         batch. So no stage runs far ahead of the next.
         """
+        size = size or largest_batch(self.data.spec)
         batches, number = self.loaded(split, indices, size), -(-len(indices) // size)
         for kind, _ in one_forward_one_backward(self._stage, self._stages, number):
             self.clock.enter("eval")

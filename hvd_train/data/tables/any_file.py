@@ -24,7 +24,12 @@ def table_file(file: Path, path: str, delimiter: str | None = None) -> TableFile
         return parquet.table(file, path)
     if ending in LINES:
         return TableFile(path, lambda: _json_lines(file, path), "row {} (from 0)".format)
-    return csv.table(file, path, delimiter or ("\t" if ending == TABS else ","), ".")
+    return csv.table(file, path, delimiter or delimiter_of(path), ".")
+
+
+def delimiter_of(path: str) -> str:
+    """Return what separates two values of a CSV file, by the ending of its name."""
+    return "\t" if path.lower().endswith(TABS) else ","
 
 
 def _json_lines(file: Path, path: str) -> Any:

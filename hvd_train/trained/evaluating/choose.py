@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hvd_train.compute.calling import scores
-from hvd_train.compute.execution import EVAL_BATCH
+from hvd_train.compute.execution import largest_batch
 from hvd_train.compute.loss import Loss
 from hvd_train.compute.metrics.layout import IGNORED, classes_last
 from hvd_train.config.schema import LossSection
@@ -42,7 +42,7 @@ def batch_size(spec: DataSpec, samples: int) -> int:
 
     A batch that depended on the number of ranks would change the last digits of the outputs.
     """
-    most = EVAL_BATCH
+    most = largest_batch(spec)
     if spec.task in _OF_TOKENS:
         most = min(most, max(1, SCORES // (prod(spec.input_shape) * spec.outputs)))
     size = FEWEST
@@ -59,7 +59,7 @@ def report(section: LossSection, loss: Loss, data: Dataset, split: Any, outputs:
             return _of_labels(section, data, split, found.numel() // batch.samples)
         if not targets.is_floating_point() and classes_last(found, targets).shape[:-1] == targets.shape:
             return _of_classes(section, loss, data, split, classes_last(found, targets).shape[-1], targets.dim())
-        if section.member in _OF_NUMBERS and found.numel() == targets.numel():
+        if section.member in _OF_NUMBERS and data.spec.task != "ranking" and found.numel() == targets.numel():
             return NumberReport(_target_names(data, found.numel() // batch.samples), split, len(split))
     return LossReport(loss, split)
 
