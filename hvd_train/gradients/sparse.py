@@ -111,8 +111,8 @@ class _OfRows:
     """Makes Adam and AdamW update the rows that a step uses, where gradients are sparse.
 
     The moments of other rows stay as they are, and the decay of weights is that of the rows in the step.
-    Without it, the result is that of `torch.optim.SparseAdam`. State has the same names as that of dense
-    gradients.
+    Without it, the result is that of `torch.optim.SparseAdam`, but eps has the place that it has in Adam.
+    State has the same names as that of dense gradients.
     """
 
     dense_step: Callable[[Any], Any]

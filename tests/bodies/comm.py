@@ -199,6 +199,13 @@ def all_gather_of_every_shape(comm: Communicator) -> None:
         _assert_same(comm.all_gather(expected[comm.rank]), expected)
 
 
+def all_gather_of_tensors_larger_than_shared_memory(comm: Communicator) -> None:
+    lengths = [700_000 * (rank % 3) + 11 * rank for rank in range(comm.size)]
+    expected = [torch.arange(length, dtype=torch.int32) * (rank + 1) for rank, length in enumerate(lengths)]
+    for _ in range(2):
+        _assert_same(comm.all_gather(expected[comm.rank]), expected)
+
+
 def all_gather_where_one_rank_has_nothing(comm: Communicator) -> None:
     for idle in range(comm.size):
         rows = [0 if r == idle else r + 2 for r in range(comm.size)]

@@ -131,15 +131,10 @@ REFUSED: dict[str, tuple[Callable[[nn.Module], object], dict[str, Any], str]] = 
     "an expanded parameter": (expanded, {}, "model: elements of parameter 'wide' share memory (it was expanded)"),
     "two parameters in one place": (shares, {}, "model: 'inner.weight' and 'view' lie in the same memory"),
     "a lazy module out of reach": (unreached, {}, "model: 'branch.weight' has no shape yet, since no sample reaches"),
-    "sparse gradients and Adam": (
+    "sparse gradients and RMSprop": (
         embedding,
-        {},
-        "optimizer.name: AdamW cannot train 'rows.weight', whose gradients are sparse",
-    ),
-    "sparse gradients, clipped": (
-        embedding,
-        {"optimizer": {"name": "SGD", "lr": 0.1}, "train": {"clip_norm": 1.0}},
-        "train.clip_norm: the gradients of 'rows.weight' are sparse, which torch cannot clip",
+        {"optimizer": {"name": "RMSprop", "lr": 0.1}},
+        "optimizer.name: RMSprop cannot train 'rows.weight', whose gradients are sparse",
     ),
     "complex numbers and Adafactor": (
         imaginary,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from functools import partial
@@ -15,7 +16,8 @@ from hvd_train.comm.communicator import Communicator
 from hvd_train.config import plugins
 from hvd_train.errors import UserError
 from hvd_train.gradients.compressors.none import Identity
-from hvd_train.gradients.optimizer import Build, clip, entries, without_compiler
+from hvd_train.gradients.optimizer import Build, ModelOptimizer, clip, entries, without_compiler
+from hvd_train.gradients.sparse import SparseSum
 from hvd_train.sync.base import Context
 from tests.bodies import training as body
 from tests.engines import threads
@@ -117,3 +119,102 @@ def test_state_entries_are_known_before_the_first_step() -> None:
     assert entries(Build("SparseAdam"), parameters, device) == {"w": adam, "b": adam}
     assert entries(Build("LBFGS"), parameters, device) is None
     assert entries(Build("AdamW"), {}, device) == {}
+
+
+def _tables(sparse: bool) -> nn.ModuleList:
+    torch.manual_seed(0)
+    return nn.ModuleList([nn.Embedding(30, 4, sparse=sparse), nn.Linear(4, 2), nn.Embedding(20, 2, sparse=sparse)])
+
+
+def _loss(model: nn.ModuleList, step: int) -> torch.Tensor:
+    rows = torch.randint(20, (9,), generator=torch.Generator().manual_seed(step))
+    first, linear, last = model
+    return (linear(first(rows)) * last(rows.flip(0))).square().sum() * 10
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_sparse_gradients_update_the_rows_of_a_step_as_sparse_adam_does(name: str) -> None:
+    """The dense rest is updated as by Adam."""
+    ours, torchs = _tables(sparse=True).double(), _tables(sparse=True).double()
+    optimizer = ModelOptimizer(ours, Build(name, {"lr": 0.1, "weight_decay": 0.0, "eps": 1e-12}))
+    tables = [torchs[0].weight, torchs[2].weight]
+    others = [
+        torch.optim.SparseAdam(tables, lr=0.1, eps=1e-12),
+        torch.optim.Adam(torchs[1].parameters(), lr=0.1, eps=1e-12),
+    ]
+    for step in range(5):
+        for model in (ours, torchs):
+            model.zero_grad()
+            _loss(model, step).backward()
+        for one in (optimizer.torch, *others):
+            one.step()
+    for found, expected in zip(ours.parameters(), torchs.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_weights_of_the_rows_of_a_step_decay(name: str) -> None:
+    """If every step has every row, sparse and dense gradients give the same weights."""
+    of_layout = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Embedding(6, 3, sparse=sparse)
+        optimizer = ModelOptimizer(model, Build(name, {"lr": 0.1, "weight_decay": 0.3})).torch
+        for _ in range(4):
+            model.zero_grad()
+            model(torch.tensor([*range(6), 2])).square().sum().backward()
+            optimizer.step()
+        of_layout.append(model.weight)
+    torch.testing.assert_close(*of_layout)
+
+
+def test_sparse_gradients_are_clipped_as_dense_ones() -> None:
+    of_layout = []
+    for sparse in (False, True):
+        model = _tables(sparse)
+        optimizer = ModelOptimizer(model, Build("SGD", {"lr": 1.0}))
+        _loss(model, 0).backward()
+        optimizer.clip(0.5)
+        assert math.sqrt(optimizer.square()) == pytest.approx(0.5, rel=1e-4)
+        optimizer.torch.step()
+        of_layout.append([p.detach() for p in model.parameters()])
+    torch.testing.assert_close(*of_layout)
+
+
+def test_ranks_sum_sparse_gradients_of_several_dtypes_and_shapes() -> None:
+    shapes = {torch.float32: (9, 3), torch.float64: (5,), torch.complex128: (40, 2, 2), torch.bfloat16: (7, 1)}
+
+    def run(comm: Communicator) -> list[torch.Tensor | None]:
+        generator = torch.Generator().manual_seed(comm.rank)
+        parameters = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for dtype, shape in shapes.items()]
+        for p in parameters[: 4 - comm.rank]:
+            rows = torch.randint(len(p), (6,), generator=generator)
+            values = torch.randint(5, (6, *p.shape[1:]), generator=generator).to(p.dtype)
+            p.grad = torch.sparse_coo_tensor(rows[None], values, p.shape, check_invariants=True)
+        dense = [None if p.grad is None else p.grad.to_dense() for p in parameters]
+        SparseSum([*parameters, nn.Parameter(torch.zeros(3, 3))], comm).reduce()
+        return [dense, [None if p.grad is None else p.grad.to_dense() for p in parameters]]  # type: ignore[list-item]
+
+    of_ranks = threads.run(3, run)
+    for number in range(len(shapes)):
+        parts = [dense[number] for dense, _ in of_ranks if dense[number] is not None]
+        for _, found in of_ranks:
+            assert torch.equal(found[number], sum(parts[1:], start=parts[0]))
+
+
+def test_optimizers_that_take_no_sparse_gradients_are_refused_with_the_way_out() -> None:
+    for name, options, message in (
+        (
+            "RMSprop",
+            {},
+            r"RMSprop cannot train '0.weight', whose gradients are sparse .*; take Adam, AdamW, Adagrad or SGD",
+        ),
+        ("Adam", {"amsgrad": True}, r"amsgrad takes no sparse gradients"),
+        (
+            "SparseAdam",
+            {},
+            r"SparseAdam cannot train '1.weight', .* take Adam, which treats sparse gradients as SparseAdam",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            ModelOptimizer(_tables(sparse=True), Build(name, options))
