@@ -52,7 +52,7 @@ class Ratings(Input):
 
     def warnings(self) -> Iterator[str]:
         for name, (count, first) in self._unknown.items():
-            yield f"{first} is in no training row; {count} rows have such a value in column '{name}', which tells nothing"
+            yield f"{first} is in no training row; {count} rows have such an id in column '{name}', which are answered without it"
 
     def _numbers(self, key: str, by_name: Mapping[str, Any], place: Place) -> Any:
         name = self._names[key]
