@@ -17,11 +17,8 @@ def table(rows: int, width: int, std: float, *, sparse: bool) -> nn.Embedding:
 def products(users: Tensor, items: Tensor) -> Tensor:
     """Return the products of vectors of users (n, width) with those of items.
 
-    Items are one for each user (n, width), several for each (n, m, width), or a catalogue (m, width) with
-    an empty first dimension (1, m, width). The result is (n, 1) or (n, m).
+    Items are one for each user (n, width), or several (n, m, width). The result is (n, 1) or (n, m).
     """
     if items.dim() == 2:
         return (users * items).sum(-1, keepdim=True)
-    if len(items) == 1 and len(users) != 1:
-        return users @ items[0].T
-    return torch.bmm(items.expand(len(users), -1, -1), users[:, :, None])[:, :, 0]
+    return torch.bmm(items, users[:, :, None])[:, :, 0]

@@ -115,7 +115,7 @@ def _repeated(
     order = np.argsort(pairs, kind="stable")
     again = int(order[1:][np.diff(pairs[order]) == 0].min())
     which = "once" if options.negatives else "with its last rating"
-    user, item = found[0].names[users[again]], found[1].names[items[again]]
+    user, item = (ids.values[int(of[again]) - 1].as_py() for ids, of in zip(found, (users, items), strict=True))
     return (
         f"{table.place(options.user, again)}: user '{user}' and item '{item}' stand in an earlier row too; {number} rows "
         f"repeat a pair, and each pair counts {which}"

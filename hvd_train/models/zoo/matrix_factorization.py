@@ -31,9 +31,15 @@ class MatrixFactorization(nn.Module):
     def forward(self, user: Tensor, item: Tensor | None = None) -> Tensor:
         """Return the predictions for users (n,) and items (n,) or (n, m); without items, for all items."""
         of_users = self.user(user)
-        of_items = self.item(item) if item is not None else self.item.weight[None]
-        biases = of_users[:, -1:] + of_items[..., -1:].flatten(1)
-        predictions: Tensor = self.mean + biases + products(of_users[:, :-1], of_items[..., :-1])
+        if item is None:
+            catalogue = self.item.weight
+            biases = of_users[:, -1:] + catalogue[:, -1]
+            found = of_users[:, :-1] @ catalogue[:, :-1].T
+        else:
+            of_items = self.item(item)
+            biases = of_users[:, -1:] + of_items[..., -1:].flatten(1)
+            found = products(of_users[:, :-1], of_items[..., :-1])
+        predictions: Tensor = self.mean + biases + found
         return predictions
 
 

@@ -32,8 +32,13 @@ class TwoTower(nn.Module):
 
     def forward(self, user: Tensor, item: Tensor | None = None) -> Tensor:
         """Return the scores of users (n,) for items (n,) or (n, m); without items, for all items."""
-        of_items = self.item(item) if item is not None else self.item.weight[None]
-        return self.mean + products(self.user_tower(self.user(user)), self.item_tower(of_items))
+        of_users = self.user_tower(self.user(user))
+        if item is None:
+            found = of_users @ self.item_tower(self.item.weight).T
+        else:
+            found = products(of_users, self.item_tower(self.item(item)))
+        scores: Tensor = self.mean + found
+        return scores
 
 
 def _tower(sizes: list[int], dropout: float) -> nn.Sequential:
