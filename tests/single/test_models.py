@@ -1,10 +1,12 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from hvd_train.compute.calling import caller
 from hvd_train.config import plugins
 from hvd_train.config.document import Document
 from hvd_train.config.resolve import read_section
@@ -24,6 +26,8 @@ AGENT = DataSpec((4,), 3, "control")
 TEAM = DataSpec((6,), 3, "control", agents=2, policy_inputs=4)
 NUMBERS = DataSpec((4,), 2 * 3, "control")
 """Means and deviations of actions of three numbers."""
+RATED = DataSpec((), 1, "regression", vocabularies={"user": 5, "item": 7})
+RANKED = DataSpec((), 7, "ranking", vocabularies={"user": 5, "item": 7})
 
 PAIRS = DataSpec((16,), 50, "seq2seq", vocabularies={"input_ids": 50, "decoder_input_ids": 50})
 
@@ -31,6 +35,7 @@ FITTING = {
     "actor_critic": (AGENT,),
     "embedding_bag": (WORDS,),
     "linear": (DIGITS, TABLE),
+    "matrix_factorization": (RATED, RANKED),
     "mlp": (DIGITS, TABLE, AGENT),
     "soft_actor_critic": (NUMBERS,),
     "table": (AGENT,),
@@ -42,12 +47,14 @@ FITTING = {
     "resnet": (DIGITS, CIFAR),
     "seq2seq": (PAIRS,),
     "transformer": (TEXT,),
+    "two_tower": (RATED, RANKED),
     "vit": (DIGITS, CIFAR),
 }
 UNFITTING = {
     "actor_critic": (TABLE, TEXT),
     "embedding_bag": (TABLE, TEXT),
     "linear": (TEXT,),
+    "matrix_factorization": (TABLE, TEXT),
     "mlp": (TEXT,),
     "soft_actor_critic": (TABLE, TEXT),
     "table": (TABLE, TEXT),
@@ -59,6 +66,7 @@ UNFITTING = {
     "resnet": (TABLE, TEXT),
     "seq2seq": (TABLE, TEXT),
     "transformer": (DIGITS, TABLE),
+    "two_tower": (TABLE, TEXT),
     "vit": (TABLE, TEXT, DataSpec((1, 3, 8), 10, "classification")),
 }
 
@@ -74,8 +82,11 @@ def create(name: str, spec: DataSpec, **options) -> nn.Module:
     return plugins.create(PACKAGE, name, spec, **options)
 
 
-def inputs(spec: DataSpec, samples: int = 3) -> Tensor:
+def inputs(spec: DataSpec, samples: int = 3) -> Any:
     generator = torch.Generator().manual_seed(0)
+    if "user" in spec.vocabularies:
+        keys = ("user", "item") if spec.task == "regression" else ("user",)
+        return {key: torch.randint(1, spec.vocabularies[key], (samples,), generator=generator) for key in keys}
     shape = (samples, *spec.input_shape)
     if spec.task == "language" or spec.vocabularies:
         return torch.randint(spec.vocabularies.get("input_ids", spec.outputs), shape, generator=generator)
@@ -94,7 +105,7 @@ def test_every_model_is_tested():
 @pytest.mark.parametrize(("name", "spec"), cases(FITTING))
 def test_outputs_have_the_shape_of_the_contract_and_every_parameter_learns(name, spec):
     model = create(name, spec)
-    outputs = model(inputs(spec), inputs(spec)) if spec.task == "seq2seq" else model(inputs(spec))
+    outputs = model(inputs(spec), inputs(spec)) if spec.task == "seq2seq" else caller(model)(inputs(spec))
     positions = spec.input_shape if spec.task in {"language", "seq2seq"} else ()
     assert outputs.shape == (3, *positions, spec.outputs)
     trained = model(inputs(spec), *2 * [torch.rand(3, 3)]) if name == "soft_actor_critic" else outputs
