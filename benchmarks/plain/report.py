@@ -1,0 +1,48 @@
+"""The arguments of a plain script, and the line that it prints."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+
+def arguments(description: str | None, epochs: int) -> Namespace:
+    """Parse the command line, and set the threads and the seed of torch."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, help="the file that `ddl data fetch` prepares")
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights and the order of samples")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--limit", type=int, help="stop training after so many steps")
+    parser.add_argument("--model", type=Path, help="folder of the pretrained model, where one is used")
+    parser.add_argument("--augment", action="store_true", help="mnist_cnn: shift and rotate training images")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    return options
+
+
+def held_out(samples: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return random positions of training and test samples, the same in every run."""
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+    cut = samples - round(samples * fraction)
+    return order[:cut], order[cut:]
+
+
+def report(metrics: dict[str, float], steps: int) -> None:
+    """Print the metrics, the seconds since the process started, its CPU seconds, and its peak memory in MB."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    figures = {
+        "seconds": time.time() - psutil.Process().create_time(),
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "memory_mb": usage.ru_maxrss / 1024,
+        "steps": steps,
+    }
+    print(json.dumps({**metrics, **figures}), flush=True)
