@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
@@ -13,14 +14,16 @@ from cli.bench.goals import Goal
 
 Rows = Mapping[str, Row]
 HEADS = {
-    "Metrics on held-out samples": "workload | metric | target | np=1, by seed | np=2, by seed | plain, by seed | np=1 to np=2 | met",
-    "Seconds of the whole command": "workload | steps np=1 / np=2 / plain | np=1 | np=2 | plain | np=2 over plain (range) | target | met | "
-    "CPU s np=1 / np=2 / plain",
+    "Metrics on held-out samples": "workload | metric | target | np=1, by seed | np=2, by seed | plain, by seed | "
+    "np=1 to np=2 | met",
+    "Seconds of the whole command": "workload | steps np=1 / np=2 / plain | np=1 | np=2 | plain | np=2 over plain (range) | "
+    "target | met | CPU s np=1 / np=2 / plain",
     "Peak memory of a rank": "workload | PSS MB np=1 / np=2 / plain | RSS MB np=1 / np=2 / plain | PSS np=2 over plain | "
     "RSS np=2 over plain | target of PSS | met",
     "CPU time of a step of BERT": "batches | steps | CPU ms a step | ratio | target | met",
     "Bytes that a rank sends": "workload | bytes of a step | with fp16 | ratio | target | met",
-    "Sparse embeddings": "rows of each table | bytes a step, dense | sparse | ratio | ms a step, dense | sparse | ratio | target | met",
+    "Sparse embeddings": "rows of each table | bytes a step, dense | sparse | ratio | ms a step, dense | sparse | ratio | "
+    "target | met",
     "Strategies": "workload | metric | target of allreduce | measured",
     "Layouts of BERT": "layout | loss | s | RSS MB | result",
     "Runs that failed": "run | exit code | message",
@@ -28,13 +31,15 @@ HEADS = {
 """The columns of each section."""
 TEXTS = {
     "Metrics on held-out samples": "The difference of np=1 and np=2 is the largest one of a seed.",
-    "Seconds of the whole command": "Start, evaluations and checkpoints are in the time of ddl, start and one evaluation in that of the\n"
-    "script. Ratios are medians of pairs that ran one after the other.",
-    "Peak memory of a rank": "That of the largest process of the command. PSS (memory that processes share is divided among them) is sampled\n"
-    "four times a second, the peak of RSS is the kernel's.",
-    "CPU time of a step of BERT": "An epoch of `bert_trec` on one rank with one thread. The CPU time of a run of one step is taken off.",
+    "Seconds of the whole command": "Start, evaluations and checkpoints are in the time of ddl, start and one evaluation in "
+    "that of the script. Ratios are medians of pairs that ran one after the other.",
+    "Peak memory of a rank": "That of the largest process of the command. PSS (memory that processes share is divided among "
+    "them) is sampled four times a second, the peak of RSS is the kernel's.",
+    "CPU time of a step of BERT": "An epoch of `bert_trec` on one rank with one thread. The CPU time of a run of one step is "
+    "taken off.",
     "Bytes that a rank sends": "np=2, ten steps.",
-    "Sparse embeddings": "np=2, factorisation of random ratings with as many users as items: Adam on dense, SparseAdam on sparse gradients.",
+    "Sparse embeddings": "np=2, factorisation of random ratings with as many users as items: Adam on dense, SparseAdam on "
+    "sparse gradients.",
     "Strategies": "np=2, one seed. Under `federated` each worker has its own users where the data have users.",
     "Layouts of BERT": "The first steps of `bert_trec` with equal global batches, and the loss on held-out samples.",
 }
@@ -55,18 +60,25 @@ def _head(rows: Rows, command: str) -> str:
     import torch
 
     days = sorted({row["day"] for row in rows.values()})
-    loads = [row["load"] for row in rows.values()]
-    return f"""\
-# Workloads
+    load = median(row["load"] for row in rows.values()) if rows else 0
+    machine = (
+        f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, Python {platform.python_version()}"
+    )
+    made = (
+        f"Made by `{command}`, {_span(days)}: {len(rows)} runs on {machine}. The median of the load was {load:.1f}; a run itself "
+        "gives up to 2. [README.md](README.md#workloads) tells how the figures are measured, and "
+        "[docs/workloads.md](../docs/workloads.md) what they mean."
+    )
+    terms = (
+        "np is the number of ranks of `ddl run`. Plain is the single-process script `benchmarks/plain/NAME.py` with two threads. "
+        "Both have the same global batch, steps, schedule and held-out samples. Seeds are those of initial weights and the order "
+        "of samples."
+    )
+    return "\n\n".join(["# Workloads", *map(_filled, (made, terms))])
 
-Made by `{command}`, {_span(days)}. {len(rows)} runs on {os.cpu_count()} cores ({platform.machine()}),
-torch {torch.__version__}, Python {platform.python_version()}. The load while they ran was {median(loads) if loads else 0:.1f} (median; a run itself gives up
-to 2). [README.md](README.md#workloads) tells how the figures are measured, and
-[docs/workloads.md](../docs/workloads.md) what they mean.
 
-np is the number of ranks of `ddl run`. "Plain" is the single-process script `benchmarks/plain/NAME.py`
-with two threads. Both have the same global batch, steps, schedule and held-out samples. Seeds are
-those of initial weights and the order of samples."""
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 100, break_on_hyphens=False)
 
 
 def _span(days: Sequence[str]) -> str:
@@ -264,7 +276,7 @@ def _yes(met: Sequence[bool]) -> str:
 
 def _section(title: str, lines: Sequence[Cells]) -> str:
     """Return the section with these lines, or nothing without lines."""
-    parts = (f"## {title}", TEXTS.get(title), table(HEADS[title].split(" | "), lines))
+    parts = (f"## {title}", _filled(TEXTS.get(title, "")), table(HEADS[title].split(" | "), lines))
     return "\n\n".join(part for part in parts if part) if lines else ""
 
 
