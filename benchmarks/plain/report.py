@@ -36,13 +36,25 @@ def held_out(samples: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tens
     return order[:cut], order[cut:]
 
 
-def report(metrics: dict[str, float], steps: int) -> None:
-    """Print the metrics, the seconds since the process started, its CPU seconds, and its peak memory in MB."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+def report(metrics: dict[str, float], steps: int, training: tuple[float, float] | None = None) -> None:
+    """Print the metrics, the seconds since the process started, its CPU seconds, and its peak memory in MB.
+
+    `training` is what `times` returned before the script wrote texts.
+    """
+    seconds, cpu_seconds = times()
+    trained = training or (seconds, cpu_seconds)
     figures = {
-        "seconds": time.time() - psutil.Process().create_time(),
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "memory_mb": usage.ru_maxrss / 1024,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "writing_seconds": seconds - trained[0],
+        "writing_cpu_seconds": cpu_seconds - trained[1],
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "steps": steps,
     }
     print(json.dumps({**metrics, **figures}), flush=True)
+
+
+def times() -> tuple[float, float]:
+    """Return the seconds since the process started, and its CPU seconds."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return time.time() - psutil.Process().create_time(), usage.ru_utime + usage.ru_stime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from itertools import islice
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torchmetrics.functional.text import chrf_score, sacre_bleu_score
 
-from benchmarks.plain.report import arguments, held_out, report
+from benchmarks.plain.report import arguments, held_out, report, times
 
 BATCH = 64
 POOL = 16
@@ -85,18 +86,21 @@ def main() -> None:
         source, target = (pad_sequence(list(side), batch_first=True, padding_value=PAD) for side in sides)
         return source, target
 
+    def loss_of(chosen: Tensor) -> Tensor:
+        source, target = batch(chosen)
+        logits = model.decode(model.encode(source), source, target[:, :-1])
+        return functional.cross_entropy(
+            logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD, label_smoothing=0.1
+        )
+
     model = Translator(tokenizer.get_vocab_size())
     steps = options.limit or options.epochs * -(-len(train) // BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1, anneal_strategy="linear")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
     done = 0
     while done < steps:
         for chosen in islice(batches(train, lengths), steps - done):
-            source, target = batch(chosen)
-            logits = model.decode(model.encode(source), source, target[:, :-1])
-            loss = functional.cross_entropy(
-                logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD, label_smoothing=0.1
-            )
+            loss = loss_of(chosen)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -106,18 +110,29 @@ def main() -> None:
     model.eval()
     order = test[lengths[test].argsort()]
     with torch.inference_mode():
+        loss = sum(loss_of(chosen).item() * len(chosen) for chosen in order.split(BATCH)) / len(order)
+        trained = times()
         made = [row for chosen in order.split(BATCH) for row in model.translate(batch(chosen)[0]).tolist()]
     answers = tokenizer.decode_batch([row[: row.index(END)] if END in row else row for row in made])
     references = [pairs[row][1] for row in order.tolist()]
     many = [[reference] for reference in references]
     report(
         {
+            "loss": loss,
             "bleu": 100 * sacre_bleu_score(answers, many).item(),
             "chrf": 100 * chrf_score(answers, many, n_word_order=0).item(),
             "exact": sum(a == r for a, r in zip(answers, references, strict=True)) / len(references),
         },
         done,
+        trained,
     )
+
+
+def warm_cosine(step: int, steps: int, warm: int = 200) -> float:
+    """Return the factor of the learning rate."""
+    if step < warm:
+        return (step + 1) / warm
+    return (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
 
 
 def trained_tokenizer(texts: list[str]) -> Tokenizer:

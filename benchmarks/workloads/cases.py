@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from cli.bench.goals import Sense
 from cli.compare.entries import entries, file_sync
+from hvd_train.config.fetched import place
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -25,8 +26,13 @@ class Metric:
 
     name: str
     plain: str
-    sense: Sense
-    limit: float
+    sense: Sense = ">="
+    limit: float | None = None
+    """The target, if there is one."""
+
+    @property
+    def target(self) -> str:
+        return "-" if self.limit is None else f"{self.sense} {self.limit:g}"
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Workload:
     overrides: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     """Of the plain script."""
+    evaluated: bool = False
+    """The metrics are those of `ddl evaluate` after the run, which is not in its time."""
     clients: tuple[str, ...] = ()
     """Overrides under `federated`: the samples of each worker."""
 
@@ -87,7 +95,10 @@ WORKLOADS: Mapping[str, Workload] = {
     ),
     "translate": Workload(
         "translate", "translate", "messages/en-fr.tsv", 64,
-        (Metric("bleu", "bleu", ">=", 0), Metric("chrf", "chrf", ">=", 0)), 300,
+        (
+            Metric("bleu of strings unlike training", "", ">=", 10), Metric("bleu", "bleu"), Metric("chrf", "chrf"),
+            Metric("exact", "exact"),
+        ), 300, evaluated=True,
     ),
     "linear_regression": Workload(
         "linear_regression", "linear_regression", None, 64, (Metric("loss", "loss", "<=", 0.012),), 5,
@@ -109,8 +120,12 @@ class Case:
     threads: int | None = None
     """Threads of a rank; by default those that `ddl run` chooses."""
     seconds: float = 10
-    kept: bool = field(default=False, compare=False)
+    kept: bool = False
     """Keep the run folder, for pictures."""
+
+    @property
+    def evaluated(self) -> bool:
+        return self.part == "runs" and self.ranks > 0 and WORKLOADS[self.workload].evaluated
 
     @property
     def key(self) -> str:
@@ -143,8 +158,6 @@ def _runs(names: Sequence[str], seeds: int, ranks: Sequence[int], quick: bool) -
 
 
 def _plain(name: str, seed: int, quick: bool) -> Case:
-    from hvd_train.data.files import place
-
     workload = WORKLOADS[name]
     epochs = yaml.safe_load(workload.yaml.read_text(encoding="utf-8"))["train"].get("epochs")
     data = ["--data", str(place(f"fetched:{workload.file}"))] if workload.file else []

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,9 @@ def measure(case: Case, folder: Path) -> Row:
     row |= {"load": os.getloadavg()[0], **figures}
     if code:
         return {**row, "code": code, "error": errors.strip().splitlines()[-1:] or ["no message"]}
-    return {**row, **(result(folder) if case.ranks else _printed(printed))}
+    if not case.ranks:
+        return {**row, **_printed(printed, row)}
+    return {**row, **result(folder), **(_translations(folder) if case.evaluated else {})}
 
 
 def command(case: Case, folder: Path) -> list[str]:
@@ -66,10 +69,44 @@ def result(folder: Path) -> Row:
     }
 
 
-def _printed(text: str) -> Row:
+def _printed(text: str, row: Row) -> Row:
+    """Return the metrics and the times of a plain script, without the time in which it writes texts.
+
+    ddl does that in another command, too.
+    """
     values = json.loads(text.splitlines()[-1])
-    own = ("seconds", "cpu_seconds", "memory_mb", "steps")
-    return {"metrics": {k: v for k, v in values.items() if k not in own}, "steps": values["steps"]}
+    own = ("seconds", "cpu_seconds", "memory_mb", "steps", "writing_seconds", "writing_cpu_seconds")
+    return {
+        "metrics": {name: value for name, value in values.items() if name not in own},
+        "steps": values["steps"],
+        **{name: row[name] - values[f"writing_{name}"] for name in ("seconds", "cpu_seconds")},
+    }
+
+
+def _translations(folder: Path) -> Row:
+    scores = evaluated(folder)["translations"]["rows"]
+    parts = list(dict.fromkeys(row["sources"] for row in scores))
+    own = {row["sources"]: row for row in scores if row["answer"] == "model"}
+    metrics = {name: own[parts[0]][name] for name in ("bleu", "chrf", "exact")}
+    unlike = {"bleu of strings unlike training": own[parts[1]]["bleu"]} if len(parts) > 1 else {}
+    return {"metrics": {**metrics, **unlike}, "translations": scores}
+
+
+def evaluated(folder: Path) -> Row:
+    """Return what `ddl evaluate` finds out about the run in `folder`, once for each run."""
+    output = folder / "evaluate"
+    if not output.exists():
+        ddl("evaluate", str(folder), "--np", "1", "--output", str(output))
+    return json.loads((output / "evaluate.json").read_text(encoding="utf-8"))
+
+
+def ddl(*words: str) -> str:
+    """Return what `ddl` prints with the arguments `words`; RuntimeError, which has its messages, if it fails."""
+    line = [sys.executable, "-m", "cli", *words]
+    done = subprocess.run(line, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"ddl {' '.join(words)}: {done.stderr}")
+    return done.stdout
 
 
 def _watched(line: list[str], env: dict[str, str]) -> tuple[Row, str, str, int]:
@@ -77,7 +114,7 @@ def _watched(line: list[str], env: dict[str, str]) -> tuple[Row, str, str, int]:
     highest: dict[int, tuple[float, float]] = {}
     begin = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        out, err = (stack.enter_context(_temporary()) for _ in range(2))
+        out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
         process = subprocess.Popen(line, cwd=ROOT, env=env, stdout=out, stderr=err)
         looked = 0.0
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
@@ -97,12 +134,6 @@ def _watched(line: list[str], env: dict[str, str]) -> tuple[Row, str, str, int]:
         "pss_mb": max((proportional for _, proportional in highest.values()), default=0.0),
     }
     return figures, *texts, process.returncode
-
-
-def _temporary() -> Any:
-    import tempfile
-
-    return tempfile.TemporaryFile()
 
 
 def _text(file: Any) -> str:
