@@ -17,6 +17,8 @@ EXAMPLES = ROOT / "examples"
 PARTS = ("runs", "bert", "bytes", "sparse", "strategies", "layouts")
 SPARSE_ROWS = (1_000, 10_000, 100_000)
 STRATEGIES = ("allreduce", "local_sgd:period=8", "federated")
+LARGE = ("bert_trec", "mnist_cnn", "translate")
+"""Workloads whose bytes with and without fp16 are compared."""
 QUICK = ("train.epochs=null", "train.steps=4", "train.eval_samples=64", "schedule.warmup_steps=1")
 
 
@@ -212,7 +214,7 @@ def _bert(names: Sequence[str], quick: bool) -> Iterator[Case]:
 def _bytes(names: Sequence[str], quick: bool) -> Iterator[Case]:
     short = ("train.epochs=null", "train.steps=10", "train.eval_samples=64")
     for name in names:
-        for compression in ("none", "fp16"):
+        for compression in ("none", "fp16") if name in LARGE else ():
             yield _ddl("bytes", name, compression, 0, 2, *short, f"sync.compression={compression}", quick=quick)
 
 

@@ -48,10 +48,10 @@ def curves(trained: Mapping[str, Row]) -> Figure:
     """Draw the losses of training and of held-out samples by step, one panel for each workload."""
     lines = -(-len(trained) // COLUMNS)
     figure = Figure(figsize=(10, 2.4 * lines), dpi=110, layout="constrained")
-    panels = figure.subplots(lines, COLUMNS, squeeze=False).flat
+    panels = list(figure.subplots(lines, COLUMNS, squeeze=False).flat)
     for axes, (name, row) in zip(panels, trained.items(), strict=False):
         _curve(axes, name, row)
-    for axes in list(panels)[len(trained) :]:
+    for axes in panels[len(trained) :]:
         axes.set_axis_off()
     return figure
 
