@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
-from benchmarks.plain.report import held_out
+from benchmarks.plain.report import batches, held_out
 
 BATCH = 32
 POOL = 32
@@ -44,7 +44,7 @@ def fine_tune(options: Namespace, longest: int = 128) -> tuple[Tensor, Tensor, l
     model.train()
     done = 0
     while done < steps:
-        for chosen in islice(batches(train, lengths), steps - done):
+        for chosen in islice(batches(train, lengths, BATCH, pool=POOL), steps - done):
             inputs, targets = batch(chosen)
             loss = model(**inputs, labels=targets).loss
             optimizer.zero_grad()
@@ -57,10 +57,3 @@ def fine_tune(options: Namespace, longest: int = 128) -> tuple[Tensor, Tensor, l
     with torch.inference_mode():
         logits = torch.cat([model(**batch(chosen)[0]).logits for chosen in order.split(BATCH)])
     return logits, classes[order], names, done
-
-
-def batches(rows: Tensor, lengths: Tensor) -> list[Tensor]:
-    """Divide `rows` into shuffled batches of similar lengths."""
-    pools = rows[torch.randperm(len(rows))].split(BATCH * POOL)
-    divided = [batch for pool in pools for batch in pool[lengths[pool].argsort()].split(BATCH)]
-    return [divided[number] for number in torch.randperm(len(divided)).tolist()]

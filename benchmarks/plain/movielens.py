@@ -21,7 +21,7 @@ class Factorisation(nn.Module):
         self.user_bias, self.item_bias = nn.Embedding(users, 1), nn.Embedding(items, 1)
         self.mean = mean
         for table in (self.user, self.item):
-            nn.init.normal_(table.weight, std=0.01)
+            nn.init.normal_(table.weight, std=0.1)
         for table in (self.user_bias, self.item_bias):
             nn.init.zeros_(table.weight)
 
@@ -31,13 +31,13 @@ class Factorisation(nn.Module):
 
 
 def main() -> None:
-    options = arguments(__doc__, epochs=10)
+    options = arguments(__doc__, epochs=8)
     table = np.loadtxt(options.data, delimiter=",", skiprows=1)
     user, item = (torch.from_numpy(np.unique(table[:, column], return_inverse=True)[1]) for column in (0, 1))
     rating = torch.from_numpy(table[:, 2]).float()
     train, test = held_out(len(rating), 0.2)
     model = Factorisation(int(user.max()) + 1, int(item.max()) + 1, 32, rating[train].mean().item())
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=2e-4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=3e-4)
     steps, done = options.limit or options.epochs * math.ceil(len(train) / BATCH), 0
     while done < steps:
         for rows in train[torch.randperm(len(train))].split(BATCH)[: steps - done]:

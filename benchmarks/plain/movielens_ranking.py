@@ -12,7 +12,7 @@ from torch.nn import functional
 from benchmarks.plain.report import arguments, report
 
 BATCH = 256
-NEGATIVES = 4
+NEGATIVES = 2
 TOP = 10
 
 
@@ -30,7 +30,7 @@ class Factorisation(nn.Module):
 
 
 def main() -> None:
-    options = arguments(__doc__, epochs=15)
+    options = arguments(__doc__, epochs=7)
     table = np.loadtxt(options.data, delimiter=",", skiprows=1)
     user, item = (torch.from_numpy(np.unique(table[:, column], return_inverse=True)[1]) for column in (0, 1))
     users, items = int(user.max()) + 1, int(item.max()) + 1
@@ -38,7 +38,7 @@ def main() -> None:
     watched = torch.zeros(users, items, dtype=torch.bool)
     watched[user[train], item[train]] = True
     model = Factorisation(users, items)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=2e-5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=1e-5)
     steps, done = options.limit or options.epochs * math.ceil(len(train) / BATCH), 0
     while done < steps:
         for rows in train[torch.randperm(len(train))].split(BATCH)[: steps - done]:

@@ -36,6 +36,13 @@ def held_out(samples: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tens
     return order[:cut], order[cut:]
 
 
+def batches(rows: Tensor, lengths: Tensor, size: int, pool: int) -> list[Tensor]:
+    """Divide `rows` into shuffled batches of similar lengths, which are sorted in pools of so many batches."""
+    pools = rows[torch.randperm(len(rows))].split(size * pool)
+    divided = [batch for part in pools for batch in part[lengths[part].argsort()].split(size)]
+    return [divided[number] for number in torch.randperm(len(divided)).tolist()]
+
+
 def report(metrics: dict[str, float], steps: int, training: tuple[float, float] | None = None) -> None:
     """Print the metrics, the seconds since the process started, its CPU seconds, and its peak memory in MB.
 

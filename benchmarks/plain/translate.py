@@ -13,11 +13,9 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torchmetrics.functional.text import chrf_score, sacre_bleu_score
 
-from benchmarks.plain.report import arguments, held_out, report, times
+from benchmarks.plain.report import arguments, batches, held_out, report, times
 
 BATCH = 64
-POOL = 16
-"""Batches whose pairs are sorted by length before they are divided."""
 PAD, START, END = 0, 1, 2
 LONGEST = 64
 
@@ -28,10 +26,15 @@ class Translator(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
-        self.position = nn.Embedding(LONGEST, width)
-        for table in (self.embedding, self.position):
-            nn.init.normal_(table.weight, std=width**-0.5)
-        shape = {"dim_feedforward": 4 * width, "dropout": dropout, "batch_first": True, "norm_first": True}
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.register_buffer("position", sinusoids(LONGEST, width))
+        shape = {
+            "dim_feedforward": 4 * width,
+            "dropout": dropout,
+            "activation": "gelu",
+            "batch_first": True,
+            "norm_first": True,
+        }
         self.encoder = nn.TransformerEncoder(
             nn.TransformerEncoderLayer(width, heads, **shape), layers, nn.LayerNorm(width), enable_nested_tensor=False
         )
@@ -42,8 +45,7 @@ class Translator(nn.Module):
         self.scale = width**0.5
 
     def embed(self, tokens: Tensor) -> Tensor:
-        positions = self.position(torch.arange(tokens.shape[1]))
-        return self.dropout(self.scale * (self.embedding(tokens) + positions))
+        return self.dropout(self.scale * self.embedding(tokens) + self.position[: tokens.shape[1]])
 
     def encode(self, source: Tensor) -> Tensor:
         return self.encoder(self.embed(source), src_key_padding_mask=source == PAD)
@@ -70,7 +72,7 @@ class Translator(nn.Module):
 
 
 def main() -> None:
-    options = arguments(__doc__, epochs=30)
+    options = arguments(__doc__, epochs=14)
     with options.data.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     pairs = [(row["source"], row["target"]) for row in rows if 2 <= len(row["source"].split()) <= 20]
@@ -99,7 +101,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
     done = 0
     while done < steps:
-        for chosen in islice(batches(train, lengths), steps - done):
+        for chosen in islice(batches(train, lengths, BATCH, pool=16), steps - done):
             loss = loss_of(chosen)
             optimizer.zero_grad()
             loss.backward()
@@ -135,6 +137,12 @@ def warm_cosine(step: int, steps: int, warm: int = 200) -> float:
     return (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
 
 
+def sinusoids(length: int, width: int) -> Tensor:
+    """Return sines and cosines of positions (Vaswani et al., arXiv 1706.03762)."""
+    angles = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
 def trained_tokenizer(texts: list[str]) -> Tokenizer:
     """Return a byte-pair encoding of 3,000 tokens."""
     tokenizer = Tokenizer(models.BPE())
@@ -146,13 +154,6 @@ def trained_tokenizer(texts: list[str]) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
-
-
-def batches(rows: Tensor, lengths: Tensor) -> list[Tensor]:
-    """Divide `rows` into shuffled batches of similar lengths."""
-    pools = rows[torch.randperm(len(rows))].split(BATCH * POOL)
-    divided = [batch for pool in pools for batch in pool[lengths[pool].argsort()].split(BATCH)]
-    return [divided[number] for number in torch.randperm(len(divided)).tolist()]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import psutil
 from benchmarks.workloads.cases import ROOT, Case
 
 Row = dict[str, Any]
-BETWEEN = 0.25
+BETWEEN = 0.3
 """Seconds between two looks at the memory."""
 
 
@@ -123,7 +123,7 @@ def _watched(line: list[str], env: dict[str, str]) -> tuple[Row, str, str, int]:
                     before = highest.get(pid, (0.0, 0.0))
                     highest[pid] = (max(before[0], resident), max(before[1], shared))
                 looked = time.perf_counter()
-            time.sleep(0.02)
+            time.sleep(0.05)
         seconds = time.perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(ended[1])
         texts = [_text(file) for file in (out, err)]

@@ -38,7 +38,7 @@ TEXTS = {
     "Seconds of the whole command": "Start, evaluations and checkpoints are in the time of ddl, start and one evaluation in "
     "that of the script. Ratios are medians of pairs that ran one after the other.",
     "Peak memory of a rank": "That of the largest process of the command. PSS (memory that processes share is divided among "
-    "them) is sampled four times a second, the peak of RSS is the kernel's.",
+    "them) is sampled three times a second, the peak of RSS is the kernel's.",
     "CPU time of a step of BERT": "An epoch of `bert_trec` on one rank with one thread. The CPU time of a run of one step is "
     "taken off.",
     "Bytes that a rank sends": "np=2, ten steps.",

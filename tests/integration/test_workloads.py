@@ -58,7 +58,7 @@ def write_speech(folder: Path) -> list[str]:
 
 
 def write_images(folder: Path) -> list[str]:
-    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (60, 1, 28, 28), np.uint8)
     np.savez(folder / "mnist_5k.npz", x=images, y=np.arange(60) % 10)
     return [f"data.path={folder / 'mnist_5k.npz'}"]
 
