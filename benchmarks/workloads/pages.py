@@ -42,8 +42,7 @@ TEXTS = {
     "CPU time of a step of BERT": "An epoch of `bert_trec` on one rank with one thread. The CPU time of a run of one step is "
     "taken off.",
     "Bytes that a rank sends": "np=2, ten steps.",
-    "Sparse embeddings": "np=2, factorisation of random ratings with as many users as items: Adam on dense, SparseAdam on "
-    "sparse gradients.",
+    "Sparse embeddings": "np=2, factorisation of random ratings with as many users as items, by Adam.",
     "Strategies": "np=2, one seed. Under `federated` each worker has its own users where the data have users.",
     "Layouts of BERT": "The first steps of `bert_trec` with equal global batches, and the loss on held-out samples.",
 }

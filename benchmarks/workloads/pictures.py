@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +15,11 @@ from benchmarks.strategies import shrink
 from benchmarks.workloads import pages
 from benchmarks.workloads.cases import ROOT, WORKLOADS
 from benchmarks.workloads.measured import Row, ddl, evaluated
+from hvd_train.config.fetched import place
 
 PAGE = ROOT / "docs" / "workloads.md"
 COLUMNS = 3
+USER, TOP = "42", 10
 
 
 def draw(rows: Mapping[str, Row], output: Path, folder: Path) -> None:
@@ -98,8 +102,26 @@ def translations(found: Row) -> str:
 
 
 def recommendations(run: Path) -> str:
-    """Return the table of the ten best films for one user."""
-    raise NotImplementedError
+    """Return the table of the ten best films for one user, beside ten of the films that the user rated highest."""
+    data = place("fetched:movielens-100k")
+    titles = {row["item"]: f"{row['title']} ({row['year']})" for row in _table(data / "items.csv")}
+    rated = [row for row in _table(data / "ratings.csv") if row["user"] == USER]
+    liked = sorted(rated, key=lambda row: -float(row["rating"]))[:TOP]
+    users = run / "users.csv"
+    users.write_text(f"user\n{USER}\n", encoding="utf-8")
+    (answer,) = (
+        json.loads(line) for line in ddl("predict", str(run), str(users), "--top", str(TOP), "--json").splitlines()
+    )
+    best = [titles[str(one["item"])] for one in answer["top"]]
+    head = ("rank", f"recommended to user {USER}", "rated highest by the user")
+    return pages.table(
+        head, [[str(n), film, titles[row["item"]]] for n, (film, row) in enumerate(zip(best, liked, strict=True), 1)]
+    )
+
+
+def _table(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def fill(name: str, text: str) -> None:
