@@ -95,7 +95,7 @@ WRITERS: dict[str, Callable[[Path], list[str]]] = {
     "spoken_digits": write_speech,
     "mnist_cnn": write_images,
     "translate": write_pairs,
-    "linear_regression": lambda folder: [],
+    "linear_regression": lambda folder: [f"data.path={ROOT / 'examples' / 'line.csv'}"],
 }
 """What writes the data of an example, and returns the overrides that name them."""
 
