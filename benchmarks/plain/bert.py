@@ -29,7 +29,7 @@ def fine_tune(options: Namespace, longest: int = 128) -> tuple[Tensor, Tensor, l
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     tokens = tokenizer([row["text"] for row in rows], truncation=True, max_length=longest)["input_ids"]
     lengths = torch.tensor([len(one) for one in tokens])
-    train, test = held_out(len(rows), 0.2)
+    train, test = held_out(len(rows), 0.2, options)
 
     def batch(chosen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         padded = tokenizer.pad({"input_ids": [tokens[row] for row in chosen.tolist()]}, return_tensors="pt")

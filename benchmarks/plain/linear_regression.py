@@ -18,7 +18,7 @@ def main() -> None:
     options = arguments(__doc__, epochs=40)
     points = torch.from_numpy(np.loadtxt(options.data, delimiter=",", skiprows=1, dtype=np.float32))
     x, y = points[:, :-1], points[:, -1:]
-    train, test = held_out(len(x), 0.2)
+    train, test = held_out(len(x), 0.2, options)
     x = (x - x[train].mean(0)) / x[train].std(0, correction=0)
     model = nn.Linear(x.shape[1], 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)

@@ -37,7 +37,7 @@ def main() -> None:
     with np.load(options.data) as arrays:
         x = torch.from_numpy(arrays["x"]).float().div(255)
         y = torch.from_numpy(arrays["y"])
-    train, test = held_out(len(x), 0.2)
+    train, test = held_out(len(x), 0.2, options)
     model = network()
     steps = options.limit or options.epochs * math.ceil(len(train) / BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.01)

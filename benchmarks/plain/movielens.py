@@ -35,7 +35,7 @@ def main() -> None:
     table = np.loadtxt(options.data, delimiter=",", skiprows=1)
     user, item = (torch.from_numpy(np.unique(table[:, column], return_inverse=True)[1]) for column in (0, 1))
     rating = torch.from_numpy(table[:, 2]).float()
-    train, test = held_out(len(rating), 0.2)
+    train, test = held_out(len(rating), 0.2, options)
     model = Factorisation(int(user.max()) + 1, int(item.max()) + 1, 32, rating[train].mean().item())
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=3e-4)
     steps, done = options.limit or options.epochs * math.ceil(len(train) / BATCH), 0

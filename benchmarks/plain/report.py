@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 
+FEW = 64
+
+
 def arguments(description: str | None, epochs: int) -> Namespace:
     """Parse the command line, and set the threads and the seed of torch."""
     parser = ArgumentParser(description=description)
@@ -20,7 +23,7 @@ def arguments(description: str | None, epochs: int) -> Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of initial weights and the order of samples")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=epochs)
-    parser.add_argument("--limit", type=int, help="stop training after so many steps")
+    parser.add_argument("--limit", type=int, help="stop training after so many steps, and evaluate on few samples")
     parser.add_argument("--model", type=Path, help="folder of the pretrained model, where one is used")
     parser.add_argument("--augment", action="store_true", help="mnist_cnn: shift and rotate training images")
     options = parser.parse_args()
@@ -29,11 +32,11 @@ def arguments(description: str | None, epochs: int) -> Namespace:
     return options
 
 
-def held_out(samples: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return random positions of training and test samples, the same in every run."""
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+def held_out(samples: int, fraction: float, options: Namespace) -> tuple[Tensor, Tensor]:
+    """Return random positions of training and test samples, the same in every run; with `--limit` few of the latter."""
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
     cut = samples - round(samples * fraction)
-    return order[:cut], order[cut:]
+    return order[:cut], order[cut:][: FEW if options.limit else None]
 
 
 def batches(rows: Tensor, lengths: Tensor, size: int, pool: int) -> list[Tensor]:

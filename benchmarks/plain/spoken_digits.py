@@ -44,7 +44,7 @@ def main() -> None:
     with np.load(options.data) as arrays:
         lengths, y = torch.from_numpy(arrays["lengths"]), torch.from_numpy(arrays["y"])
         sequences = torch.from_numpy(arrays["X"]).split(lengths.tolist())
-    train, test = held_out(len(y), 0.2)
+    train, test = held_out(len(y), 0.2, options)
     values = torch.cat([sequences[row] for row in train.tolist()])
     mean, deviation = values.mean(0), values.std(0)
     sequences = [(sequence - mean) / deviation for sequence in sequences]

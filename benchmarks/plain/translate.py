@@ -76,7 +76,7 @@ def main() -> None:
     with options.data.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     pairs = [(row["source"], row["target"]) for row in rows if 2 <= len(row["source"].split()) <= 20]
-    train, test = held_out(len(pairs), 0.1)
+    train, test = held_out(len(pairs), 0.1, options)
     tokenizer = trained_tokenizer([text for row in train.tolist() for text in pairs[row]])
     tokens = [
         [torch.tensor([START, *tokenizer.encode(text).ids[: LONGEST - 2], END]) for text in pair] for pair in pairs
