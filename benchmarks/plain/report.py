@@ -12,7 +12,6 @@ import psutil
 import torch
 from torch import Tensor
 
-
 FEW = 64
 
 
