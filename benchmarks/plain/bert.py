@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_
 from benchmarks.plain.report import batches, held_out
 
 BATCH = 32
-POOL = 32
+POOL = 50
 """Batches whose texts are sorted by length before they are divided."""
 
 
@@ -38,7 +38,7 @@ def fine_tune(options: Namespace, longest: int = 128) -> tuple[Tensor, Tensor, l
     model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=len(names))
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed}, {"params": others, "weight_decay": 0.0}], lr=1e-4)
+    optimizer = torch.optim.AdamW([{"params": decayed}, {"params": others, "weight_decay": 0.0}], lr=1e-4, fused=True)
     steps = options.limit or options.epochs * -(-len(train) // BATCH)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     model.train()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def _model(folder: Path) -> list[str]:
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     BertModel(BertConfig(vocab_size=len(vocabulary), **shape, **still)).save_pretrained(folder)
-    return [f"model.pretrained={folder}", f"data.tokenizer={json.dumps({'name': 'huggingface', 'path': str(folder)})}"]
+    return [f"model.pretrained={folder}", f"data.tokenizer.path={folder / 'tokenizer.json'}"]
 
 
 WRITERS: dict[str, Callable[[Path], list[str]]] = {
