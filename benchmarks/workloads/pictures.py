@@ -29,13 +29,16 @@ def draw(rows: Mapping[str, Row], output: Path, folder: Path) -> None:
     }
     if trained:
         save(curves(trained), folder / "workloads-curves.png")
+        fill("curves", "![losses of training and held-out samples by step](images/workloads-curves.png)")
     runs = output / "runs"
     if "bert_trec" in trained:
         save(confusion(evaluated(runs / "bert_trec")), folder / "workloads-trec.png")
+        fill("questions", "![confusion matrix of the held-out questions](images/workloads-trec.png)")
     if "mnist_cnn" in trained:
         file = output / "mnist.png"
         ddl("data", "show", str(WORKLOADS["mnist_cnn"].yaml), "--workers", "0", "--np", "1", "--output", str(file))
         shrink(file, folder / "workloads-mnist.png")
+        fill("augmentation", "![training images after augmentation](images/workloads-mnist.png)")
     if "translate" in trained:
         fill("translations", translations(evaluated(runs / "translate")))
     if "movielens_ranking" in trained:
