@@ -33,7 +33,7 @@ def texts(number: int) -> Iterator[str]:
 
 def write_questions(folder: Path) -> list[str]:
     lines = (f"{text},{CLASSES[i % 6]},{CLASSES[i % 6]}:other" for i, text in enumerate(texts(60)))
-    return [*_lines(folder / "trec.csv", "text,label,fine", lines), *_model(folder)]
+    return _lines(folder / "trec.csv", "text,label,fine", lines)
 
 
 def write_messages(folder: Path) -> list[str]:
@@ -87,7 +87,8 @@ def _model(folder: Path) -> list[str]:
 
 
 WRITERS: dict[str, Callable[[Path], list[str]]] = {
-    "bert_trec": write_questions,
+    "trec_bag": lambda folder: [*write_questions(folder), "model.dropout=0"],
+    "bert_trec": lambda folder: [*write_questions(folder), *_model(folder)],
     "sms_spam": write_messages,
     "movielens": write_ratings,
     "movielens_ranking": write_ratings,
@@ -99,8 +100,9 @@ WRITERS: dict[str, Callable[[Path], list[str]]] = {
 """What writes the data of an example, and returns the overrides that name them."""
 
 
-def test_every_workload_has_a_slice() -> None:
-    assert set(WRITERS) == {workload.example for workload in WORKLOADS.values()}
+def test_every_workload_and_every_example_of_fetched_data_has_a_slice() -> None:
+    fetched = {file.stem for file in (ROOT / "examples").glob("*.yaml") if "fetched:" in file.read_text()}
+    assert set(WRITERS) == {workload.example for workload in WORKLOADS.values()} | fetched
 
 
 @pytest.mark.parametrize("name", WRITERS)
