@@ -149,7 +149,9 @@ def test_complex_parameters_are_refused_where_only_real_numbers_are_covered() ->
 
 def test_noise_for_clients_whose_samples_change_is_refused() -> None:
     config = training.configuration(sync={"fusion_mb": None, "strategy": "federated", "noise": 1.0, "clip": 1.0})
-    with pytest.raises(UserError, match=r"data.partition: 'random' assigns samples to other clients.*take contiguous"):
+    with pytest.raises(
+        UserError, match=r"data.partition: 'random' assigns samples to other clients.*take by_group, contiguous"
+    ):
         threads.run(2, lambda comm: training.trainer(comm, config))
 
 

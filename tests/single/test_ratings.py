@@ -304,7 +304,7 @@ def test_models_of_other_data_are_refused() -> None:
     ):
         matrix_factorization.create(DataSpec((3,), 1, "regression"))
     with pytest.raises(
-        UserError, match="'mlp' takes classification or regression data, not regression data of user and"
+        UserError, match="'mlp' takes classification or regression data, not regression data with user, item"
     ):
         mlp.create(SPEC)
 

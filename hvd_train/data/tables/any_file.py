@@ -8,28 +8,22 @@ from typing import Any
 from hvd_train.data.files import import_extra
 from hvd_train.data.records.parse import parse_line
 from hvd_train.data.sources import csv, parquet
+from hvd_train.data.tables.endings import ARROW, LINES, delimiter_of, suffix
 from hvd_train.data.tables.table import TableFile
 from hvd_train.errors import UserError
-
-PARQUET, LINES, TABS = (".parquet", ".arrow", ".feather"), (".jsonl", ".ndjson"), ".tsv"
 
 
 def table_file(file: Path, path: str, delimiter: str | None = None) -> TableFile:
     """Return a table, which messages call `path`: Parquet, Arrow, JSON Lines, otherwise CSV.
 
-    Without `delimiter`, it is a tabulator in a file whose name ends in `.tsv`, and a comma in others.
+    Without `delimiter`, the ending of a CSV file says it.
     """
-    ending = file.suffix.lower()
-    if ending in PARQUET:
+    ending = suffix(file)
+    if ending in ARROW:
         return parquet.table(file, path)
     if ending in LINES:
         return TableFile(path, lambda: _json_lines(file, path), "row {} (from 0)".format)
     return csv.table(file, path, delimiter or delimiter_of(path), ".")
-
-
-def delimiter_of(path: str) -> str:
-    """Return what separates two values of a CSV file, by the ending of its name."""
-    return "\t" if path.lower().endswith(TABS) else ","
 
 
 def _json_lines(file: Path, path: str) -> Any:

@@ -15,12 +15,10 @@ from hvd_train.data.records.json_lines import open_texts
 from hvd_train.data.records.lines import Text, TextLines
 from hvd_train.data.records.parse import parse_line
 from hvd_train.data.sources import csv, parquet
+from hvd_train.data.tables.endings import ARROW, COMMAS, LINES, delimiter_of, suffix
 from hvd_train.data.tables.table import TableFile
 from hvd_train.errors import UserError, nearest
 
-LINES = (".jsonl", ".ndjson", ".json")
-ARROW = (".parquet", ".arrow", ".feather", ".ipc")
-COMMAS = (".csv", ".tsv", ".tab")
 SUFFIXES = (*COMMAS, *LINES, *ARROW)
 
 Row = tuple[str | None, ...]
@@ -40,17 +38,6 @@ class Rows:
     """Returns the place of a row for messages, such as `a.csv: line 3`."""
     typed: bool
     """False: labels are texts that may stand for numbers."""
-
-
-def suffix(path: str | Path) -> str:
-    """Return the ending of a file in lower case, without that of gzip."""
-    plain = Path(str(path).lower())
-    return Path(plain.stem).suffix if plain.suffix == ".gz" else plain.suffix
-
-
-def delimiter_of(path: str | Path) -> str:
-    """Return the character between two values of a file, by its ending."""
-    return "," if suffix(path) == ".csv" else "\t"
 
 
 def read(file: Path, name: str, columns: Sequence[str], label: str, delimiter: str | None) -> Rows:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from hvd_train.data.records.fields import LABELS
+from hvd_train.data.tables.endings import delimiter_of, suffix
 from hvd_train.data.texts.encoder import TextEncoder, Texts
 from hvd_train.data.texts.labelled import IDS, TYPES
-from hvd_train.data.texts.rows import delimiter_of
 from hvd_train.data.tokenizing import saved
 from hvd_train.errors import UserError
 from hvd_train.trained.input import NO_TARGET, Block, Form, Input, InputContext, Place, json_object, numbered
@@ -47,7 +47,7 @@ class EncodedTexts(Input):
     def blocks(self, paths: Sequence[str], keep: Sequence[str] = ()) -> Iterator[Block]:
         """Yield rows of tables, lines of JSON, and lines of text files and of stdin, each one text."""
         for path in paths:
-            if path == lines.STDIN or lines.suffix(path) == ".txt":
+            if path == lines.STDIN or suffix(path) == ".txt":
                 if keep or self._encoder.pair:
                     raise UserError(f"{lines.name_of(path)}: lines have no columns; expected a table or JSON Lines")
                 yield from _divided(lines.blocks([path], _line))

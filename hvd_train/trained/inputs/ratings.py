@@ -12,7 +12,7 @@ from torch import Tensor
 from hvd_train.data.files import import_extra
 from hvd_train.data.ratings import ids as of_ids
 from hvd_train.data.ratings.ids import UNKNOWN, Ids
-from hvd_train.data.tables.any_file import delimiter_of
+from hvd_train.data.tables.endings import delimiter_of
 from hvd_train.errors import UserError
 from hvd_train.trained.input import Block, Form, Input, InputContext, Place, json_object, numbered
 from hvd_train.trained.reading import header, tables

@@ -13,6 +13,7 @@ from hvd_train.data.records.decode import MediaDecoder, ShardRecord, media_decod
 from hvd_train.data.records.fields import Fields
 from hvd_train.data.records.sample_format import SampleFormat, Tokens
 from hvd_train.data.records.shards import Damage, ShardSample, read_shard
+from hvd_train.data.tables.endings import LINES, suffix
 from hvd_train.data.tokenizing import saved
 from hvd_train.errors import UserError
 from hvd_train.trained.input import NO_TARGET, Block, Form, Input, InputContext, Place, json_object, numbered
@@ -51,10 +52,10 @@ class Records(Input):
     def blocks(self, paths: Sequence[str], keep: Sequence[str] = ()) -> Iterator[Block]:
         """Yield records of JSON Lines, of tables, and of tar shards; stdin is JSON Lines."""
         for path in paths:
-            ending = lines.suffix(path)
+            ending = suffix(path)
             if ending == ".tar":
                 yield from self._of_shard(path, keep)
-            elif path == lines.STDIN or ending in lines.LINES:
+            elif path == lines.STDIN or ending in LINES:
                 yield from (lines.keep(block, keep) for block in lines.json_blocks([path]))
             else:
                 yield from map(_as_dicts, tables.blocks([path], self._columns(), keep, self._options))

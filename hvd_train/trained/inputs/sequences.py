@@ -14,6 +14,7 @@ from torch import Tensor
 from hvd_train.data.memory.rows import MappedRows
 from hvd_train.data.memory.sequences import Scale, padded, starts_of
 from hvd_train.data.sources.sequences import stored
+from hvd_train.data.tables.endings import LINES, suffix
 from hvd_train.data.value_checks import Array
 from hvd_train.errors import UserError
 from hvd_train.trained.input import Block, Form, Input, InputContext, Place, numbered
@@ -42,7 +43,7 @@ class Sequences(Input):
         if keep:
             raise UserError(f"--keep: sequences have no column '{keep[0]}'")
         for path in paths:
-            if path == lines.STDIN or lines.suffix(path) in lines.LINES:
+            if path == lines.STDIN or suffix(path) in LINES:
                 yield from lines.json_blocks([path])
             else:
                 yield from self._of_file(lines.find(path))

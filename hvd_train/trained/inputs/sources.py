@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_train.data.texts.rows import COMMAS, delimiter_of
+from hvd_train.data.tables.endings import COMMAS, LINES, delimiter_of, suffix
 from hvd_train.data.tokenizing import saved
 from hvd_train.data.tokenizing.texts import decoded
 from hvd_train.errors import UserError
@@ -42,8 +42,8 @@ class Sources(Input):
     def blocks(self, paths: Sequence[str], keep: Sequence[str] = ()) -> Iterator[Block]:
         """Yield the texts of tables and of JSON Lines in the column of training, and lines of other files."""
         for path in paths:
-            ending = lines.suffix(path)
-            if ending in lines.LINES:
+            ending = suffix(path)
+            if ending in LINES:
                 yield from (self._at_key(lines.keep(block, keep)) for block in lines.json_blocks([path]))
             elif ending in arrow.SUFFIXES:
                 yield from map(self._of_table, arrow.blocks(path, [self._column], keep))

@@ -10,6 +10,7 @@ import torch
 from pydantic import FailFast, Field
 from torch import Tensor
 
+from hvd_train.data.tables.endings import LINES, suffix
 from hvd_train.data.tokenizing import saved
 from hvd_train.errors import UserError
 from hvd_train.trained.input import Block, Form, Input, InputContext, Place, numbered
@@ -39,7 +40,7 @@ class Text(Input):
     def blocks(self, paths: Sequence[str], keep: Sequence[str] = ()) -> Iterator[Block]:
         """Yield lines of text files and of stdin, and texts of JSON Lines at the key `text`."""
         for path in paths:
-            if lines.suffix(path) in lines.LINES:
+            if suffix(path) in LINES:
                 yield from (_at_key(lines.keep(block, keep)) for block in lines.json_blocks([path]))
             elif keep:
                 raise UserError(f"--keep: lines of a text have no column '{keep[0]}'")

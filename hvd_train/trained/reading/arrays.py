@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hvd_train.data.memory.dataset import StoredArray, widened
 from hvd_train.data.sources import idx, npy, npz, safetensors
+from hvd_train.data.tables.endings import LINES, suffix
 from hvd_train.errors import UserError
 from hvd_train.trained.input import Block, Place
 from hvd_train.trained.reading import lines
@@ -31,8 +32,8 @@ def blocks(paths: Sequence[str], name: str) -> Iterator[Block]:
     Raise UserError for a file without rows, and for one that is none of these.
     """
     for path in paths:
-        ending = lines.suffix(path)
-        if path == lines.STDIN or ending in lines.LINES:
+        ending = suffix(path)
+        if path == lines.STDIN or ending in LINES:
             yield from lines.json_blocks([path])
         else:
             yield from _of_file(path, name, _READERS.get("" if "ubyte" in ending else ending))

@@ -19,7 +19,6 @@ from hvd_train.trained.input import Block, Place
 
 STDIN = "-"
 GZIP = b"\x1f\x8b"
-LINES = (".jsonl", ".ndjson", ".json")
 ROWS = 256
 """Records in a block, as in a batch of an evaluation."""
 
@@ -27,12 +26,6 @@ ROWS = 256
 def name_of(path: str) -> str:
     """Return the name of a file in messages."""
     return "stdin" if path == STDIN else path
-
-
-def suffix(path: str) -> str:
-    """Return the ending of a file in lower case, without that of gzip."""
-    plain = Path(path.lower())
-    return Path(plain.stem).suffix if plain.suffix == ".gz" else plain.suffix
 
 
 def find(path: str) -> Path:

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hvd_train.data.tables.endings import suffix
 from hvd_train.errors import UserError
 from hvd_train.trained.input import Block, Place
 from hvd_train.trained.reading import lines, tables
@@ -36,7 +37,7 @@ def blocks(
             yield from _of_folder(path, place, suffixes)
         elif path.lower().endswith(tuple(suffixes)):
             yield _block([path])
-        elif lines.suffix(path) in tables.SUFFIXES:
+        elif suffix(path) in tables.SUFFIXES:
             root = Path(options.get("root") or place.parent).expanduser()
             yield from (
                 _of_rows(block, root, column) for block in tables.blocks([path], {column: "text"}, keep, options)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from hvd_train.data.tables.encoding import Category
+from hvd_train.data.tables.endings import LINES, suffix
 from hvd_train.data.tables.values import is_number
 from hvd_train.data.value_checks import Array
 from hvd_train.errors import UserError
 from hvd_train.trained.input import Block, Place
 from hvd_train.trained.reading import arrow, csv, header, lines
 
-SUFFIXES = (*csv.SUFFIXES, *arrow.SUFFIXES, *lines.LINES)
+SUFFIXES = (*csv.SUFFIXES, *arrow.SUFFIXES, *LINES)
 Values = Any
 """The values of a column: a list, or a `pyarrow.Array`."""
 
@@ -95,8 +96,8 @@ def blocks(
     data source.
     """
     for path in paths:
-        ending = lines.suffix(path)
-        if ending in lines.LINES:
+        ending = suffix(path)
+        if ending in LINES:
             yield from (lines.keep(block, keep) for block in lines.json_blocks([path]))
         elif ending in arrow.SUFFIXES:
             yield from arrow.blocks(path, [*kinds], keep)
