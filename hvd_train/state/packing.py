@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,17 @@ def to_bytes(tensors: dict[str, Tensor]) -> bytes:
     Complex numbers of a dtype that it lacks are stored as pairs, other such dtypes as bytes. The
     header lists these dtypes.
     """
+    return safetensors.torch.save(*_storable(tensors))
+
+
+def to_file(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write what `to_bytes` returns to `path`, from the memory of the tensors."""
+    stored, metadata = _storable(tensors)
+    safetensors.torch.save_file(stored, path, metadata)
+
+
+def _storable(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """Return tensors as the format takes them, and the metadata of their header."""
     stored, memory = {}, set()
     for name, tensor in tensors.items():
         one = _stored(tensor.detach().cpu()).contiguous()
@@ -133,7 +145,7 @@ def to_bytes(tensors: dict[str, Tensor]) -> bytes:
         stored[name] = one.clone() if at in memory else one  # the format has no tensors that share memory
         memory.add(at)
     kinds = {name: _name(t.dtype) for name, t in tensors.items() if t.dtype in _STORED}
-    return safetensors.torch.save(stored, {"dtypes": dumps_exact(kinds)} if kinds else None)
+    return stored, {"dtypes": dumps_exact(kinds)} if kinds else None
 
 
 def from_bytes(content: bytes) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,15 @@ from hvd_train.comm.objects import broadcast_json
 from hvd_train.errors import UserError
 from hvd_train.state import packing
 from hvd_train.state.checkpoint_folder import BEST, MANIFEST, STATE, Best, folder_name, folders, number, read_best
-from hvd_train.state.packing import from_bytes, to_bytes
+from hvd_train.state.packing import from_bytes, to_bytes, to_file
 from hvd_train.text import strict_json
 from hvd_train.training import resume
 
 MODEL, AVERAGED, TENSORS = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
+BLOCK = 2**20
+"""Bytes that are read at once for a checksum."""
+Part = bytes | dict[str, Tensor]
+"""The content of a file of a checkpoint: bytes, or tensors in the format of safetensors."""
 Warn = Callable[[str], object]
 
 
@@ -80,15 +84,12 @@ def save(snapshot: Snapshot, parent: Path, step: int, keep: int, comm: Communica
     comm.barrier()
 
 
-def _parts(snapshot: Snapshot, of_ranks: list[Tensor]) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of a checkpoint, one at a time: all of them take the memory of another optimizer."""
-    for rank, content in enumerate(of_ranks):
-        yield f"rank-{rank}.safetensors", content.numpy().tobytes()
-    yield MODEL, to_bytes(snapshot.model)
-    if snapshot.averaged:
-        yield AVERAGED, to_bytes(snapshot.averaged)
-    yield TENSORS, to_bytes(snapshot.optimizer)
-    yield STATE, strict_json.dumps_exact(snapshot.state).encode()
+def _parts(snapshot: Snapshot, of_ranks: list[Tensor]) -> dict[str, Part]:
+    """Return the files of a checkpoint."""
+    ranks = {f"rank-{rank}.safetensors": content.numpy().tobytes() for rank, content in enumerate(of_ranks)}
+    averaged = {AVERAGED: snapshot.averaged} if snapshot.averaged else {}
+    state = strict_json.dumps_exact(snapshot.state).encode()
+    return {**ranks, MODEL: snapshot.model, **averaged, TENSORS: snapshot.optimizer, STATE: state}
 
 
 def mark_best(parent: Path, best: Best) -> None:
@@ -129,25 +130,36 @@ def abandon_others(parent: Path, source: Path | None) -> list[str]:
     return [text for text, some in ((branch, other_branch), (broken, damaged)) if some]
 
 
-def write(folder: Path, parts: Iterable[tuple[str, bytes]]) -> None:
+def write(folder: Path, parts: Mapping[str, Part]) -> None:
     """Write `parts` and their manifest to `folder`, all or nothing, even if the machine crashes."""
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     sums = {}
-    for name, content in parts:
-        _write_file(draft / name, content)
-        sums[name] = hashlib.sha256(content).hexdigest()
+    for name, part in parts.items():
+        _write_file(draft / name, part)
+        sums[name] = _sha256(draft / name)
     _write_file(draft / MANIFEST, strict_json.dumps(sums, indent=1).encode())
     _sync_folder(draft)
     _replace(folder, draft)
 
 
-def _write_file(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
+def _write_file(path: Path, part: Part) -> None:
+    """Write `part` and sync it to disk. Tensors are written from their memory: a copy would be another model."""
+    if isinstance(part, bytes):
+        path.write_bytes(part)
+    else:
+        to_file(part, path)
+    with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
 
 
 def read(folder: Path) -> dict[str, bytes]:

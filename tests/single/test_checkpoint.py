@@ -83,7 +83,7 @@ def test_a_write_that_is_cut_short_leaves_no_checkpoint(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "fsync", lost)
     with pytest.raises(OSError, match="gone"):
-        checkpoint.write(tmp_path / "step-00000001", {"state.json": b"{}"}.items())
+        checkpoint.write(tmp_path / "step-00000001", {"state.json": b"{}"})
     assert folders(tmp_path) == []
 
 
@@ -96,7 +96,7 @@ def test_all_of_a_file_is_written_before_it_is_synced(tmp_path: Path, monkeypatc
         synced[status.st_ino] = status.st_size
 
     monkeypatch.setattr(os, "fsync", sync)
-    checkpoint.write(tmp_path / "step-00000001", {"state.json": b"{}", "model.safetensors": bytes(100_000)}.items())
+    checkpoint.write(tmp_path / "step-00000001", {"state.json": b"{}", "model.safetensors": bytes(100_000)})
     files = [file.stat() for file in (tmp_path / "step-00000001").iterdir()]
     assert len(files) == 3
     assert {file.st_ino: file.st_size for file in files}.items() <= synced.items()

@@ -532,7 +532,7 @@ def of_format_1(folder: Path) -> None:
             name.replace("strategy.reducer.", "strategy."): t for name, t in tensors.items() if ".gaussian" not in name
         }
         parts[file.name] = safetensors.torch.save(old)
-    checkpoint.write(newest, parts.items())
+    checkpoint.write(newest, parts)
 
 
 @pytest.mark.parametrize(

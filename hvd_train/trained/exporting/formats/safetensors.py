@@ -32,7 +32,7 @@ class Safetensors:
         odd = next((name for name, value in state.items() if not model_state.is_plain(value)), None)
         if odd is not None:
             raise UserError(f"--to safetensors: '{odd}' is no plain tensor; take --to torch")
-        (folder / self.file).write_bytes(packing.to_bytes(state))
+        packing.to_file(state, folder / self.file)
         return declared(source)
 
     def read(self, folder: Path, source: Source, threads: int) -> Runner:
