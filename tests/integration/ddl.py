@@ -157,10 +157,16 @@ def wait_for_steps(out: Path, timeout: float = 60) -> None:
 
 def ranks(launcher: int) -> list[psutil.Process]:
     """Return the rank processes below the process `launcher`."""
-    below = psutil.Process(launcher).children(recursive=True)
-    found = [p for p in below if "hvd_train" in p.cmdline() and "python" in p.name()]
+    found = [p for p in psutil.Process(launcher).children(recursive=True) if is_rank(p)]
     # A rank that starts a program is there twice until the copy has become the program.
     return [p for p in found if p.ppid() not in {other.pid for other in found}]
+
+
+def is_rank(process: psutil.Process) -> bool:
+    """Return True for a rank; False for another process, and for one that has just ended."""
+    with contextlib.suppress(psutil.Error):
+        return "hvd_train" in process.cmdline() and "python" in process.name()
+    return False
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

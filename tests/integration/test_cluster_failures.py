@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.cluster.hosts import Hosts, wait_until
-from tests.integration.ddl import SMALL, alive, ddl, falters, ranks, start, summary, wait_for, wait_for_steps
+from tests.integration.ddl import SMALL, alive, ddl, falters, is_rank, ranks, start, summary, wait_for, wait_for_steps
 from tests.integration.parts import needs
 
 ENDLESS = ["train.epochs=100000", "checkpoint.every=100000000", "train.eval_every=1000000"]
@@ -37,7 +37,7 @@ class Job:
     began: float = field(default_factory=time.monotonic)
 
     def rank_on(self, host: str) -> psutil.Process:
-        return next(p for p in self.hosts.processes(host) if "hvd_train" in p.cmdline() and "python" in p.name())
+        return next(p for p in self.hosts.processes(host) if is_rank(p))
 
     def end(self, seconds: float) -> str:
         """Return its stderr. It must end within `seconds` and leave nothing on any host."""
