@@ -46,8 +46,10 @@ def _check_class(config: Any, task: str, of: Task) -> None:
 
 
 def _checkpoint(model: Any) -> None:
+    # Earlier versions of the library have another name for it.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     try:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        enable({"use_reentrant": False})
     except ValueError as error:
         raise UserError(
             f"model.gradient_checkpointing: transformers has none for {type(model).__name__}; leave it out"
