@@ -92,6 +92,13 @@ Lora = Annotated[
     "train low-rank updates of linear layers, and the head, in place of all weights; needs peft; none: train all weights",
 ]
 
+# Of models that recommend.
+SparseRows = Annotated[
+    bool,
+    "sparse gradients: a step sends and updates only the rows of its users and items, which is faster from about 10,000 "
+    "rows on",
+]
+
 # Of losses over classes.
 ClassWeights = Annotated[
     Literal["balanced"] | list[PositiveFloat] | None,
@@ -204,6 +211,7 @@ __all__ = [
     "RecordTask",
     "RolloutSteps",
     "SourceSection",
+    "SparseRows",
     "Standardise",
     "TableDelimiter",
     "TableRate",

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch.utils.data import default_collate
 
-from hvd_train.config import plugins
 from hvd_train.config.schema import DataSection
 from hvd_train.config.section import TARGET, PluginSection
 from hvd_train.data.base import Dataset, Items, Stream
@@ -44,19 +43,17 @@ def load(section: DataSection, seed: int = 0, node: Node = ALONE, fitted: Fitted
     return data if section.bucket is None else with_lengths(data, node, seed)
 
 
-def collate_of(section: DataSection, pad: Mapping[str, Any]) -> Collate:
+def collate_of(section: DataSection, padding: Mapping[str, Any]) -> Collate:
     """Return the collate function of `section`.
 
-    If the source has options of `pad`, these are its defaults, and `pad` is the default.
+    If the source has `padding`, options of `pad`, these are its defaults, and `pad` is the default.
     """
     chosen = section.collate
     written = chosen.model_fields_set if "collate" in section.model_fields_set else set()
-    made: Collate
-    if pad and (not written or chosen.member == PAD):
+    if padding and (not written or chosen.member == PAD):
         options = {name: value for name, value in chosen.options.items() if name in written}
-        made = plugins.create(chosen.package, PAD, section.label_key, **{**pad, **options})
-    else:
-        made = chosen.create(section.label_key)
+        return pad.create(section.label_key, **{**padding, **options})
+    made: Collate = chosen.create(section.label_key)
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hvd_train.config.options import Annotated, PositiveInt
+from hvd_train.config.options import Annotated, PositiveInt, SparseRows
 from hvd_train.models.base import DataSpec
 from hvd_train.models.fit import ids
 from hvd_train.models.recommending import products, table
@@ -54,11 +54,7 @@ def create(
     spec: DataSpec,
     *,
     width: Annotated[PositiveInt, "numbers of the vector of a user or an item"] = 32,
-    sparse: Annotated[
-        bool,
-        "sparse gradients: a step sends and updates only the rows of its users and items, which is faster from about 10,000 "
-        "rows on",
-    ] = False,
+    sparse: SparseRows = False,
 ) -> nn.Module:
     users, items = ids(spec, "matrix_factorization")
     return MatrixFactorization(users, items, width, spec.target_mean, sparse=sparse)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from hvd_train.config.options import Annotated, Fraction, PositiveInt
+from hvd_train.config.options import Annotated, Fraction, PositiveInt, SparseRows
 from hvd_train.models.base import DataSpec
 from hvd_train.models.fit import ids
 from hvd_train.models.recommending import products, table
@@ -54,11 +54,7 @@ def create(
     width: Annotated[PositiveInt, "numbers of the vector of a user or an item"] = 64,
     hidden: Annotated[list[PositiveInt], "neurons of each layer of a tower; the last ones are multiplied"] = [64],
     dropout: Annotated[Fraction, "fraction of the outputs between two layers that is zeroed in training"] = 0.0,
-    sparse: Annotated[
-        bool,
-        "sparse gradients: a step sends and updates only the rows of its users and items, which is faster from about 10,000 "
-        "rows on",
-    ] = False,
+    sparse: SparseRows = False,
 ) -> nn.Module:
     users, items = ids(spec, "two_tower")
     return TwoTower(users, items, [width, *hidden], dropout, spec.target_mean, sparse=sparse)
