@@ -50,6 +50,17 @@ def parameters(placement: Placement, version: Version) -> dict[str, str]:
     return chosen
 
 
+def transports(version: Version) -> dict[str, str]:
+    """Return the MCA parameter with the transports between ranks by name.
+
+    It is a variable, because sites and users name transports too: two options of mpirun with different
+    values are an error, and an option replaces the variable.
+    """
+    # Where this transport finds no network, it sleeps for a second before it gives up. It carries one-sided operations
+    # only, messages over such a network are carried by the layer above it (mtl).
+    return {"btl": "^ofi"} if version >= (5,) else {}
+
+
 def variables(parameters: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, str]:
     """Return MCA parameters as variables, except those that the user has set in `shell`."""
     named = {f"OMPI_MCA_{name}": value for name, value in parameters.items()}

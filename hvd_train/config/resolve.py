@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, create_model
 from hvd_train.config import parameters
 from hvd_train.config.document import Document, Path_
 from hvd_train.config.mistakes import Mistakes, explain, explain_value
+from hvd_train.config.pretrained import with_tokenizer_of_model
 from hvd_train.config.schema import Config
 from hvd_train.config.section import ARGS, TARGET, PluginSection, Section
 from hvd_train.config.sections import inner_sections, listed_sections, section_at
@@ -39,6 +40,7 @@ def resolve_as(kind: type[C], document: Document, overrides: Sequence[str] = ())
     document.values = expand(kind, document.values)
     for assignment in overrides:
         _replace_name(kind, document, document.override(assignment))
+    document.values = with_tokenizer_of_model(document.values)
     return read_section(kind, document)
 
 

@@ -96,7 +96,8 @@ class DataSection(PluginSection):
     workers: Literal["auto"] | NonNegativeInt = Field(
         "auto",
         description="workers of each rank that make batches while it trains; 0: the training thread makes them; auto: none for "
-        "arrays and for batches that are made in 5 ms, otherwise half of the processors of the rank, from 1 to 8",
+        "arrays, for batches that are made in 5 ms, and for samples that keep the only processor of the rank busy, otherwise "
+        "half of the processors, from 1 to 8",
     )
     worker_type: Literal["processes", "threads"] = Field(
         "processes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from hvd_train.data.nesting import like, map_tensors, shown, tensors
 from hvd_train.errors import UserError
 
 Function = Callable[[Tensor], Tensor]
+Draw = Callable[[int, int, torch.Generator], Function]
+"""Returns a random function of tensors (..., height, width)."""
 
 
 def map_inputs(function: Function, whole: Any, label: str | None) -> Any:
@@ -43,19 +45,39 @@ def map_targets(function: Function, whole: Any, label: str | None) -> Any:
     return like(whole, [*whole[:-1], function(whole[-1])])
 
 
-def map_images(draw: Callable[[int, int], Function], sample: Any, label: str | None) -> Any:
+def map_image(draw: Draw, sample: Any, generator: torch.Generator, label: str | None) -> Any:
     """Return a sample with one random function applied to its image and all that has its size.
 
-    `draw` returns the function for a height and width. So masks, also as targets, move with the
-    image, which is the first input of three dimensions. Raise UserError if there is none.
+    So masks, also as targets, move with the image, which is the first input of three dimensions. Raise
+    UserError if there is none.
     """
     sample = _as_tensors(sample)
-    image = next((x for x in tensors(divide(sample, label).inputs) if x.dim() == 3), None)
-    if image is None:
+    size = _size(divide(sample, label).inputs, 3)
+    if size is None:
         raise UserError(f"data.transforms: a sample is {shown(sample)}, expected an image (channels, height, width)")
-    size = image.shape[-2:]
-    function = draw(size[0], size[1])
+    function = draw(size[0], size[1], generator)
     return map_tensors(lambda x: function(x) if x.dim() > 1 and x.shape[-2:] == size else x, sample)
+
+
+def map_images(draw: Draw, batch: Any, generators: Sequence[torch.Generator], label: str | None) -> Any:
+    """Return a batch of tensors with each of its samples as `map_image` returns it."""
+    size = _size(divide(batch, label).inputs, 4)
+    if size is None:
+        whole = shown(batch)
+        raise UserError(f"data.transforms: a batch is {whole}, expected images (samples, channels, height, width)")
+    functions = [draw(size[0], size[1], generator) for generator in generators]
+
+    def changed(x: Tensor) -> Tensor:
+        if x.dim() < 3 or x.shape[-2:] != size:
+            return x
+        return torch.stack([function(one) for function, one in zip(functions, x.unbind(), strict=True)])
+
+    return map_tensors(changed, batch)
+
+
+def _size(inputs: Any, dimensions: int) -> torch.Size | None:
+    """Return the height and the width of the first tensor with so many dimensions."""
+    return next((x.shape[-2:] for x in tensors(inputs) if x.dim() == dimensions), None)
 
 
 def soft(targets: Tensor, outputs: int) -> Tensor:

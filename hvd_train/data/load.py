@@ -87,7 +87,7 @@ def _split(
         return SampleSplit(samples, collate, transforms, seed, skips, seeds=seeds)
     if "collate" in section.model_fields_set:
         raise UserError("data.collate: this source makes its batches itself; leave collate out")
-    if any(transform.of_samples for transform in transforms):
+    if any(transform.of_samples and not transform.of_rows for transform in transforms):
         rows = RowItems(samples)
         collate = default_collate if rows.lengths is None else pad.create(section.label_key)
         return SampleSplit(rows, collate, transforms, seed, seeds=seeds)

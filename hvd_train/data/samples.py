@@ -164,7 +164,7 @@ class RowItems:
 
 @dataclass(frozen=True)
 class TransformedSplit:
-    """The batches of `split`, transformed as whole batches."""
+    """The batches of `split`, transformed as whole batches, or as the rows of arrays before that."""
 
     split: Split
     transforms: Sequence[Transform]
@@ -194,6 +194,12 @@ class TransformedSplit:
 
     def batch(self, indices: Tensor) -> Any:
         batch = self.split.batch(indices)
+        of_rows = [transform for transform in self.transforms if transform.of_rows]
+        if of_rows:
+            seeds = [sample_seed(self.seed, self.epoch, index) for index in indices.tolist()]
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            for transform in of_rows:
+                batch = transform.rows(batch, generators)
         return _transformed(batch, self.transforms, (self.seed, self.epoch, int(indices[0])))
 
 

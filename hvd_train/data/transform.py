@@ -8,7 +8,7 @@ repeats them after a resume and with any number of ranks and workers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,11 @@ class Transform:
         """True if the transform changes samples one at a time."""
         return type(self).sample is not Transform.sample
 
+    @property
+    def of_rows(self) -> bool:
+        """True if the transform changes the samples of a batch of arrays in one go, which is faster."""
+        return type(self).rows is not Transform.rows
+
     def grow(self, split: Split) -> Split:
         """Return the training samples with further ones."""
         return split
@@ -48,6 +53,10 @@ class Transform:
     def sample(self, sample: Any, generator: torch.Generator) -> Any:
         """Return the transformed sample."""
         return sample
+
+    def rows(self, batch: Any, generators: Sequence[torch.Generator]) -> Any:
+        """Return a batch of tensors whose samples are as `sample` makes them of each with its generator."""
+        raise NotImplementedError
 
     def batch(self, batch: Any, generator: torch.Generator) -> Any:
         """Return the transformed batch."""

@@ -140,7 +140,7 @@ class AdamW(_OfRows, torch.optim.AdamW):
 
 OF_ROWS: dict[str, type[torch.optim.Optimizer]] = {"Adam": Adam, "AdamW": AdamW}
 """Optimizers of torch that take dense gradients only, as they take sparse ones too."""
-_DENSE_ONLY = ("amsgrad", "fused", "capturable", "differentiable")
+_DENSE_ONLY = ("amsgrad", "capturable", "differentiable")
 
 
 def _is_sparse(gradient: Tensor | None) -> bool:

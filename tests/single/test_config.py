@@ -21,6 +21,7 @@ from hvd_train.config.resolve import expand, resolve, specialise
 from hvd_train.config.schema import Config
 from hvd_train.config.section import PluginSection
 from hvd_train.errors import UserError
+from hvd_train.text import strict_json
 
 MINIMAL = "model: mlp\ndata: digits\n"
 
@@ -214,3 +215,28 @@ def test_specialise_leaves_the_written_values_alone() -> None:
     before = json.dumps(values)
     specialise(Config, expand(Config, values), (), [])
     assert json.dumps(values) == before
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"name": "text_classification", "path": "t.csv"}, "MODEL/tokenizer.json"),
+        ({"name": "text", "paths": "t.txt"}, "MODEL/tokenizer.json"),
+        ({"name": "text", "paths": "t.txt", "tokenizer": {"name": "bytes"}}, None),
+        ({"name": "digits"}, None),
+    ],
+)
+def test_texts_are_read_by_the_tokenizer_of_the_pretrained_model(
+    data: dict[str, Any], expected: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").touch()
+    text = strict_json.dumps(
+        {"data": data, "model": {"name": "huggingface", "task": "sequence-classification", "pretrained": str(tmp_path)}}
+    )
+    tokenizer = getattr(resolve(document.parse(text, "m.yaml")).data, "tokenizer", None)
+    found = getattr(tokenizer, "path", None)
+    assert found == (expected and expected.replace("MODEL", str(tmp_path)))
+    (tmp_path / "tokenizer.json").unlink()
+    if expected and data["name"] == "text_classification":
+        with pytest.raises(UserError, match="tokenizer: is missing"):
+            resolve(document.parse(text, "m.yaml"))

@@ -163,10 +163,17 @@ MPIRUN_LINES = [
 
 @pytest.mark.parametrize(("flavor", "machine", "job", "expected"), MPIRUN_LINES)
 def test_mpirun(flavor: str, machine: Machine, job: Job, expected: str) -> None:
-    command = Mpirun(FLAVORS[flavor], machine).command(job)
+    command = Mpirun(FLAVORS[flavor], machine, {}).command(job)
     assert line(command) == f"{MPIRUN} {expected}"
-    assert command.environment == ({SSH_OF[flavor]: "-p 2222"} if job.ssh and flavor in SSH_OF else {})
+    ssh = {SSH_OF[flavor]: "-p 2222"} if job.ssh and flavor in SSH_OF else {}
+    assert command.environment == ({"OMPI_MCA_btl": "^ofi"} if flavor == "openmpi5" else ssh)
     assert command.notes == (("8 ranks share 4 cores",) if job.world_size == 8 else ())
+
+
+def test_transports_of_the_user_stay() -> None:
+    of_rank = dataclasses.replace(JOB, environment={"OMPI_MCA_btl": "self,tcp"})
+    assert Mpirun(FLAVORS["openmpi5"], FOUR, {"OMPI_MCA_btl": "self,sm"}).command(JOB).environment == {}
+    assert Mpirun(FLAVORS["openmpi5"], FOUR, {}).command(of_rank).environment == {}
 
 
 def test_mpirun_refuses_what_a_flavour_cannot_do() -> None:
@@ -316,7 +323,7 @@ def test_without_mpirun_horovodrun_goes_over_gloo(tmp_path: Path, monkeypatch: p
 def test_local_is_the_program_itself() -> None:
     job = dataclasses.replace(ALONE, environment={"A": "1"})
     assert local.Local({}).command(job) == Command(
-        PROGRAM, {"OMPI_MCA_osc": "^ucx", "OMPI_MCA_btl": "^sm,vader", "A": "1"}
+        PROGRAM, {"OMPI_MCA_osc": "^ucx", "OMPI_MCA_btl": "^ofi,sm,vader", "A": "1"}
     )
     shell = {"OMPI_MCA_osc": "ucx", "OMPI_MCA_btl": "self"}
     assert local.Local(shell).command(job) == Command(PROGRAM, {"A": "1"})
@@ -353,7 +360,7 @@ def test_srun(job: Job, variables: dict[str, str], expected: str) -> None:
     assert command.environment == job.environment
 
 
-QUIET, YIELDS = {"OMPI_MCA_osc": "^ucx"}, {"OMPI_MCA_mpi_yield_when_idle": "1"}
+QUIET, YIELDS = {"OMPI_MCA_osc": "^ucx", "OMPI_MCA_btl": "^ofi"}, {"OMPI_MCA_mpi_yield_when_idle": "1"}
 
 
 @pytest.mark.parametrize(
@@ -392,7 +399,7 @@ def test_mailboxes_obey_horovod_over_gloo() -> None:
 
 
 def test_a_variable_of_the_user_stays() -> None:
-    own = {"OMPI_MCA_mpi_yield_when_idle": "0", "OMPI_MCA_osc": "rdma"}
+    own = {"OMPI_MCA_mpi_yield_when_idle": "0", "OMPI_MCA_osc": "rdma", "OMPI_MCA_btl": "self,tcp"}
     assert srun.Srun("pmix_v4", NARROW, (5,), own).command(HOROVOD).environment == {}
 
 

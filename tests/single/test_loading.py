@@ -261,6 +261,15 @@ def test_auto_has_workers_for_samples_that_take_time(monkeypatch: pytest.MonkeyP
         assert chosen("auto", split, 3) == workers
 
 
+def test_auto_has_no_worker_for_samples_that_keep_the_only_processor_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Batches(Squares())
+    for threads, busy, workers in ((1, 0.009, 0), (1, 0.007, 1), (2, 0.009, 1)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(time, "perf_counter", iter([0.0, 0.01]).__next__)
+        monkeypatch.setattr(time, "process_time", iter([1.0, 1.0 + busy]).__next__)
+        assert chosen("auto", split, 3) == workers
+
+
 def test_a_thread_finishes_the_next_batch_while_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     finished: list[int] = []

@@ -20,6 +20,7 @@ from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.engines.single import SingleCommunicator
 from hvd_train.compute.metrics.accuracy import Accuracy
 from hvd_train.compute.metrics.build import build
+from hvd_train.compute.metrics.errors import RootMeanSquaredError
 from hvd_train.compute.metrics.merge import merge_
 from hvd_train.compute.metrics.meter import Meter, snake_case
 from hvd_train.config import torchmetrics_source
@@ -336,6 +337,21 @@ def test_accuracy_counts_positions_and_has_no_value_without_classes() -> None:
         assert threads.run(size, lambda comm: body(comm, targets)) == [{"accuracy": 4 / 5}] * size
         assert threads.run(size, lambda comm: body(comm, targets.float())) == [{}] * size
         assert threads.run(size, lambda comm: body(comm, torch.ones(3, 2, 3))) == [{}] * size
+
+
+def test_error_of_numbers_is_that_of_all_ranks_and_has_no_value_for_other_shapes() -> None:
+    outputs, targets = torch.arange(6.0).view(3, 2), torch.tensor([[0.0, 2], [2, 0], [4, 5]])
+
+    def body(comm: Communicator, aim: Any) -> dict[str, Any]:
+        made = RootMeanSquaredError()
+        own = ROWS[:3].tensor_split(comm.size)[comm.rank]
+        if len(own):
+            made.update({"logits": outputs[own]}, Batch(None, aim[own], (outputs[own],)))
+        return made.compute(comm)
+
+    for size in (1, 2, 4):
+        assert threads.run(size, lambda comm: body(comm, targets)) == [{"rmse": pytest.approx((10 / 6) ** 0.5)}] * size
+        assert threads.run(size, lambda comm: body(comm, targets[:, :1])) == [{}] * size
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,26 @@ def _loss(model: nn.ModuleList, step: int) -> torch.Tensor:
     return (linear(first(rows)) * last(rows.flip(0))).square().sum() * 10
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "fused"),
+    [
+        ("Adam", {}, True),
+        ("AdamW", {"lr": 0.1, "amsgrad": True}, True),
+        ("Adam", {"fused": False}, False),
+        ("Adam", {"foreach": True}, None),
+        ("Adam", {"differentiable": True}, None),
+        ("SGD", {"lr": 0.1}, None),
+    ],
+)
+def test_adam_is_one_kernel_on_a_cpu_unless_the_options_choose(
+    name: str, options: dict[str, Any], fused: bool | None
+) -> None:
+    weight = nn.Parameter(torch.ones(2))
+    assert Build(name, options)([weight]).defaults["fused"] is fused
+    assert Build(name, options, unscaled=False)([weight]).defaults["fused"] is options.get("fused")
+    assert not Build(name, options)([weight, nn.Parameter(torch.ones(2, device="meta"))]).defaults["fused"]
+
+
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
 def test_sparse_gradients_update_the_rows_of_a_step_as_sparse_adam_does(name: str) -> None:
     """The dense rest is updated as by Adam."""

@@ -76,6 +76,7 @@ def test_steps_equal_those_of_torch_with_the_same_groups() -> None:
             {"params": [p["0.weight"]], "lr": 0.01},
         ],
         **options,
+        fused=True,
     )
     for _ in range(3):
         for of, optimizer in ((model, made), (expected, reference)):

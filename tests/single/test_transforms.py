@@ -18,7 +18,8 @@ from hvd_train.config.resolve import read_section
 from hvd_train.config.schema import DataSection
 from hvd_train.data.augmentation import beta
 from hvd_train.data.base import tensor_split
-from hvd_train.data.load import load
+from hvd_train.data.load import default_collate, load
+from hvd_train.data.samples import RowItems, SampleSplit, TransformedSplit
 from hvd_train.data.spec import DataSpec
 from hvd_train.data.transform import Transform, TransformContext
 from hvd_train.data.transforms.colour_jitter import jitter
@@ -247,6 +248,19 @@ def test_transforms_of_samples_change_training_samples_of_arrays_by_epoch_and_po
     assert torch.equal(data.test.batch(two)[0], raw.test.batch(two)[0])
 
 
+def test_rows_of_arrays_are_transformed_as_single_samples_are():
+    """The transforms draw the same numbers for each row, whether the batch is made of samples or of rows."""
+    x, masks = torch.rand(9, 3, 6, 8), torch.randint(5, (9, 6, 8))
+    split = tensor_split(x, masks)
+    transforms = [make("crop", padding=2), make("flip", vertical=0.5), make("resized_crop")]
+    positions = torch.tensor([4, 0, 7])
+    of_samples = SampleSplit(RowItems(split), default_collate, transforms, 3).at(2).batch(positions)
+    of_rows = TransformedSplit(split, transforms, 3).at(2).batch(positions)
+    for found, expected in zip(of_rows, of_samples, strict=True):
+        assert torch.equal(found, expected)
+    assert not torch.equal(of_rows[0], x[positions])
+
+
 def test_smote_adds_rows_as_they_are_before_other_transforms():
     data = loaded({"name": "mixup"}, {"name": "smote"}, classes=3)
     counts = torch.bincount(data.train.labels)
@@ -259,6 +273,10 @@ def test_smote_adds_rows_as_they_are_before_other_transforms():
     ("act", "message"),
     [
         (lambda: make("crop").sample((torch.rand(3), 1), seeded()), "expected an image (channels, height, width)"),
+        (
+            lambda: make("flip").rows((torch.rand(3, 4), torch.ones(3)), [seeded()] * 3),
+            "expected images (samples, channels, height, width)",
+        ),
         (lambda: make("mixup").batch(torch.rand(3), seeded()), "expected inputs with a tensor of targets"),
         (
             lambda: make("mixup").batch((torch.rand(3), torch.ones(3, 2).long()), seeded()),

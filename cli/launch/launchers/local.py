@@ -12,9 +12,9 @@ from cli.launch.placement import Placement
 from hvd_train.errors import UserError
 
 _ALONE = Placement(hosts=(), remote=False, shared=False, cores=0)
-_NO_NEIGHBOURS = {"btl": "^sm,vader"}
-"""Open MPI would create 16 MiB in /dev/shm for other ranks, and only a launcher would remove them.
-"""
+_NO_NEIGHBOURS = {"btl": "^ofi,sm,vader"}
+"""Open MPI would create 16 MiB in /dev/shm for other ranks, and only a launcher would remove them. As for ofi, see
+`openmpi.transports`."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from cli.hosts.machine import Machine
 from cli.launch import hydra, openmpi
@@ -18,12 +20,17 @@ class Mpirun:
 
     flavor: Flavor
     machine: Machine
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def command(self, job: Job) -> Command:
         placement = place(job, self.machine)
         argv = (str(self.flavor.path), *self._options(job, placement), *job.words, *job.program)
-        environment = {} if self.flavor.name == "openmpi" else hydra.ssh(job, self.flavor.name)
-        return Command(argv, environment, placement.notes)
+        return Command(argv, self._variables(job), placement.notes)
+
+    def _variables(self, job: Job) -> dict[str, str]:
+        if self.flavor.name != "openmpi":
+            return hydra.ssh(job, self.flavor.name)
+        return openmpi.variables(openmpi.transports(self.flavor.version), {**self.environment, **job.environment})
 
     def _options(self, job: Job, placement: Placement) -> list[str]:
         if self.flavor.name == "openmpi":

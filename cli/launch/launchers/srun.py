@@ -47,7 +47,7 @@ class Srun:
         network = interface.variables(str(job.network)) if job.network else {}
         if self.version is None:
             return network
-        parameters = openmpi.parameters(place(job, self.machine), self.version)
+        parameters = {**openmpi.parameters(place(job, self.machine), self.version), **openmpi.transports(self.version)}
         return {**openmpi.variables(parameters, self.environment), **network}
 
     def _argv(self, job: Job) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from hvd_train.compute.loss import LOSS
 from hvd_train.compute.metrics.accuracy import Accuracy
 from hvd_train.compute.metrics.arguments import from_function, from_signature
+from hvd_train.compute.metrics.errors import RootMeanSquaredError
 from hvd_train.compute.metrics.function import FunctionMean
 from hvd_train.compute.metrics.layout import IGNORED
 from hvd_train.compute.metrics.library import TorchMetric
@@ -56,7 +57,7 @@ def _usual(spec: DataSpec) -> list[Meter]:
     """Return what evaluations measure of samples of this task without being asked."""
     if spec.task == "ranking":
         return [Recall(RANKED), NDCG(RANKED)]
-    return [] if spec.task == "regression" else [Accuracy()]
+    return [RootMeanSquaredError() if spec.task == "regression" else Accuracy()]
 
 
 def _meter(section: MetricSection, train: TrainSection, spec: DataSpec, device: torch.device) -> Meter:

@@ -23,6 +23,8 @@ MOST_WORKERS = 8
 """The largest number of workers that `auto` chooses."""
 WORTHWHILE = 0.005
 """Seconds in which a batch is made, from which `auto` chooses workers. Their start takes a second."""
+BUSY = 0.8
+"""The share of that time from which samples are made by the processor, and not waited for."""
 MEASURED = 8
 """Samples that `auto` makes at once to measure their time."""
 
@@ -85,35 +87,37 @@ class Loader:
 def chosen(workers: int | Literal["auto"], split: Any, batch_size: int) -> int:
     """Return the number of workers that make batches of `split`.
 
-    `auto` is 0 for arrays, and for samples of which a batch is made in less than `WORTHWHILE` seconds.
-    Else it is half of the processors of this rank, which are the threads of torch, at least 1 and at
-    most `MOST_WORKERS`.
+    `auto` is 0 for arrays, for samples of which a batch is made in less than `WORTHWHILE` seconds, and
+    for samples that keep the only processor of this rank busy. Else it is half of the processors, which
+    are the threads of torch, at least 1 and at most `MOST_WORKERS`.
     """
     if workers != "auto":
         return workers
-    if batch_size * seconds_per_sample(split) < WORTHWHILE:
+    processors, (seconds, busy) = torch.get_num_threads(), seconds_per_sample(split)
+    if batch_size * seconds < WORTHWHILE or (processors == 1 and busy > BUSY * seconds):
         return 0
-    return min(MOST_WORKERS, max(1, torch.get_num_threads() // 2))
+    return min(MOST_WORKERS, max(1, processors // 2))
 
 
-def seconds_per_sample(split: Any) -> float:
-    """Return the time in which a sample of `split` is made, measured on the first ones; 0 for arrays.
+def seconds_per_sample(split: Any) -> tuple[float, float]:
+    """Return the time in which a sample of `split` is made, and its time of a processor; 0 for arrays.
 
-    Several samples are made at once, since a batch has costs of its own, unless one alone takes long.
+    They are measured on the first samples. Several are made at once, since a batch has costs of its own,
+    unless one alone takes long.
     """
     if hasattr(split, "stream"):
         samples = split.at(0).raw(0, 1)
     else:
         samples = iter(range(len(split))) if hasattr(split, "items") else iter(())
-    measured = 0.0
+    measured = 0.0, 0.0
     for number in (1, MEASURED):
         if len(entry := list(islice(samples, number))) < number:
             break
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         with contextlib.suppress(UserError):  # a damaged sample
             split.batch(entry if hasattr(split, "stream") else torch.tensor(entry))
-            measured = (time.perf_counter() - begin) / number
-        if measured > WORTHWHILE:
+            measured = (time.perf_counter() - begin) / number, (time.process_time() - busy) / number
+        if measured[0] > WORTHWHILE:
             break
     return measured
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hvd_train.config.options import Annotated, PositiveInt
-from hvd_train.data.augmentation import Function, map_images
+from hvd_train.data.augmentation import Function, map_image, map_images
 from hvd_train.data.transform import Transform, TransformContext
 
 
@@ -21,12 +22,15 @@ class Crop(Transform):
     padding: int
     label: str | None
 
-    def sample(self, sample: Any, generator: torch.Generator) -> Any:
-        def draw(height: int, width: int) -> Function:
-            top, left = torch.randint(0, 2 * self.padding + 1, (2,), generator=generator).tolist()
-            return lambda x: self._padded(x)[..., top : top + height, left : left + width]
+    def draw(self, height: int, width: int, generator: torch.Generator) -> Function:
+        top, left = torch.randint(0, 2 * self.padding + 1, (2,), generator=generator).tolist()
+        return lambda x: self._padded(x)[..., top : top + height, left : left + width]
 
-        return map_images(draw, sample, self.label)
+    def sample(self, sample: Any, generator: torch.Generator) -> Any:
+        return map_image(self.draw, sample, generator, self.label)
+
+    def rows(self, batch: Any, generators: Sequence[torch.Generator]) -> Any:
+        return map_images(self.draw, batch, generators, self.label)
 
     def _padded(self, x: Tensor) -> Tensor:
         return F.pad(x, (self.padding,) * 4)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from hvd_train.config.options import Annotated, Field
-from hvd_train.data.augmentation import Function, map_images, uniform
+from hvd_train.data.augmentation import Function, map_image, map_images, uniform
 from hvd_train.data.transform import Transform, TransformContext
 
 
@@ -20,13 +21,16 @@ class Flip(Transform):
     vertical: float
     label: str | None
 
-    def sample(self, sample: Any, generator: torch.Generator) -> Any:
-        def draw(height: int, width: int) -> Function:
-            chances = {-1: self.horizontal, -2: self.vertical}
-            dimensions = [d for d, chance in chances.items() if uniform(0, 1, generator) < chance]
-            return lambda x: x.flip(dimensions) if dimensions else x
+    def draw(self, height: int, width: int, generator: torch.Generator) -> Function:
+        chances = {-1: self.horizontal, -2: self.vertical}
+        dimensions = [d for d, chance in chances.items() if uniform(0, 1, generator) < chance]
+        return lambda x: x.flip(dimensions) if dimensions else x
 
-        return map_images(draw, sample, self.label)
+    def sample(self, sample: Any, generator: torch.Generator) -> Any:
+        return map_image(self.draw, sample, generator, self.label)
+
+    def rows(self, batch: Any, generators: Sequence[torch.Generator]) -> Any:
+        return map_images(self.draw, batch, generators, self.label)
 
 
 def create(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hvd_train.config.options import Annotated, Field
-from hvd_train.data.augmentation import Function, map_images, uniform
+from hvd_train.data.augmentation import Function, map_image, map_images, uniform
 from hvd_train.data.transform import Transform, TransformContext
 
 
@@ -26,17 +27,20 @@ class ResizedCrop(Transform):
     ratio: float
     label: str | None
 
-    def sample(self, sample: Any, generator: torch.Generator) -> Any:
-        def draw(height: int, width: int) -> Function:
-            side = math.sqrt(uniform(*self.area, generator))
-            skew = math.exp(uniform(-1, 1, generator) * math.log(self.ratio) / 2)
-            rows = min(height, max(1, round(height * side * skew)))
-            columns = min(width, max(1, round(width * side / skew)))
-            top = int(torch.randint(height - rows + 1, (), generator=generator))
-            left = int(torch.randint(width - columns + 1, (), generator=generator))
-            return lambda x: resized(x[..., top : top + rows, left : left + columns], height, width)
+    def draw(self, height: int, width: int, generator: torch.Generator) -> Function:
+        side = math.sqrt(uniform(*self.area, generator))
+        skew = math.exp(uniform(-1, 1, generator) * math.log(self.ratio) / 2)
+        rows = min(height, max(1, round(height * side * skew)))
+        columns = min(width, max(1, round(width * side / skew)))
+        top = int(torch.randint(height - rows + 1, (), generator=generator))
+        left = int(torch.randint(width - columns + 1, (), generator=generator))
+        return lambda x: resized(x[..., top : top + rows, left : left + columns], height, width)
 
-        return map_images(draw, sample, self.label)
+    def sample(self, sample: Any, generator: torch.Generator) -> Any:
+        return map_image(self.draw, sample, generator, self.label)
+
+    def rows(self, batch: Any, generators: Sequence[torch.Generator]) -> Any:
+        return map_images(self.draw, batch, generators, self.label)
 
 
 def resized(x: Tensor, height: int, width: int) -> Tensor:
