@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from hvd_train.config.fetched import PREFIX, place
-from hvd_train.config.schema import DataSection
 
 TOKENIZER = "tokenizer.json"
+SOURCES = ("text", "text_classification", "translation")
+"""Sources that make tokens in any case. Others make them only if they are given a tokenizer."""
 
 
 def with_tokenizer_of_model(values: dict[str, Any]) -> dict[str, Any]:
@@ -18,10 +19,8 @@ def with_tokenizer_of_model(values: dict[str, Any]) -> dict[str, Any]:
     model, data = values.get("model"), values.get("data")
     if not isinstance(model, dict) or not isinstance(data, dict) or "tokenizer" in data:
         return values
-    folder, source = model.get("pretrained"), data.get("name")
-    if not isinstance(folder, str) or source not in DataSection.members() or not _has_tokenizer(folder):
-        return values
-    if "tokenizer" not in DataSection.member_fields(source):
+    folder = model.get("pretrained")
+    if data.get("name") not in SOURCES or not isinstance(folder, str) or not _has_tokenizer(folder):
         return values
     tokenizer = {"name": "file", "path": f"{folder.rstrip('/')}/{TOKENIZER}"}
     return {**values, "data": {**data, "tokenizer": tokenizer}}

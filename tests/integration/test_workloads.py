@@ -83,7 +83,7 @@ def _model(folder: Path) -> list[str]:
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     BertModel(BertConfig(vocab_size=len(vocabulary), **shape, **still)).save_pretrained(folder)
-    return [f"model.pretrained={folder}", f"data.tokenizer.path={folder / 'tokenizer.json'}"]
+    return [f"model.pretrained={folder}"]
 
 
 WRITERS: dict[str, Callable[[Path], list[str]]] = {

@@ -441,5 +441,3 @@ def test_lines_are_texts_and_bad_records_are_refused(predictor: Predictor) -> No
 def test_resolving_needs_no_heavy_import() -> None:
     values = {"model": "embedding_bag", "data": {"name": "text_classification", "path": "a.csv", "tokenizer": "bpe"}}
     assert resolve(Document(values, "test")).data.options["length"] == 128
-    with pytest.raises(UserError, match=r"data.tokenizer: is missing"):
-        resolve(Document({**values, "data": {"name": "text_classification", "path": "a.csv"}}, "test"))

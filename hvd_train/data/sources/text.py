@@ -55,7 +55,8 @@ def create(
     *,
     paths: Annotated[list[str], Field(min_length=1), "files that are read one after another, each a document"],
     tokenizer: Annotated[
-        TokenizerSection | None, "how text becomes tokens, by default bytes (ddl list tokenizers)"
+        TokenizerSection | None,
+        "how text becomes tokens, by default as the pretrained model reads it, or else bytes (ddl list tokenizers)",
     ] = None,
     length: Annotated[PositiveInt, "tokens in a sample, which is the context of the model"] = 128,
     test_path: Annotated[

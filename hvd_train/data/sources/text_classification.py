@@ -35,10 +35,10 @@ def create(
     target: Annotated[str, "column of the labels"] = "label",
     task: LabelTask = "auto",
     tokenizer: Annotated[
-        TokenizerSection,
-        "how texts become tokens: bpe learns from the training texts, file takes the tokenizer.json of a model, whose special "
-        "tokens stand around each text",
-    ],
+        TokenizerSection | None,
+        "how texts become tokens, by default as the pretrained model reads them, or else by bpe, which learns from the training "
+        "texts; file takes a tokenizer.json, whose special tokens stand around each text",
+    ] = None,
     length: Annotated[
         PositiveInt, "most tokens of a text or a pair, special tokens included; longer ones are cut"
     ] = 128,
@@ -61,6 +61,15 @@ def create(
     columns = [text] if isinstance(text, str) else text
     held_out = test_files(test_path)
     files = [(find_file(path, "path"), path), *((file, str(file)) for file in held_out.values())]
-    wish = Wish(columns, target, task, tokenizer, length, delimiter, HoldOut(test_fraction, seed), stratify)
+    wish = Wish(
+        columns,
+        target,
+        task,
+        tokenizer or TokenizerSection(name="bpe"),
+        length,
+        delimiter,
+        HoldOut(test_fraction, seed),
+        stratify,
+    )
     arrays, facts = once(node, partial(prepared, files, wish, fitted))
     return dataset(arrays, facts, wish, [*held_out] or ["test"])
