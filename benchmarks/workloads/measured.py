@@ -46,8 +46,12 @@ def command(case: Case, folder: Path) -> list[str]:
 
 
 def environment(case: Case) -> dict[str, str]:
-    """Return the environment, in which ddl chooses the threads unless the case has a number."""
-    kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    """Return the environment, in which ddl chooses the threads unless the case has a number.
+
+    Python keeps compiled modules, as it does for users.
+    """
+    changed = ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if name not in changed}
     threads = {"OMP_NUM_THREADS": str(case.threads)} if case.threads else {}
     return {**kept, **threads, "PYTHONPATH": str(ROOT)}
 

@@ -122,6 +122,9 @@ class _OfRows:
         sparse = [(g, p, p.grad) for g in self.param_groups for p in g["params"] if _is_sparse(p.grad)]
         for _, p, _ in sparse:
             p.grad = None
+        for p in (p for group in self.param_groups if group["fused"] for p in group["params"]):
+            if p.grad is not None and not p.grad.is_contiguous():
+                p.grad = p.grad.contiguous()  # the fused kernel takes the memory of all tensors for row-major
         if not sparse or any(p.grad is not None for group in self.param_groups for p in group["params"]):
             type(self).dense_step(self)
         for group, p, gradient in sparse:

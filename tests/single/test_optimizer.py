@@ -149,7 +149,18 @@ def test_adam_is_one_kernel_on_a_cpu_unless_the_options_choose(
     weight = nn.Parameter(torch.ones(2))
     assert Build(name, options)([weight]).defaults["fused"] is fused
     assert Build(name, options, unscaled=False)([weight]).defaults["fused"] is options.get("fused")
-    assert not Build(name, options)([weight, nn.Parameter(torch.ones(2, device="meta"))]).defaults["fused"]
+    for other in (torch.ones(2, device="meta"), torch.ones(2, 3).t(), torch.ones(2, dtype=torch.complex64)):
+        assert not Build(name, options)([weight, nn.Parameter(other)]).defaults["fused"]
+
+
+def test_the_fused_kernel_gets_gradients_in_the_order_of_their_weights() -> None:
+    weights = [nn.Parameter(torch.zeros(2, 3)) for _ in range(2)]
+    gradient = torch.arange(6.0).view(3, 2).t()
+    for weight, fused in zip(weights, (None, False), strict=True):
+        optimizer = Build("Adam", {"lr": 0.1, "eps": 1.0, "fused": fused})([weight])
+        weight.grad = gradient
+        optimizer.step()
+    torch.testing.assert_close(*weights)
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
