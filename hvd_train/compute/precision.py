@@ -40,8 +40,19 @@ class Precision:
         self.dtype = torch.float64 if name == "fp64" else torch.float32
         """The dtype of floating-point parameters."""
         self.device = device
-        self._half = HALF.get(name)
+        self._name, self._half = name, HALF.get(name)
         self.scaler = Scaler(device.type, enabled=name == "fp16")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know of this number format on this processor."""
+        if self._half is None or self.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return []
+        if getattr(torch.ops.mkldnn, f"_is_mkldnn_{self._name}_supported")():
+            return []
+        return [
+            f"train.precision: this processor has no instructions for {self._name}, and emulates them; fp32 is faster here"
+        ]
 
     def place(self, x: Tensor) -> Tensor:
         """Return `x` on the device, copied beside computation if its memory is pinned."""

@@ -148,7 +148,7 @@ class _Rank:
             _check_preprocessing(comm, built.data, source)
         snapshot = checkpoint.load(source, comm, self._output.warn) if source is not None else None
         if self._rank == 0:
-            for text in built.data.warnings:
+            for text in (*built.data.warnings, *built.precision.warnings):
                 self._output.warn(text)
         around = Surroundings(
             clock,

@@ -11,6 +11,7 @@ import torch
 
 from hvd_train.comm.communicator import Communicator
 from hvd_train.comm.engines.single import SingleCommunicator
+from hvd_train.compute.precision import Precision
 from hvd_train.errors import Diverged, Stopped, UserError
 from hvd_train.monitor.base import Record, Sink
 from hvd_train.training import checkpoint
@@ -205,6 +206,16 @@ def test_an_unknown_metric_is_refused_with_the_choices() -> None:
     config = body.configuration(train={"converge": {"metric": "acuracy", "value": 1}})
     with pytest.raises(UserError, match=r"train\.converge\.metric: no metric 'acuracy'; did you mean 'accuracy'"):
         body.trained(SingleCommunicator(), config)
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_a_processor_that_emulates_a_number_format_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    for supported, texts in ((True, 0), (False, 1)):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda supported=supported: supported)
+        assert len(Precision(name, torch.device("cpu")).warnings) == texts
+        assert not Precision(name, torch.device("cuda")).warnings
+        assert not Precision("fp32", torch.device("cpu")).warnings
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp64", "bf16", "fp16"])
