@@ -233,8 +233,8 @@ def _sparse(names: Sequence[str], output: Path, quick: bool) -> Iterator[Case]:
             variants = [
                 _ddl(
                     "sparse", "movielens", f"{rows:,} rows, {kind}", seed, 2,
-                    f"data.path={output / ratings_file(rows)}", "train.epochs=null", f"train.steps={4 if quick else 200}",
-                    "train.eval_samples=64", f"model.sparse={str(kind == 'sparse').lower()}",
+                    f"data.path={output / ratings_file(rows)}", "train.epochs=null", f"train.steps={4 if quick else 1000}",
+                    "train.eval_samples=64", "train.eval_every=1000", f"model.sparse={str(kind == 'sparse').lower()}",
                     "optimizer={name: Adam, lr: 0.003}", quick=False,
                 )
                 for kind in ("dense", "sparse")
