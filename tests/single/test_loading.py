@@ -17,12 +17,16 @@ import psutil
 import pytest
 import torch
 
+from hvd_train.config import plugins
 from hvd_train.data.base import TensorSplit
 from hvd_train.data.loading.channel import Channel
 from hvd_train.data.loading.failure import LoadingError
 from hvd_train.data.loading.loader import Kind, Loader, ahead, chosen
 from hvd_train.data.loading.parcel import INLINE, Parcel, opened
 from hvd_train.data.loading.processes import Processes, described
+from hvd_train.data.samples import TransformedSplit
+from hvd_train.data.spec import DataSpec
+from hvd_train.data.transform import TransformContext
 from hvd_train.errors import ExitCode, UserError
 from tests.bodies.loading import Batches, Fatal, Homeless, Probe, Squares
 
@@ -259,6 +263,16 @@ def test_auto_has_workers_for_samples_that_take_time(monkeypatch: pytest.MonkeyP
     for threads, workers in ((1, 1), (4, 2), (64, 8)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert chosen("auto", split, 3) == workers
+
+
+def test_auto_measures_arrays_whose_images_are_transformed(monkeypatch: pytest.MonkeyPatch) -> None:
+    crop = plugins.create(
+        "hvd_train.data.transforms", "crop", TransformContext(DataSpec((1, 4, 4), 2, "classification"))
+    )
+    split = TransformedSplit(TensorSplit(torch.zeros(9, 1, 4, 4), torch.zeros(9), torch.zeros(9)), [crop], 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(time, "perf_counter", iter([0.0, 0.01] * 2).__next__)
+    assert (chosen("auto", split, 3), chosen("auto", split.split, 3)) == (2, 0)
 
 
 def test_auto_has_no_worker_for_samples_that_keep_the_only_processor_busy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def chosen(workers: int | Literal["auto"], split: Any, batch_size: int) -> int:
 
 
 def seconds_per_sample(split: Any) -> tuple[float, float]:
-    """Return the time in which a sample of `split` is made, and its time of a processor; 0 for arrays.
+    """Return the time in which a sample of `split` is made, and its time of a processor; 0 for arrays as they are.
 
     They are measured on the first samples. Several are made at once, since a batch has costs of its own,
     unless one alone takes long.
@@ -108,7 +108,8 @@ def seconds_per_sample(split: Any) -> tuple[float, float]:
     if hasattr(split, "stream"):
         samples = split.at(0).raw(0, 1)
     else:
-        samples = iter(range(len(split))) if hasattr(split, "items") else iter(())
+        changed = any(transform.of_rows for transform in getattr(split, "transforms", ()))
+        samples = iter(range(len(split))) if hasattr(split, "items") or changed else iter(())
     measured = 0.0, 0.0
     for number in (1, MEASURED):
         if len(entry := list(islice(samples, number))) < number:
