@@ -199,7 +199,7 @@ def _ddl(
 def _bert(names: Sequence[str], quick: bool) -> Iterator[Case]:
     """An epoch of the questions on one rank with one thread, and the start alone.
 
-    A processor without bf16 emulates it, which takes hours.
+    A processor without bf16 emulates it, 12 times as slowly.
     """
     variants: dict[str, tuple[str, ...]] = {
         "start": ("train.epochs=null", "train.steps=1"),

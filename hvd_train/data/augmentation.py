@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from torch.utils import _pytree
 
 from hvd_train.data.batch import divide, label_key
 from hvd_train.data.nesting import like, map_tensors, shown, tensors
+from hvd_train.data.transform import Transform
 from hvd_train.errors import UserError
 
 Function = Callable[[Tensor], Tensor]
 Draw = Callable[[int, int, torch.Generator], Function]
-"""Returns a random function of tensors (..., height, width)."""
+"""Returns a random function of tensors (..., height, width). It is picklable."""
 
 
 def map_inputs(function: Function, whole: Any, label: str | None) -> Any:
@@ -45,34 +47,40 @@ def map_targets(function: Function, whole: Any, label: str | None) -> Any:
     return like(whole, [*whole[:-1], function(whole[-1])])
 
 
-def map_image(draw: Draw, sample: Any, generator: torch.Generator, label: str | None) -> Any:
-    """Return a sample with one random function applied to its image and all that has its size.
+@dataclass(frozen=True)
+class ImageTransform(Transform):
+    """Applies one random function to the image of a sample and to all that has its size.
 
-    So masks, also as targets, move with the image, which is the first input of three dimensions. Raise
+    So masks, also as targets, move with the image, which is the first input of three dimensions.
     UserError if there is none.
     """
-    sample = _as_tensors(sample)
-    size = _size(divide(sample, label).inputs, 3)
-    if size is None:
-        raise UserError(f"data.transforms: a sample is {shown(sample)}, expected an image (channels, height, width)")
-    function = draw(size[0], size[1], generator)
-    return map_tensors(lambda x: function(x) if x.dim() > 1 and x.shape[-2:] == size else x, sample)
 
+    draw: Draw
+    label: str | None
 
-def map_images(draw: Draw, batch: Any, generators: Sequence[torch.Generator], label: str | None) -> Any:
-    """Return a batch of tensors with each of its samples as `map_image` returns it."""
-    size = _size(divide(batch, label).inputs, 4)
-    if size is None:
-        whole = shown(batch)
-        raise UserError(f"data.transforms: a batch is {whole}, expected images (samples, channels, height, width)")
-    functions = [draw(size[0], size[1], generator) for generator in generators]
+    def sample(self, sample: Any, generator: torch.Generator) -> Any:
+        sample = _as_tensors(sample)
+        size = _size(divide(sample, self.label).inputs, 3)
+        if size is None:
+            raise UserError(
+                f"data.transforms: a sample is {shown(sample)}, expected an image (channels, height, width)"
+            )
+        function = self.draw(size[0], size[1], generator)
+        return map_tensors(lambda x: function(x) if x.dim() > 1 and x.shape[-2:] == size else x, sample)
 
-    def changed(x: Tensor) -> Tensor:
-        if x.dim() < 3 or x.shape[-2:] != size:
-            return x
-        return torch.stack([function(one) for function, one in zip(functions, x.unbind(), strict=True)])
+    def rows(self, batch: Any, generators: Sequence[torch.Generator]) -> Any:
+        size = _size(divide(batch, self.label).inputs, 4)
+        if size is None:
+            whole = shown(batch)
+            raise UserError(f"data.transforms: a batch is {whole}, expected images (samples, channels, height, width)")
+        functions = [self.draw(size[0], size[1], generator) for generator in generators]
 
-    return map_tensors(changed, batch)
+        def changed(x: Tensor) -> Tensor:
+            if x.dim() < 3 or x.shape[-2:] != size:
+                return x
+            return torch.stack([function(one) for function, one in zip(functions, x.unbind(), strict=True)])
+
+        return map_tensors(changed, batch)
 
 
 def _size(inputs: Any, dimensions: int) -> torch.Size | None:

@@ -112,7 +112,8 @@ class _OfRows:
 
     The moments of other rows stay as they are, and the decay of weights is that of the rows in the step.
     Without it, the result is that of `torch.optim.SparseAdam`, but eps has the place that it has in Adam.
-    State has the same names as that of dense gradients.
+    State has the same names as that of dense gradients. If dense gradients are updated by the fused kernel,
+    they are row-major.
     """
 
     dense_step: Callable[[Any], Any]

@@ -12,9 +12,11 @@ from cli.launch.placement import Placement
 from hvd_train.errors import UserError
 
 _ALONE = Placement(hosts=(), remote=False, shared=False, cores=0)
-_NO_NEIGHBOURS = {"btl": "^ofi,sm,vader"}
-"""Open MPI would create 16 MiB in /dev/shm for other ranks, and only a launcher would remove them. As for ofi, see
-`openmpi.transports`."""
+_NEWEST = (5,)
+"""The parameters of this version of Open MPI; other versions and libraries ignore those that they do not know."""
+_NO_NEIGHBOURS = {"btl": f"{openmpi.transports(_NEWEST)['btl']},sm,vader"}
+"""Open MPI would create 16 MiB in /dev/shm for other ranks, and only a launcher would remove them.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Local:
         unsupported = next((option for option, value in refused.items() if value), None)
         if unsupported:
             raise UserError(f"--launcher local does not support {unsupported}; use --launcher mpirun")
-        parameters = {**openmpi.parameters(_ALONE, (5,)), **_NO_NEIGHBOURS}  # other MPI libraries ignore them
+        parameters = {**openmpi.parameters(_ALONE, _NEWEST), **_NO_NEIGHBOURS}
         return Command(job.program, {**openmpi.variables(parameters, self.environment), **job.environment})
 
 

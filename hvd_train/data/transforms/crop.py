@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hvd_train.config.options import Annotated, PositiveInt
-from hvd_train.data.augmentation import Function, map_image, map_images
-from hvd_train.data.transform import Transform, TransformContext
+from hvd_train.data.augmentation import Function, ImageTransform
+from hvd_train.data.transform import TransformContext
 
 
 @dataclass(frozen=True)
-class Crop(Transform):
+class Crop:
     """Shifts an image by up to `padding` pixels in both directions; zeros come in at the border."""
 
     padding: int
-    label: str | None
 
-    def draw(self, height: int, width: int, generator: torch.Generator) -> Function:
+    def __call__(self, height: int, width: int, generator: torch.Generator) -> Function:
         top, left = torch.randint(0, 2 * self.padding + 1, (2,), generator=generator).tolist()
         return lambda x: self._padded(x)[..., top : top + height, left : left + width]
-
-    def sample(self, sample: Any, generator: torch.Generator) -> Any:
-        return map_image(self.draw, sample, generator, self.label)
-
-    def rows(self, batch: Any, generators: Sequence[torch.Generator]) -> Any:
-        return map_images(self.draw, batch, generators, self.label)
 
     def _padded(self, x: Tensor) -> Tensor:
         return F.pad(x, (self.padding,) * 4)
@@ -38,5 +29,5 @@ class Crop(Transform):
 
 def create(
     context: TransformContext, *, padding: Annotated[PositiveInt, "pixels of zeros that are added to each side"] = 4
-) -> Crop:
-    return Crop(padding, context.label)
+) -> ImageTransform:
+    return ImageTransform(Crop(padding), context.label)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hvd_train.config.options import Annotated, Field
-from hvd_train.data.augmentation import Function, map_image, map_images, uniform
-from hvd_train.data.transform import Transform, TransformContext
+from hvd_train.data.augmentation import Function, ImageTransform, uniform
+from hvd_train.data.transform import TransformContext
 
 
 @dataclass(frozen=True)
-class ResizedCrop(Transform):
+class ResizedCrop:
     """Enlarges a part of `area`, from 0 to 1, and of a ratio of sides up to `ratio` times another.
 
     Szegedy et al., arXiv 1409.4842, section 6. Integers, such as masks, are resized to the nearest.
@@ -25,9 +23,8 @@ class ResizedCrop(Transform):
 
     area: tuple[float, float]
     ratio: float
-    label: str | None
 
-    def draw(self, height: int, width: int, generator: torch.Generator) -> Function:
+    def __call__(self, height: int, width: int, generator: torch.Generator) -> Function:
         side = math.sqrt(uniform(*self.area, generator))
         skew = math.exp(uniform(-1, 1, generator) * math.log(self.ratio) / 2)
         rows = min(height, max(1, round(height * side * skew)))
@@ -35,12 +32,6 @@ class ResizedCrop(Transform):
         top = int(torch.randint(height - rows + 1, (), generator=generator))
         left = int(torch.randint(width - columns + 1, (), generator=generator))
         return lambda x: resized(x[..., top : top + rows, left : left + columns], height, width)
-
-    def sample(self, sample: Any, generator: torch.Generator) -> Any:
-        return map_image(self.draw, sample, generator, self.label)
-
-    def rows(self, batch: Any, generators: Sequence[torch.Generator]) -> Any:
-        return map_images(self.draw, batch, generators, self.label)
 
 
 def resized(x: Tensor, height: int, width: int) -> Tensor:
@@ -62,5 +53,5 @@ def create(
         "smallest and largest part of the area",
     ] = [0.25, 1.0],
     ratio: Annotated[float, Field(ge=1), "largest change of the ratio of the sides"] = 4 / 3,
-) -> ResizedCrop:
-    return ResizedCrop((min(area), max(area)), ratio, context.label)
+) -> ImageTransform:
+    return ImageTransform(ResizedCrop((min(area), max(area)), ratio), context.label)
