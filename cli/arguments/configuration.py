@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from cli.search.schema import SearchSection
 from cli.slurm.schema import SlurmSection
 from hvd_train.config import document, targets
 from hvd_train.config.document import Document
@@ -16,9 +17,10 @@ from hvd_train.errors import UserError
 
 
 class RunFile(Config):
-    """One YAML file: the configuration of the ranks, and what `ddl submit` requests from SLURM."""
+    """One YAML file: the configuration of the ranks, and what `ddl submit` and `ddl tune` add to it."""
 
     slurm: SlurmSection = Field(default_factory=SlurmSection)
+    search: SearchSection = Field(default_factory=SearchSection)
 
 
 def load(file: Path, overrides: Sequence[str]) -> RunFile:

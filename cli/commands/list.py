@@ -12,7 +12,7 @@ from hvd_train.text.names import find
 
 OPTIMIZERS, METRICS = "optimizers", "metrics"
 FAMILIES = [*plugins.FAMILIES, OPTIMIZERS, METRICS]
-WITHOUT_TARGET = {"engines", "launchers", "attacks", OPTIMIZERS}
+WITHOUT_TARGET = {"engines", "launchers", "attacks", "samplers", "pruners", OPTIMIZERS}
 """Families whose members cannot be the user's own."""
 
 

@@ -40,6 +40,8 @@ FAMILIES = {
     "attacks": "hvd_train.compute.attacks",
     "tokenizers": "hvd_train.data.tokenizers",
     "launchers": "cli.launch.launchers",
+    "samplers": "cli.search.samplers",
+    "pruners": "cli.search.pruners",
 }
 
 

@@ -1,0 +1,65 @@
+"""The contract of a runner, which starts the runs of trials.
+
+A run trains one trial, or one fold of a trial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from cli.hosts.hostfile import Host
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Slots of hosts; empty `hosts` are this machine.
+
+    `cpus` has the CPUs of this machine that the ranks may use, empty for all.
+    """
+
+    hosts: tuple[Host, ...] = ()
+    cpus: tuple[int, ...] = ()
+    slots: tuple[str, ...] = ()
+    """Names of the slots for the timeline, such as h1:0."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run to start: the YAML file with `overrides`, on `np` ranks, in `folder`.
+
+    `resume` is the run folder or checkpoint to go on from. If it is `folder`, the run goes on in
+    place. `gated` runs ask after each evaluation whether to stop (`hvd_train/rank/gate.py`).
+    """
+
+    file: Path
+    overrides: tuple[str, ...]
+    np: int
+    folder: Path
+    placement: Placement = field(default_factory=Placement)
+    resume: Path | None = None
+    gated: bool = False
+
+
+class Running(Protocol):
+    """A run that was started."""
+
+    def poll(self) -> int | None:
+        """Return the exit code of the run (docs/exit-codes.md), None while it runs; never wait."""
+
+    def message(self) -> str:
+        """Return why the run failed, in one line; valid after its end."""
+
+    def stop(self) -> None:
+        """Ask the ranks to finish the step, save and end with the exit code STOPPED; do not wait."""
+
+    def kill(self) -> None:
+        """End every process of the run at once."""
+
+
+class Runner(Protocol):
+    def start(self, run: Run) -> Running: ...
+
+    def close(self) -> None:
+        """End what the runner keeps between runs."""
