@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from hvd_train.config import words
-from hvd_train.rank.affinity import set_threads
+from hvd_train.rank.affinity import set_threads, take_slots
 
 
 def _imported() -> Callable[[str], int]:
@@ -28,6 +28,7 @@ def _imported() -> Callable[[str], int]:
 
 
 def main() -> None:
+    take_slots()
     set_threads()
     if sys.argv[1:2] == ["--script"]:
         from hvd_train.rank.script import run_script

@@ -5,6 +5,7 @@ A run trains one trial, or one fold of a trial.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -14,15 +15,13 @@ from cli.hosts.hostfile import Host
 
 @dataclass(frozen=True)
 class Placement:
-    """Slots of hosts; empty `hosts` are this machine.
-
-    `cpus` has the CPUs of this machine that the ranks may use, empty for all.
-    """
+    """The slots that a run has. Empty `hosts` are this machine."""
 
     hosts: tuple[Host, ...] = ()
-    cpus: tuple[int, ...] = ()
     slots: tuple[str, ...] = ()
     """Names of the slots for the timeline, such as h1:0."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Variables that keep the ranks on their slots (`hvd_train/rank/affinity.py`)."""
 
 
 @dataclass(frozen=True)

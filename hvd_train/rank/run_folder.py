@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hvd_train.errors import UserError
 from hvd_train.monitor.base import Sink
 from hvd_train.monitor.sinks import jsonl, tensorboard, terminal
 from hvd_train.rank import environment, events
+from hvd_train.rank.gate import VARIABLE, Gate
 from hvd_train.rank.logs import Output
 from hvd_train.rank.submitted import awaits_start, is_empty
 from hvd_train.saved.run import ENVIRONMENT
@@ -28,8 +31,10 @@ from hvd_train.training.loop import Trainer
 class RunFolder:
     """The run folder at `launch.output`. Rank 0 makes it; every rank writes its log there."""
 
-    def __init__(self, config: Config, launch: Launch, comm: Communicator, output: Output) -> None:
-        self._config, self._launch, self._comm, self._output = config, launch, comm, output
+    def __init__(
+        self, config: Config, launch: Launch, comm: Communicator, output: Output, stop: Callable[[], None]
+    ) -> None:
+        self._config, self._launch, self._comm, self._output, self._stop = config, launch, comm, output, stop
         self.path = Path(launch.output)
         self.is_open = False
 
@@ -42,11 +47,13 @@ class RunFolder:
         if self._comm.rank != 0:
             return []
         stream = self._output.stream()
+        gate = os.environ.get(VARIABLE)
         return [
             jsonl.create(self.path),
             tensorboard.create(self.path),
             terminal.create(stream, self._launch.columns),
             *(section.create(self.path, expected=Sink) for section in self._config.monitor.sinks),
+            *([Gate(Path(gate), self._stop)] if gate else []),
         ]
 
     def open(self, data: Dataset) -> None:

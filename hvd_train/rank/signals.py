@@ -18,6 +18,10 @@ class StopRequest:
     def is_set(self) -> bool:
         return self.signal > 0
 
+    def set(self) -> None:
+        """Ask for the stop as a signal does."""
+        self.signal = signal.SIGUSR1
+
     def listen(self) -> None:
         """Install the handlers; main thread only."""
         for number in STOP_SIGNALS:

@@ -81,7 +81,7 @@ class _Rank:
     ) -> None:
         self._config, self._launch, self._engine, self._output = config, launch, engine, output
         self._stop, self._heartbeat, self._activity = stop, heartbeat, activity
-        self._rank, self._folder = engine.rank, RunFolder(config, launch, engine, output)
+        self._rank, self._folder = engine.rank, RunFolder(config, launch, engine, output, stop.set)
 
     def run(self) -> int:
         """Train and return the exit code; a rank that fails aborts the job."""

@@ -1,0 +1,39 @@
+"""Reads the evaluations of a run while it writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class Evaluations:
+    """The records of kind `eval` in the metrics.jsonl of `folder`, read as the file grows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "metrics.jsonl"
+        self._read = 0
+        self.rows: list[dict[str, Any]] = []
+
+    def new(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return the evaluations that were written since the last call, with their numbers from 1.
+
+        A run that resumes drops the records after its checkpoint and writes them again.
+        """
+        try:
+            size = self._file.stat().st_size
+        except FileNotFoundError:
+            return []
+        if size < self._read:
+            self._read, self.rows = 0, []
+        if size == self._read:
+            return []
+        with self._file.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")[0] + b"\n"
+        if whole == b"\n":
+            return []
+        self._read += len(whole)
+        before = len(self.rows)
+        self.rows += [row for row in map(json.loads, whole.splitlines()) if row["kind"] == "eval"]
+        return list(enumerate(self.rows[before:], before + 1))

@@ -1,0 +1,104 @@
+"""The folder of a search: its journal, which Optuna reads and writes, and its lock.
+
+The journal is append-only, so a search that was killed lost no trial that it had recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hvd_train.errors import UserError, install_remedy
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL = "journal.log"
+NAME = "ddl"
+TRIALS = "trials"
+
+
+def require_optuna() -> None:
+    """Raise UserError if Optuna is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise UserError(f"ddl tune needs Optuna, which is not installed; {install_remedy('tune')}") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def create(folder: Path, modes: Sequence[str], attributes: Mapping[str, Any]) -> optuna.Study:
+    """Create the study of a new search, with `attributes` of the study."""
+    import optuna
+
+    directions = [
+        optuna.study.StudyDirection.MAXIMIZE if m == "max" else optuna.study.StudyDirection.MINIMIZE for m in modes
+    ]
+    study = optuna.create_study(study_name=NAME, storage=_storage(folder), directions=directions)
+    for name, value in attributes.items():
+        study.set_user_attr(name, value)
+    return study
+
+
+def load(folder: Path) -> optuna.Study:
+    """Return the study of the search in `folder`; UserError if it has none."""
+    require_optuna()
+    import optuna
+
+    if not (folder / JOURNAL).is_file():
+        raise UserError(f"{folder}: no search in this folder; expected a folder that ddl tune wrote")
+    try:
+        return optuna.load_study(study_name=NAME, storage=_storage(folder))
+    except KeyError:
+        raise UserError(f"{folder / JOURNAL}: no study of ddl in it; start a new search") from None
+
+
+def _storage(folder: Path) -> optuna.storages.BaseStorage:
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one search at a time write to `folder`; UserError names the process that does.
+
+    The kernel releases the lock at the end of the process, however it ends. What a process that was
+    killed left half-written in the journal is removed, and so is the journal's own lock.
+    """
+    with open(folder / "lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{folder}: {file.read().strip() or 'another process'} searches in this folder; wait for its end, "
+                "or give another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        _mend(folder / JOURNAL)
+        yield
+
+
+def _mend(journal: Path) -> None:
+    """Remove the incomplete last line of the journal, and a lock of the journal that nobody holds."""
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):
+        lock.unlink()
+    if not journal.is_file():
+        return
+    with open(journal, "rb+") as file:
+        content = file.read()
+        if content and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
