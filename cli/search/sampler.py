@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 
 class Sampler(Protocol):
-    def optuna(self, space: Space, seed: int) -> optuna.samplers.BaseSampler:
-        """Return the sampler of Optuna for `space`; UserError if it cannot search it."""
+    def optuna(self, space: Space, seed: int, trials: int = 0) -> optuna.samplers.BaseSampler:
+        """Return the sampler of Optuna for `space`; UserError if it cannot search it.
+
+        `trials` is the number of trials that the study has, so that a resumed search does not draw
+        the values of its first trials again.
+        """
 
     def pruner(self) -> Pruner | None:
         """Return the pruner that the sampler needs, None if any will do."""

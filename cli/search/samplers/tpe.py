@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cli.search.quiet import quiet
+from hvd_train.config.options import Annotated, PositiveInt
+
 if TYPE_CHECKING:
     import optuna
 
@@ -12,14 +15,22 @@ if TYPE_CHECKING:
 
 
 class TPE:
-    def optuna(self, space: Space, seed: int) -> optuna.samplers.BaseSampler:
+    def __init__(self, startup: int) -> None:
+        self._startup = startup
+
+    def optuna(self, space: Space, seed: int, trials: int = 0) -> optuna.samplers.BaseSampler:
         from optuna.samplers import TPESampler
 
-        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        with quiet():
+            # Values of one member of a family depend on one another: joint densities, one for each condition.
+            # Running trials count as bad ones, so that parallel trials differ.
+            return TPESampler(
+                seed=seed + trials, n_startup_trials=self._startup, multivariate=True, group=True, constant_liar=True
+            )
 
     def pruner(self) -> Pruner | None:
         return None
 
 
-def create() -> TPE:
-    return TPE()
+def create(*, startup: Annotated[PositiveInt, "random trials before the first that learns from others"] = 10) -> TPE:
+    return TPE(startup)

@@ -1,0 +1,114 @@
+"""Load the configuration at the edges of a space, so that mistakes show before any trial starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from cli.search.space import constraints, words
+from cli.search.space.dimensions import JOB_FIELDS, Dimension, Space, first
+from cli.search.space.domains import Integer
+from hvd_train.errors import UserError, nearest
+
+Load = Callable[[list[str]], object]
+"""Loads the configuration with overrides; UserError has one line for each mistake."""
+
+
+def check_space(space: Space, load: Load, fixed: Mapping[str, Any]) -> None:
+    """Load every choice and both ends of every range once, each under its own condition.
+
+    The other dimensions have one admissible value then. `fixed` has the fields that are not varied,
+    for constraints. UserError has one line for each mistake.
+    """
+    mistakes: dict[str, None] = {}  # ordered, each once
+    for dimension in space.dimensions:
+        mistakes |= dict.fromkeys(_job_mistakes(dimension))
+    mistakes |= dict.fromkeys(_unknown_names(space, fixed))
+    if not mistakes:
+        mistakes |= dict.fromkeys(_load_mistakes(space, load))
+        mistakes |= dict.fromkeys(_constraint_mistakes(space, fixed))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+
+
+def fields_of(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return nested `values` by names with dots: sections, the fields in them, and so on."""
+    fields: dict[str, Any] = {}
+    for key, value in values.items():
+        fields[f"{above}{key}"] = value
+        if isinstance(value, Mapping):
+            fields |= fields_of(value, f"{above}{key}.")
+    return fields
+
+
+def _job_mistakes(dimension: Dimension) -> Iterator[str]:
+    domain = dimension.domain
+    if dimension.field == "np":
+        is_whole = isinstance(domain, Integer) or all(type(v) is int for v in domain.probes())
+        if not is_whole or min(domain.probes()) < 1:
+            yield f"{dimension.place}: np: expected whole numbers from 1, got {domain}"
+
+
+def _unknown_names(space: Space, fixed: Mapping[str, Any]) -> Iterator[str]:
+    known = {d.field for d in space.dimensions} | set(fixed)
+    for text in space.constraints:
+        for name in constraints.names(text):
+            if name not in known:
+                yield f"constraint '{text}': no field '{name}'{nearest(name, known)}"
+
+
+def _load_mistakes(space: Space, load: Load) -> Iterator[str]:
+    seen = set()
+    for dimension, values in _points(space):
+        overrides = space.overrides(values)
+        if dimension.field in JOB_FIELDS or tuple(overrides) in seen:
+            continue
+        seen.add(tuple(overrides))
+        try:
+            load(overrides)
+        except UserError as error:
+            for line in str(error).splitlines():
+                yield _located(line, dimension, space, values)
+
+
+def _located(line: str, probed: Dimension, space: Space, values: Mapping[str, Any]) -> str:
+    """Return a mistake of the configuration at the place of the dimension that it names, else of the one `probed`."""
+    for dimension in space.dimensions:
+        if dimension.field in values:
+            word = words.override(dimension.field, values[dimension.field])
+            prefix = f"command line: '{word}': "
+            if line.startswith(prefix):
+                return f"{dimension.place}: {word}: {line.removeprefix(prefix).removeprefix(f'{dimension.field}: ')}"
+    return f"{probed.place}: {words.override(probed.field, values[probed.field])}: {line}"
+
+
+def _constraint_mistakes(space: Space, fixed: Mapping[str, Any]) -> Iterator[str]:
+    for _, values in _points(space):
+        try:
+            space.admits(values, fixed)
+        except UserError as error:
+            yield str(error)
+
+
+def _points(space: Space) -> Iterator[tuple[Dimension, dict[str, Any]]]:
+    """Yield each dimension with a point of the space for each value that has to be checked."""
+    for dimension in space.dimensions:
+        for value in dimension.domain.probes():
+            yield dimension, _point(space, {**_needed(space, dimension), dimension.field: value})
+
+
+def _needed(space: Space, dimension: Dimension) -> dict[str, Any]:
+    """Return a value for each field on which the condition of `dimension` depends."""
+    if dimension.when is None:
+        return {}
+    parent = next(d for d in space.dimensions if d.field == dimension.when.field)
+    return {**_needed(space, parent), parent.field: dimension.when.values[0]}
+
+
+def _point(space: Space, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a point with the `wanted` values, and the first value of each other field that is varied there."""
+    values: dict[str, Any] = {}
+    for dimension in space.dimensions:
+        if dimension.varies(values):
+            values[dimension.field] = wanted.get(dimension.field, first(dimension.domain))
+    return values
