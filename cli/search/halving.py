@@ -23,11 +23,8 @@ class Halving:
     first: int
     sign: int
 
-    def is_rung(self, evaluations: int) -> bool:
-        return evaluations > 0 and self.rung_before(evaluations) == evaluations
-
-    def rung_before(self, evaluations: int) -> int | None:
-        """Return the last rung within `evaluations`."""
+    def rung_within(self, evaluations: int) -> int | None:
+        """Return the last rung among the first `evaluations`."""
         rung = None
         step = self.first
         while step <= evaluations:
@@ -35,26 +32,29 @@ class Halving:
         return rung
 
     def goes_on(self, value: float, values: Sequence[float]) -> bool:
-        """Return True if `value` is in the top 1/eta of all `values` of a rung, which include it.
+        """Return True if `value` is in the top 1/eta of all `values` of a rung, which include it."""
+        return self.sign * value >= self._least(values)
 
-        As in Optuna, the best goes on while there are fewer than eta values.
-        """
+    def _least(self, values: Sequence[float]) -> float:
+        """Return the least value, larger if better, that goes on: as in Optuna, the best of fewer than eta does."""
         place = max(len(values) // self.eta, 1)
-        return self.sign * value >= sorted((self.sign * v for v in values), reverse=True)[place - 1]
+        return sorted((self.sign * v for v in values), reverse=True)[place - 1]
 
     def promotable(self, group: Sequence[Configuration]) -> Iterator[Candidate]:
         """Yield the configurations of `group` whose newest trial is pruned but would go on by now."""
-        from optuna.trial import TrialState
+        curves = [one.curve for one in group]
+        least: dict[int, float] = {}
+        for one, curve in zip(group, curves, strict=True):
+            rung = self.rung_within(max(curve, default=0)) if one.newest.state.name == "PRUNED" else None
+            if rung is None or math.isnan(curve.get(rung, math.nan)):
+                continue
+            if rung not in least:
+                least[rung] = self._least(at_rung(curves, rung))
+            if self.sign * curve[rung] >= least[rung]:
+                yield rung, self.sign * curve[rung], -one.number, one
 
-        for one in group:
-            curve = one.curve
-            rung = self.rung_before(max(curve, default=0)) if one.newest.state == TrialState.PRUNED else None
-            if rung is not None and rung in curve and not math.isnan(curve[rung]):
-                if self.goes_on(curve[rung], at_rung(group, rung)):
-                    yield rung, self.sign * curve[rung], -one.number, one
 
-
-def at_rung(group: Sequence[Configuration], rung: int) -> list[float]:
-    """Return the value of each configuration after `rung` evaluations that is a number."""
-    values = (one.curve.get(rung, math.nan) for one in group)
+def at_rung(curves: Sequence[dict[int, float]], rung: int) -> list[float]:
+    """Return the values of `curves` after `rung` evaluations that are numbers."""
+    values = (curve.get(rung, math.nan) for curve in curves)
     return [v for v in values if not math.isnan(v)]

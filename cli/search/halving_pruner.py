@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cli.search.configurations import Configuration, configurations
+from cli.search.configurations import Configuration, configurations, first_number
 from cli.search.halving import Halving, at_rung
 from cli.search.pruner import Continuation
 
@@ -15,48 +15,45 @@ if TYPE_CHECKING:
 
     from cli.search.space import Space
 
-Bracket = Callable[[int], int]
-"""The first rung of the configuration with a number."""
+FirstRung = Callable[[int], int]
+"""The first rung of the configuration that begins with the trial of a number."""
 
 
 class HalvingPruner:
     """Halves successively among the configurations with the same first rung.
 
-    A configuration that was pruned is promoted when it is among the best of its rung later. `bracket`
-    returns the brackets of a study, None as long as there are none and nothing is pruned.
+    A configuration that was pruned is promoted when it is among the best of its rung later. A
+    decision is made at each rung, so `stops` has to be asked after every evaluation.
     """
 
-    def __init__(self, eta: int, bracket: Callable[[optuna.Study], Bracket | None]) -> None:
-        self._eta, self._bracket = eta, bracket
+    def __init__(self, eta: int, first_rungs: Callable[[optuna.Study], FirstRung | None]) -> None:
+        """`first_rungs` returns None for a study in which no trial can be pruned yet."""
+        self._eta, self._first_rungs = eta, first_rungs
 
     def stops(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        step, bracket = trial.last_step, self._bracket(study)
-        if step is None or bracket is None:
+        step, first_rung = trial.last_step, self._first_rungs(study)
+        if step is None or first_rung is None:
             return False
-        groups = self._groups(study, bracket)
-        rule, group = next((r, g) for r, g in groups.items() if any(trial.number in _numbers(c) for c in g))
-        if not rule.is_rung(step):
+        own = first_number(study.get_trials(deepcopy=False), trial)
+        rule = self._rule(study, first_rung(own))
+        if step != rule.rung_within(step):
             return False
+        others = [c.curve for c in configurations(study) if c.number != own and first_rung(c.number) == rule.first]
         value = trial.intermediate_values[step]
-        others = [one for one in group if trial.number not in _numbers(one)]
         return math.isnan(value) or not rule.goes_on(value, [*at_rung(others, step), value])
 
     def continuation(self, study: optuna.Study, space: Space) -> Continuation | None:
-        bracket = self._bracket(study)
-        groups = self._groups(study, bracket) if bracket else {}
-        candidates = [c for rule, group in groups.items() for c in rule.promotable(group)]
+        first_rung = self._first_rungs(study)
+        if first_rung is None:
+            return None
+        groups: dict[int, list[Configuration]] = {}
+        for one in configurations(study):
+            groups.setdefault(first_rung(one.number), []).append(one)
+        candidates = [c for first, group in groups.items() for c in self._rule(study, first).promotable(group)]
         if not candidates:
             return None
         newest = max(candidates, key=lambda c: c[:3])[3].newest
         return Continuation(newest.number, newest.params)
 
-    def _groups(self, study: optuna.Study, bracket: Bracket) -> Mapping[Halving, list[Configuration]]:
-        sign = 1 if study.direction.name == "MAXIMIZE" else -1
-        groups: dict[Halving, list[Configuration]] = {}
-        for one in configurations(study):
-            groups.setdefault(Halving(self._eta, bracket(one.number), sign), []).append(one)
-        return groups
-
-
-def _numbers(one: Configuration) -> set[int]:
-    return {trial.number for trial in one.trials}
+    def _rule(self, study: optuna.Study, first: int) -> Halving:
+        return Halving(self._eta, first, sign=1 if study.direction.name == "MAXIMIZE" else -1)

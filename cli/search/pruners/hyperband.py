@@ -6,7 +6,7 @@ import binascii
 import math
 from typing import TYPE_CHECKING
 
-from cli.search.halving_pruner import Bracket, HalvingPruner
+from cli.search.halving_pruner import FirstRung, HalvingPruner
 from hvd_train.config.options import Annotated, Field, PositiveInt
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ def create(
         PositiveInt | None, "evaluations of a whole trial; by default those of the first trial that completes"
     ] = None,
 ) -> HalvingPruner:
-    def bracket(study: optuna.Study) -> Bracket | None:
+    def first_rungs(study: optuna.Study) -> FirstRung | None:
         whole = last or _length(study)
         if whole is None:
             return None
         budgets = shares(count_brackets(first, whole, eta), eta)
         return lambda number: first * eta ** bracket_of(study.study_name, number, budgets)
 
-    return HalvingPruner(eta, bracket)
+    return HalvingPruner(eta, first_rungs)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cli.search.space import constraints, words
 from cli.search.space.dimensions import JOB_FIELDS, Dimension, Space, first
-from cli.search.space.domains import Integer
+from cli.search.space.domains import Integer, same
 from hvd_train.errors import UserError, nearest
 
 Load = Callable[[list[str]], object]
 """Loads the configuration with overrides; UserError has one line for each mistake."""
 
 
-def check_space(space: Space, load: Load, fixed: Mapping[str, Any]) -> None:
-    """Load every choice and both ends of every range once, each under its own condition.
+@dataclass(frozen=True)
+class _Probe:
+    """A value to check: that of `dimension` in `wanted`, which also has those that its condition needs."""
 
-    The other dimensions have one admissible value then. `fixed` has the fields that are not varied,
-    for constraints. UserError has one line for each mistake.
+    dimension: Dimension
+    wanted: dict[str, Any]
+
+
+def check_space(space: Space, load: Load, fixed: Mapping[str, Any]) -> None:
+    """Load every choice and both ends of every range, each under its own condition, but not their combinations.
+
+    `fixed` has the fields that are not varied, for constraints. UserError has one line for each mistake.
     """
     mistakes: dict[str, None] = {}  # ordered, each once
     for dimension in space.dimensions:
@@ -58,17 +66,24 @@ def _unknown_names(space: Space, fixed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _load_mistakes(space: Space, load: Load) -> Iterator[str]:
-    seen = set()
-    for dimension, values in _points(space):
-        overrides = space.overrides(values)
-        if dimension.field in JOB_FIELDS or tuple(overrides) in seen:
-            continue
-        seen.add(tuple(overrides))
-        try:
-            load(overrides)
-        except UserError as error:
-            for line in str(error).splitlines():
-                yield _located(line, dimension, space, values)
+    waiting = [p for p in _probes(space) if p.dimension.field not in JOB_FIELDS]
+    while waiting:
+        together = _compatible(waiting)
+        # One load checks a value of many dimensions. If it fails, each value is loaded apart to find the mistakes.
+        if list(_failures(space, load, _merged(together), together[0].dimension)):
+            for probe in together:
+                yield from _failures(space, load, probe.wanted, probe.dimension)
+        waiting = [p for p in waiting if p not in together]
+
+
+def _failures(space: Space, load: Load, wanted: Mapping[str, Any], probed: Dimension) -> Iterator[str]:
+    """Yield the mistakes of the configuration with the `wanted` values."""
+    values = _point(space, wanted)
+    try:
+        load(space.overrides(values))
+    except UserError as error:
+        for line in str(error).splitlines():
+            yield _located(line, probed, space, values)
 
 
 def _located(line: str, probed: Dimension, space: Space, values: Mapping[str, Any]) -> str:
@@ -83,18 +98,31 @@ def _located(line: str, probed: Dimension, space: Space, values: Mapping[str, An
 
 
 def _constraint_mistakes(space: Space, fixed: Mapping[str, Any]) -> Iterator[str]:
-    for _, values in _points(space):
+    for probe in _probes(space):
         try:
-            space.admits(values, fixed)
+            space.admits(_point(space, probe.wanted), fixed)
         except UserError as error:
             yield str(error)
 
 
-def _points(space: Space) -> Iterator[tuple[Dimension, dict[str, Any]]]:
-    """Yield each dimension with a point of the space for each value that has to be checked."""
+def _probes(space: Space) -> Iterator[_Probe]:
     for dimension in space.dimensions:
         for value in dimension.domain.probes():
-            yield dimension, _point(space, {**_needed(space, dimension), dimension.field: value})
+            yield _Probe(dimension, {**_needed(space, dimension), dimension.field: value})
+
+
+def _compatible(probes: Sequence[_Probe]) -> list[_Probe]:
+    """Return the first of `probes` and those that can share a point with it."""
+    together: list[_Probe] = []
+    for probe in probes:
+        merged = _merged(together)
+        if all(same(merged[field], value) for field, value in probe.wanted.items() if field in merged):
+            together.append(probe)
+    return together
+
+
+def _merged(probes: Sequence[_Probe]) -> dict[str, Any]:
+    return {field: value for probe in probes for field, value in probe.wanted.items()}
 
 
 def _needed(space: Space, dimension: Dimension) -> dict[str, Any]:

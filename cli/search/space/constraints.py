@@ -15,8 +15,8 @@ from typing import Any
 
 from hvd_train.errors import UserError
 
-LONGEST = 500
-"""Characters of a constraint. Python's parser needs stack for nested text."""
+LONGEST, DEEPEST = 500, 50
+"""Characters of a constraint, and levels of nesting in it."""
 _WORDS = {"true": True, "false": False, "null": None}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs}
 
@@ -57,6 +57,8 @@ def parse(text: str) -> ast.expr:
         raise UserError(f"cannot be read; {_EXPECTED}") from None
     if not _is_truth(tree):
         raise UserError(f"has no answer of true or false; {_EXPECTED}")
+    if _depth(tree) > DEEPEST:
+        raise UserError(f"nested more than {DEEPEST} times; split it")
     for problem in _problems(tree):
         raise UserError(f"{problem}; {_EXPECTED}")
     return tree
@@ -98,6 +100,13 @@ def _children(node: ast.expr) -> list[ast.expr]:
     if isinstance(node, ast.Call):
         return node.args
     return [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
+
+
+def _depth(node: ast.expr, above: int = 0) -> int:
+    """Return the levels of nesting; of deeper trees than allowed, some number beyond."""
+    if above > DEEPEST:
+        return above
+    return max((_depth(child, above + 1) for child in _children(node)), default=above)
 
 
 def _problems(node: ast.expr) -> Iterator[str]:

@@ -81,7 +81,7 @@ def _log(text: str, low: float, high: float) -> Uniform:
     return Uniform(low, high, log=True)
 
 
-def _integer(text: str, low: float, high: float, step: float = 1) -> Integer:
+def _integer(text: str, low: float, high: float, step: float = 1.0) -> Integer:
     for number in (low, high, step):
         if not number.is_integer():
             raise UserError(f"'{text}' has the fractional number {number!r}; expected whole numbers")
