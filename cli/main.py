@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.arguments.parser import Commands, PlainCommand, option_names
+from cli.arguments.parser import Commands, PlainCommand, group_class, option_names
 from cli.output import streams
 from hvd_train.config import plugins
 from hvd_train.errors import ExitCode, UserError, nearest
@@ -30,7 +30,9 @@ def _add_commands(group: typer.Typer, package: str) -> None:
         if hasattr(module, "command"):
             group.command(name, cls=PlainCommand)(module.command)
         else:
-            inner = typer.Typer(cls=Commands, rich_markup_mode=None, help=module.__doc__)
+            inner = typer.Typer(
+                cls=group_class(getattr(module, "DEFAULT", None)), rich_markup_mode=None, help=module.__doc__
+            )
             _add_commands(inner, module.__name__)
             group.add_typer(inner, name=name)
 

@@ -28,9 +28,14 @@ def load(file: Path, overrides: Sequence[str]) -> RunFile:
     return read(file, overrides)[0]
 
 
-def read(file: Path, overrides: Sequence[str]) -> tuple[RunFile, Document]:
-    """Return what `load` returns, and the document, which has the line of each field."""
+def read(file: Path, overrides: Sequence[str], search: Path | None = None) -> tuple[RunFile, Document]:
+    """Return what `load` returns, and the document, which has the line of each field.
+
+    The file `search` has fields of the section `search:`, which replace those of `file`.
+    """
     source = document.read(file)
+    if search is not None:
+        _merge_search(source, document.read(search))
     config = resolve_as(RunFile, source, overrides)
     for path, target in target_sections(config):
         try:
@@ -38,3 +43,9 @@ def read(file: Path, overrides: Sequence[str]) -> tuple[RunFile, Document]:
         except UserError as error:
             raise UserError(f"{source.place(path)}: {'.'.join(map(str, path))}: {error}") from None
     return config, source
+
+
+def _merge_search(source: Document, more: Document) -> None:
+    own = source.values.get("search")
+    source.values["search"] = {**(own if isinstance(own, dict) else {}), **more.values}
+    source.places |= {("search", *path): place for path, place in more.places.items()}

@@ -253,6 +253,7 @@ Straggler = Annotated[
 
 RunFolder = Annotated[Path | None, _output("runs/NAME-TIME")]
 BenchFolder = Annotated[Path | None, _output("bench-WHAT-TIME")]
+SearchFolder = Annotated[Path | None, _output("tune-NAME-TIME")]
 CompareFolder = Annotated[Path | None, _output("compare-NAME-TIME")]
 PredictionFile = Annotated[Path | None, _output("CSV on stdout", metavar="FILE.csv|.jsonl|.parquet")]
 ResultFolder = Annotated[Path | None, _output("RUN/COMMAND-TIME")]

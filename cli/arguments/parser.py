@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from typer.core import TyperCommand, TyperGroup
 
@@ -81,7 +81,12 @@ def _usage(argument: Any) -> str:
 
 
 class Commands(TyperGroup):
-    """A group of commands: names match in any case, and UserError suggests the nearest one."""
+    """A group of commands: names match in any case, and UserError suggests the nearest one.
+
+    Words that do not begin with a command are those of the command `default`, if there is one.
+    """
+
+    default: ClassVar[str | None] = None
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands)
@@ -89,6 +94,8 @@ class Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not self.invoke_without_command and not ctx.resilient_parsing:
             raise UserError(f"{ctx.info_name}: expected a command (choices: {', '.join(self.list_commands(ctx))})")
+        if self.default is not None and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -96,3 +103,8 @@ class Commands(TyperGroup):
             group = f"{ctx.info_name}: " if ctx.parent else ""
             args = [find(args[0], self.commands, f"{group}no command"), *args[1:]]
         return super().resolve_command(ctx, args)
+
+
+def group_class(default: str | None) -> type[Commands]:
+    """Return the class of a group whose words are those of the command `default` unless they name another."""
+    return type("CommandsWithDefault", (Commands,), {"default": default}) if default else Commands

@@ -51,10 +51,11 @@ _STATES = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "pruned", "FA
 
 def records(study: optuna.Study) -> list[Record]:
     """Return the trials of `study` in the order of their numbers, without infeasible ones."""
-    return [_record(t) for t in study.get_trials(deepcopy=False) if INFEASIBLE not in t.user_attrs]
+    return [record(t) for t in study.get_trials(deepcopy=False) if INFEASIBLE not in t.user_attrs]
 
 
-def _record(trial: optuna.trial.FrozenTrial) -> Record:
+def record(trial: optuna.trial.FrozenTrial) -> Record:
+    """Return `trial` as plain values."""
     attributes = trial.user_attrs
     state = _STATES[trial.state.name]
     return Record(

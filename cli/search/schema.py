@@ -5,7 +5,7 @@ Ranks never receive it.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -54,7 +54,12 @@ class SearchSection(Section):
     objectives: list[ObjectiveSection] = Field(
         [], description="figures to improve; by default the metric of train.converge, return, accuracy or loss"
     )
-    trials: PositiveInt = Field(20, description="trials of the whole search")
+    trials: PositiveInt | None = Field(
+        None, description="trials of the whole search; by default 20, or all points of a grid"
+    )
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="folds of a cross-validation: each trial is a run for each of them (see data.fold)"
+    )
     max_seconds: PositiveFloat | None = Field(None, description="no trial starts after this many seconds of searching")
     max_gpu_hours: PositiveFloat | None = Field(
         None, description="no trial starts after the trials used this many hours of a slot (a GPU, or a core)"

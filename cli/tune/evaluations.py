@@ -12,21 +12,22 @@ class Evaluations:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "metrics.jsonl"
-        self._read = 0
+        self._inode, self._read = 0, 0
         self.rows: list[dict[str, Any]] = []
 
     def new(self) -> list[tuple[int, dict[str, Any]]]:
         """Return the evaluations that were written since the last call, with their numbers from 1.
 
-        A run that resumes drops the records after its checkpoint and writes them again.
+        A run that resumes makes a new file without the records after its checkpoint. All of its
+        evaluations are new again.
         """
         try:
-            size = self._file.stat().st_size
+            found = self._file.stat()
         except FileNotFoundError:
             return []
-        if size < self._read:
-            self._read, self.rows = 0, []
-        if size == self._read:
+        if found.st_ino != self._inode:
+            self._inode, self._read, self.rows = found.st_ino, 0, []
+        if found.st_size == self._read:
             return []
         with self._file.open("rb") as file:
             file.seek(self._read)

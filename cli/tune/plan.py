@@ -10,13 +10,14 @@ from typing import Any
 from cli.arguments.configuration import RunFile, load
 from cli.compare.entries import entries, file_sync
 from cli.search.schema import SearchSection
-from cli.search.space import Space
+from cli.search.space import Space, fields_of
 from cli.tune.objectives import Objective
 from hvd_train.config import document
 from hvd_train.config.resolve import expand
 from hvd_train.config.section import PluginSection
 from hvd_train.config.sections import section_at
 from hvd_train.text import strict_json
+from hvd_train.text.names import match
 
 STRATEGY = "strategy"
 NP = "np"
@@ -24,7 +25,10 @@ NP = "np"
 
 @dataclass(frozen=True)
 class Plan:
-    """A search of `file` with the user's `overrides`. Each trial has `folds` runs, or one if it is 0."""
+    """A search of `file` with the user's `overrides`, of so many `trials`.
+
+    Each trial has `folds` runs, or one if `folds` is 0.
+    """
 
     file: Path
     overrides: tuple[str, ...]
@@ -32,6 +36,7 @@ class Plan:
     space: Space
     search: SearchSection
     objectives: tuple[Objective, ...]
+    trials: int
     folds: int = 0
 
     def ranks(self, values: Mapping[str, Any]) -> int:
@@ -53,14 +58,16 @@ class Plan:
     def fixed(self) -> dict[str, Any]:
         """Return the fields of the file by dotted name, and the number of ranks, for constraints."""
         config = load(self.file, self.overrides).model_dump(exclude={"search", "slurm"})
-        return {**dict(_leaves(config, "")), NP: self.np}
+        return {**fields_of(config), NP: self.np}
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal when a search is resumed, as JSON by dotted name."""
         config = load(self.file, self.overrides).model_dump(exclude={"search", "slurm"})
+        space = self.space.describe()
         parts: dict[str, Any] = {
             "file": config,
-            "space": self.space.describe(),
+            "space": {d["field"]: d for d in space["dimensions"]},
+            "constraints": space["constraints"],
             "objectives": [objective.title for objective in self.objectives],
             "folds": self.folds,
             "np": self.np,
@@ -85,12 +92,12 @@ class Plan:
             section = section_at(RunFile, tuple(path))
             if not (issubclass(section, PluginSection) and last == section.selector):
                 continue
-            given = _at(written, path)
-            if given.get(last, section.default) == value:
+            given, member = _at(written, path), match(str(value), section.members())
+            if member is None or member == given.get(last, section.default):
                 continue
-            known = {*section.model_fields, *section.fields_with(value)} - {last}
+            known = {*section.model_fields, *section.fields_with(member)} - {last}
             kept = {key: given[key] for key in given if key in known}
-            yield f"{'.'.join(path)}={strict_json.dumps_exact({last: value, **kept})}"
+            yield f"{'.'.join(path)}={strict_json.dumps_exact({last: member, **kept})}"
 
 
 def _at(values: Any, path: list[str]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from cli.tune.runner import Placement
 from hvd_train.rank.affinity import SLOTS
 
 HERE = "localhost"
+OVERTAKEN = 16
+"""Runs that may overtake the first one that waits. Then it gets the next slots that suffice."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Slots:
     def __init__(self, hosts: Sequence[Host]) -> None:
         self._hosts = {host.name: host for host in hosts}
         self._free = {host.name: list(range(host.slots)) for host in hosts}
+        self._overtaken = 0
 
     @property
     def count(self) -> int:
@@ -59,6 +62,17 @@ class Slots:
             taken += [Slot(name, index) for index in free[:number]]
             del free[:number]
         return tuple(taken)
+
+    def take_first(self, waiting: Sequence[int]) -> tuple[int, tuple[Slot, ...]] | None:
+        """Take slots for the first run that fits, given the numbers of ranks of the `waiting` runs.
+
+        Return its place in `waiting` and its slots, None if none may start.
+        """
+        for place, np in enumerate(waiting[:1] if self._overtaken >= OVERTAKEN else waiting):
+            if slots := self.take(np):
+                self._overtaken = self._overtaken + 1 if place else 0
+                return place, slots
+        return None
 
     def give(self, slots: Iterable[Slot]) -> None:
         """Return slots that a run no longer uses."""

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.search import records
+from cli.search.records import Record
 from hvd_train.errors import UserError, install_remedy
 
 if TYPE_CHECKING:
@@ -33,21 +35,63 @@ def require_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def create(folder: Path, modes: Sequence[str], attributes: Mapping[str, Any]) -> optuna.Study:
-    """Create the study of a new search, with `attributes` of the study."""
-    import optuna
+class Journal:
+    """The study of a search, whose trials go by their numbers."""
 
-    directions = [
-        optuna.study.StudyDirection.MAXIMIZE if m == "max" else optuna.study.StudyDirection.MINIMIZE for m in modes
-    ]
-    study = optuna.create_study(study_name=NAME, storage=_storage(folder), directions=directions)
+    def __init__(self, study: optuna.Study, storage: optuna.storages.BaseStorage) -> None:
+        self.study = study
+        self._storage = storage
+        self._study_id = storage.get_study_id_from_name(NAME)
+
+    def adopt(self, number: int) -> optuna.Trial:
+        """Return the running trial `number` of an earlier process, which keeps the parameters that it has."""
+        import optuna
+
+        return optuna.trial.Trial(self.study, self._id(number))
+
+    def trial(self, number: int) -> optuna.trial.FrozenTrial:
+        """Return the trial as it is now; do not change it."""
+        return self._storage.get_trial(self._id(number))
+
+    def record(self, number: int) -> Record:
+        return records.record(self.trial(number))
+
+    def note(self, number: int, name: str, value: Any) -> None:
+        """Set a user attribute of a trial that runs."""
+        self._storage.set_trial_user_attr(self._id(number), name, value)
+
+    def report(self, number: int, evaluation: int, value: float) -> None:
+        """Set an intermediate value, also in place of an earlier one."""
+        self._storage.set_trial_intermediate_value(self._id(number), evaluation, value)
+
+    def _id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+
+def create(
+    folder: Path, modes: Sequence[str], attributes: Mapping[str, Any], sampler: optuna.samplers.BaseSampler
+) -> Journal:
+    """Create the study of a new search, with `attributes` of the study."""
+    from optuna.study import StudyDirection, create_study
+
+    directions = [StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in modes]
+    storage = _storage(folder)
+    study = create_study(study_name=NAME, storage=storage, directions=directions, sampler=sampler)
     for name, value in attributes.items():
         study.set_user_attr(name, value)
-    return study
+    return Journal(study, storage)
+
+
+def resume(folder: Path, sampler: optuna.samplers.BaseSampler) -> Journal:
+    """Return the study of an earlier search in `folder`, which goes on."""
+    import optuna
+
+    storage = _storage(folder)
+    return Journal(optuna.load_study(study_name=NAME, storage=storage, sampler=sampler), storage)
 
 
 def load(folder: Path) -> optuna.Study:
-    """Return the study of the search in `folder`; UserError if it has none."""
+    """Return the study of the search in `folder`, to read it; UserError if it has none."""
     require_optuna()
     import optuna
 

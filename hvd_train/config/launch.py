@@ -12,6 +12,8 @@ from hvd_train.config.schema import Config
 from hvd_train.config.section import PluginSection, Section
 from hvd_train.text import strict_json
 
+GATE = "DDL_GATE"
+"""Variable with the file in which a search answers the evaluations of a run (`hvd_train/rank/gate.py`)."""
 RESULT = "result.json"
 """The file in the output folder of a task that holds what the task returned on rank 0."""
 

@@ -1,6 +1,6 @@
 """A run that asks after each evaluation whether to go on, as the trials of a search do.
 
-The variable DDL_GATE names a file, and a search (`cli/tune/gate.py`) writes its answers there:
+The variable DDL_GATE (`config.launch.GATE`) names a file, and a search (`cli/tune/gate.py`) writes its answers there:
 `{"step": 40, "stop": false}` answers every evaluation up to that of step 40. `stop` ends the run as
 a signal does: ranks finish the step, save a checkpoint and exit with the code STOPPED.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from hvd_train.monitor.base import Record, Sink
 
-VARIABLE = "DDL_GATE"
 PATIENCE = 5.0
 """Seconds that an evaluation waits for its answer: more than NFS needs to show a new file."""
 POLL = 0.005

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hvd_train.comm.communicator import Communicator
-from hvd_train.config.launch import Launch
+from hvd_train.config.launch import GATE, Launch
 from hvd_train.config.schema import Config
 from hvd_train.data import preprocessing
 from hvd_train.data.base import Dataset
@@ -19,7 +19,7 @@ from hvd_train.errors import UserError
 from hvd_train.monitor.base import Sink
 from hvd_train.monitor.sinks import jsonl, tensorboard, terminal
 from hvd_train.rank import environment, events
-from hvd_train.rank.gate import VARIABLE, Gate
+from hvd_train.rank.gate import Gate
 from hvd_train.rank.logs import Output
 from hvd_train.rank.submitted import awaits_start, is_empty
 from hvd_train.saved.run import ENVIRONMENT
@@ -47,7 +47,7 @@ class RunFolder:
         if self._comm.rank != 0:
             return []
         stream = self._output.stream()
-        gate = os.environ.get(VARIABLE)
+        gate = os.environ.get(GATE)
         return [
             jsonl.create(self.path),
             tensorboard.create(self.path),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -318,9 +319,9 @@ def file(tmp_path: Path) -> Path:
 def test_every_edge_of_the_space_is_loaded_once(file: Path) -> None:
     loaded: list[tuple[str, ...]] = []
 
-    def load_and_count(overrides: list[str]) -> object:
-        loaded.append(tuple(overrides))
-        return load(file, overrides)
+    def load_and_count(values: Mapping[str, Any]) -> object:
+        loaded.append(tuple(made.overrides(values)))
+        return load(file, loaded[-1])
 
     made = space(
         {
@@ -350,7 +351,7 @@ def test_values_that_the_configuration_refuses_are_named_with_their_place(file: 
         }
     )
     with pytest.raises(UserError) as error:
-        check_space(made, lambda overrides: load(file, overrides), {})
+        check_space(made, lambda values: load(file, made.overrides(values)), {})
     lines = str(error.value).splitlines()
     starts = {line.split(": ")[0] + ": " + line.split(": ")[1] for line in lines}
     assert {
@@ -363,27 +364,28 @@ def test_values_that_the_configuration_refuses_are_named_with_their_place(file: 
     assert "did you mean 'epochs'?" in str(error.value)
     only_sgd = space({"optimizer.name": ["SGD", "Adam"], "optimizer.momentum": "uniform(0, 0.9)"})
     with pytest.raises(UserError, match=r"^s\.yaml:optimizer\.momentum: optimizer\.momentum=0\.0: unknown key"):
-        check_space(only_sgd, lambda overrides: load(file, overrides), {})
+        check_space(only_sgd, lambda values: load(file, only_sgd.overrides(values)), {})
 
 
 @pytest.mark.parametrize("written", ["uniform(1, 4)", [1, 2.5], [0, 1], "int(0, 4)", ["2"], [True]])
 def test_np_is_a_whole_number_from_1(written: Any) -> None:
     with pytest.raises(UserError, match=r"s\.yaml:np: np: expected whole numbers from 1, got "):
-        check_space(space({"np": written}), lambda overrides: None, {})
+        check_space(space({"np": written}), lambda values: None, {})
 
 
 def test_names_and_types_in_constraints_are_checked() -> None:
     made = space({"np": [1, 2], "name": ["a", "b"]}, ["npp < 2", "data.batch_size < np"])
     with pytest.raises(UserError) as error:
-        check_space(made, lambda overrides: None, {"data.batch_size": 4, "data": {}})
+        check_space(made, lambda values: None, {"data.batch_size": 4, "data": {}})
     assert str(error.value).startswith("constraint 'npp < 2': no field 'npp'; did you mean 'np'?")
     with pytest.raises(UserError, match="constraint 'name < 2': cannot be computed for name='a'"):
-        check_space(space({"name": ["a", "b"]}, ["name < 2"]), lambda overrides: None, {})
+        check_space(space({"name": ["a", "b"]}, ["name < 2"]), lambda values: None, {})
 
 
 def test_dimensions_share_loads(file: Path) -> None:
     loaded: list[list[str]] = []
     fields: dict[str, Any] = {f"f{i}": "uniform(0, 1)" for i in range(20)} | {"c": [1, 2, 3]}
-    check_space(space(fields), loaded.append, {})
+    made = space(fields)
+    check_space(made, lambda values: loaded.append(made.overrides(values)), {})
     assert len(loaded) == 3
     assert {f"f{i}={end}" for i in range(20) for end in ("0.0", "1.0")} <= {w for words in loaded for w in words}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cli.search.space.checking import check_space, fields_of
+from cli.search.space.checking import check_space, fields_of, point
 from cli.search.space.dimensions import JOB_FIELDS, Condition, Dimension, Space
 from cli.search.space.domains import Choice, Domain, Integer, Uniform
 from cli.search.space.parsing import parse_space
@@ -19,4 +19,5 @@ __all__ = [
     "check_space",
     "fields_of",
     "parse_space",
+    "point",
 ]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.search.space import constraints, words
-from cli.search.space.dimensions import JOB_FIELDS, Dimension, Space, first
+from cli.search.space.dimensions import Dimension, Space, first
 from cli.search.space.domains import Integer, same
 from hvd_train.errors import UserError, nearest
 
-Load = Callable[[list[str]], object]
-"""Loads the configuration with overrides; UserError has one line for each mistake."""
+Load = Callable[[Mapping[str, Any]], object]
+"""Loads the configuration with the values of fields; UserError has one line for each mistake."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +66,26 @@ def _unknown_names(space: Space, fixed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _load_mistakes(space: Space, load: Load) -> Iterator[str]:
-    waiting = [p for p in _probes(space) if p.dimension.field not in JOB_FIELDS]
+    waiting, said = [p for p in _probes(space) if p.dimension.field != "np"], set[tuple[str, str]]()
     while waiting:
         together = _compatible(waiting)
         # One load checks a value of many dimensions. If it fails, each value is loaded apart to find the mistakes.
-        if list(_failures(space, load, _merged(together), together[0].dimension)):
-            for probe in together:
-                yield from _failures(space, load, probe.wanted, probe.dimension)
+        for probe in together if _failures(load, point(space, _merged(together))) else ():
+            values = point(space, probe.wanted)
+            for line in _failures(load, values):
+                if (probe.dimension.field, line) not in said:  # an unknown field is one mistake, whatever its value
+                    said.add((probe.dimension.field, line))
+                    yield _located(line, probe.dimension, space, values)
         waiting = [p for p in waiting if p not in together]
 
 
-def _failures(space: Space, load: Load, wanted: Mapping[str, Any], probed: Dimension) -> Iterator[str]:
-    """Yield the mistakes of the configuration with the `wanted` values."""
-    values = _point(space, wanted)
+def _failures(load: Load, values: Mapping[str, Any]) -> list[str]:
+    """Return the mistakes of the configuration with `values`."""
     try:
-        load(space.overrides(values))
+        load(values)
     except UserError as error:
-        for line in str(error).splitlines():
-            yield _located(line, probed, space, values)
+        return str(error).splitlines()
+    return []
 
 
 def _located(line: str, probed: Dimension, space: Space, values: Mapping[str, Any]) -> str:
@@ -100,7 +102,7 @@ def _located(line: str, probed: Dimension, space: Space, values: Mapping[str, An
 def _constraint_mistakes(space: Space, fixed: Mapping[str, Any]) -> Iterator[str]:
     for probe in _probes(space):
         try:
-            space.admits(_point(space, probe.wanted), fixed)
+            space.admits(point(space, probe.wanted), fixed)
         except UserError as error:
             yield str(error)
 
@@ -133,7 +135,7 @@ def _needed(space: Space, dimension: Dimension) -> dict[str, Any]:
     return {**_needed(space, parent), parent.field: dimension.when.values[0]}
 
 
-def _point(space: Space, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def point(space: Space, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Return a point with the `wanted` values, and the first value of each other field that is varied there."""
     values: dict[str, Any] = {}
     for dimension in space.dimensions:

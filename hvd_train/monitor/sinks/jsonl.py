@@ -22,7 +22,10 @@ class JsonLines(Sink):
         progress = {"first_step": run["first_step"], "total_steps": run["total_steps"]}
         (self._path.parent / "progress.json").write_text(strict_json.dumps(progress) + "\n", encoding="utf-8")
         kept = [line for line in self._lines() if json.loads(line)["step"] <= run["first_step"]]
-        self._path.write_text("".join(kept), encoding="utf-8")
+        # A new file: a program that follows the old one sees that lines were dropped.
+        draft = self._path.with_name(f".{self._path.name}")
+        draft.write_text("".join(kept), encoding="utf-8")
+        draft.replace(self._path)
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
 
     def train(self, record: Record) -> None:
