@@ -18,7 +18,7 @@ from hvd_train.config.launch import GATE
 from hvd_train.errors import UserError
 from hvd_train.rank import internal
 
-_ASIDE = ("ddl: see ", "ddl: warning", "ddl: rank ")
+_ASIDE = ("ddl: see ", "ddl: warning")
 
 
 class Processes:
