@@ -19,6 +19,7 @@ from pydantic import (
 
 from hvd_train.config import parameters, plugins, targets, torch_optimizers, torchmetrics_source
 from hvd_train.config.compress_model import CompressModelSection
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Fraction
 from hvd_train.config.section import TARGET, PluginSection, Section
 from hvd_train.errors import UserError, install_remedy
@@ -76,6 +77,10 @@ class DataSection(PluginSection):
         32,
         description="samples in a micro-batch of one copy of the model; without 'parallel', the global batch is np times "
         "batch_size",
+    )
+    fold: FoldSection | None = Field(
+        None,
+        description="cross-validation: hold out one fold of the samples, in place of a fraction or given test samples",
     )
     partition: PartitionSection = Field(default_factory=PartitionSection)
     collate: CollateSection = Field(default_factory=CollateSection)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hvd_train.data.base import Dataset, describe, held_out
+from hvd_train.data.base import Dataset, describe, tensor_split
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.target_warnings import target_warnings
 from hvd_train.data.value_checks import Array, at, classes, finite, precision_loss
 from hvd_train.errors import UserError
@@ -74,19 +75,11 @@ def _targets(y: NamedArray) -> Tensor:
     return classes(y.values, y.name)
 
 
-def none_left(fraction: float, samples: int, where: str) -> UserError:
-    """Return the error for a held-out fraction that leaves no training samples."""
-    return UserError(f"{where}: test_fraction {fraction} leaves none of {samples} samples for training")
-
-
-def hold_out(whole: Samples, fraction: float, seed: int, where: str) -> Dataset:
-    """Return a data set with a random `fraction` held out.
-
-    Raise UserError if no training samples are left.
-    """
-    train, test = held_out(whole.x, whole.y, fraction, seed)
-    if len(train) == 0:
-        raise none_left(fraction, len(whole.x), where)
+def held_out(whole: Samples, hold_out: HoldOut, where: str) -> Dataset:
+    """Return a data set of which `hold_out` chooses the held-out samples."""
+    is_class = whole.y.dtype == torch.int64
+    rows = hold_out.rows(len(whole.x), where, whole.y if is_class else None)
+    train, test = (tensor_split(whole.x[part], whole.y[part]) for part in rows)
     spec = describe(train.x, whole.y)
     warnings = (*whole.warnings, *target_warnings(train.y, test.y, spec.outputs, whole.name))
     return Dataset(train, test, spec, warnings, input={"kind": "arrays"})

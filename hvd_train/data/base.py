@@ -127,34 +127,6 @@ class TensorSplit:
         return self.x.index_select(0, indices), self.y.index_select(0, indices)
 
 
-def held_out(x: Tensor, y: Tensor, fraction: float, seed: int) -> tuple[TensorSplit, TensorSplit]:
-    """Split samples at random into training and test samples. Equal seeds give equal splits."""
-    train, test = held_out_rows(len(x), fraction, seed)
-    return tensor_split(x[train], y[train]), tensor_split(x[test], y[test])
-
-
-def held_out_rows(samples: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return random positions of training and test samples. Equal seeds give equal positions."""
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
-    cut = samples - round(samples * fraction)
-    return order[:cut], order[cut:]
-
-
-def stratified_rows(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return random positions of training and test samples with the same `fraction` of each class.
-
-    `labels` are classes, int64 `(n,)`. Each class keeps a training sample. Equal seeds give equal
-    positions.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    chosen, order = (torch.randperm(len(labels), generator=generator) for _ in range(2))
-    is_test = torch.zeros(len(labels), dtype=torch.bool)
-    for number in labels.unique().tolist():
-        of_class = chosen[labels[chosen] == number]
-        is_test[of_class[: min(round(len(of_class) * fraction), len(of_class) - 1)]] = True
-    return order[~is_test[order]], order[is_test[order]]
-
-
 def tensor_split(x: Tensor, y: Tensor) -> TensorSplit:
     """Return a split whose labels are its targets if the targets are classes."""
     is_class = y.dtype == torch.int64 and y.dim() == 1

@@ -9,11 +9,13 @@ from typing import Any
 
 from torch.utils.data import default_collate
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.schema import DataSection
 from hvd_train.config.section import TARGET, PluginSection
 from hvd_train.data.base import Dataset, Items, Stream
 from hvd_train.data.collates import pad
 from hvd_train.data.fitted import Fitted, described_as
+from hvd_train.data.folded import check_positions, folded, without_tests
 from hvd_train.data.lengths import with_lengths
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.samples import Collate, RowItems, SampleSplit, StreamSplit, TransformedSplit
@@ -32,7 +34,7 @@ def load(section: DataSection, seed: int = 0, node: Node = ALONE, fitted: Fitted
     encoded in training: it is the content of `data.json` of a run folder. Collective for the ranks of
     `node`. Raise UserError for data that is missing or malformed, or does not fit `fitted`.
     """
-    made = read_source(section, node, fitted, stacked=section.collate.member == "stack")
+    made = read_source(section, node, fitted, section.fold, stacked=section.collate.member == "stack")
     context = TransformContext(made.spec, seed, section.label_key, made.preprocessing)
     transforms = [one.create(context, expected=Transform) for one in section.transforms]
     split = partial(_split, section=section, collate=collate_of(section, made.pad), seed=seed)
@@ -57,15 +59,27 @@ def collate_of(section: DataSection, padding: Mapping[str, Any]) -> Collate:
     return made
 
 
-def read_source(section: PluginSection, node: Node, fitted: Fitted | None = None, *, stacked: bool = True) -> Dataset:
+def read_source(
+    section: PluginSection,
+    node: Node,
+    fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
+    *,
+    stacked: bool = True,
+) -> Dataset:
     """Return what the source that `section` names returns, as a `Dataset`; collective for `node`.
 
-    All samples of a target that are `stacked` have one shape.
+    A `fold` divides the training samples, and given test samples are not read. All samples of a target
+    that are `stacked` have one shape. Raise UserError if the samples have no positions to divide.
     """
-    made = section.create(node, fitted)
+    where = f"{'target ' * (section.member == TARGET)}'{section.label}'"
+    made = (section if fold is None else without_tests(section)).create(node, fitted, fold)
     if section.member == TARGET:
-        made = as_dataset(made, f"target '{section.label}'", stacked=stacked)
+        made = as_dataset(made, where, stacked=stacked)
     assert isinstance(made, Dataset)
+    if fold is not None:
+        check_positions(made, where)
+        made = folded(made, fold, where) if section.member == TARGET else made
     return made if fitted is None else described_as(made, fitted, section.label)
 
 

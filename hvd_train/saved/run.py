@@ -11,6 +11,7 @@ from typing import Any
 
 from hvd_train.config.chosen import chosen
 from hvd_train.config.document import Document
+from hvd_train.config.fold_section import names_test_samples
 from hvd_train.config.resolve import resolve
 from hvd_train.config.schema import Config
 from hvd_train.errors import UserError
@@ -32,6 +33,8 @@ _NO_PATHS = {
     "item",
     "rating",
     "time",
+    "kind",
+    "group",
 }
 """Options of data sources whose texts are no paths, even if a file has the same name."""
 _PATTERN = set("*?[{")
@@ -79,6 +82,8 @@ def find_run(path: Path, overrides: Sequence[str] = ()) -> Run:
     written = chosen(saved)
     if saved.train.device == "cuda":
         written["train"]["device"] = "auto"  # this machine may have no GPU
+    if any(names_test_samples(one.partition("=")[0]) for one in overrides):
+        written["data"].pop("fold", None)  # a fold would leave them out
     config = resolve(Document(written, "--data"), [f"data.{one}" for one in overrides])
     checkpoint = path if path != folder else _checkpoint(folder)
     return Run(folder, checkpoint, config, data, environment)

@@ -102,6 +102,7 @@ RULES = (
     Rule("train.accumulate", ("epoch",), "converted"),
     Rule("data.samples", ("epoch",)),
     Rule("data.labels", ("epoch",)),
+    Rule("data.fold.*", ("epoch",)),
     Rule("data.partition.name", ("epoch", "speeds")),
     Rule("data.partition.*", ("epoch", "speeds")),
     Rule("data.env", ("epoch", "experience")),

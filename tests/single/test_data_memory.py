@@ -27,7 +27,8 @@ from hvd_train.config import plugins
 from hvd_train.config.document import Document
 from hvd_train.config.resolve import read_section
 from hvd_train.config.schema import DataSection
-from hvd_train.data.base import Dataset, Split, held_out_rows
+from hvd_train.data.base import Dataset, Split
+from hvd_train.data.hold_out import held_out_rows
 from hvd_train.data.load import load as load_section
 from hvd_train.data.memory import once as once_module
 from hvd_train.data.memory.node import ALONE, Node

@@ -161,7 +161,7 @@ def test_a_transform_changes_steps_and_no_padding() -> None:
         ({}, {"x": np.full((sum(LENGTHS), 2), np.nan)}, "array 'x' at [0, 0]: found nan, expected a finite number"),
         ({}, {"x": np.zeros((sum(LENGTHS), 2, 2))}, "of shape (52, 2, 2), expected numbers (steps, features)"),
         ({}, {"x": np.empty((0, 2))}, "of shape (0, 2), expected numbers (steps, features)"),
-        ({"groups": "g"}, {"g": np.zeros(3, int)}, "of shape (3,), expected one integer for each of 12 sequences"),
+        ({"groups": "g"}, {"g": np.zeros(3, int)}, "of shape (3,), expected one integer for each of 12 samples"),
         ({"x": "X"}, {}, "no array 'X'; did you mean 'x'?"),
         ({"path": "s.csv"}, {}, "s.csv: ends with '.csv', expected an .npz or .safetensors file"),
         ({"test_path": "t.npz"}, {}, "t.npz: sequences of 1 features with classes, expected sequences of 2 features with"),

@@ -25,7 +25,8 @@ from hvd_train.config.document import Document
 from hvd_train.config.resolve import read_section, resolve
 from hvd_train.config.schema import DataSection
 from hvd_train.data import preprocessing
-from hvd_train.data.base import Dataset, stratified_rows
+from hvd_train.data.base import Dataset
+from hvd_train.data.hold_out import stratified_rows
 from hvd_train.data.load import load
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.samples import SampleSplit

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from hvd_train.data.arrays import none_left
-from hvd_train.data.base import Dataset, held_out_rows
+from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted, classes_of
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.media.listing import Layout, Listing, check_classes, list_files, with_classes
 from hvd_train.data.spec import DataSpec
 from hvd_train.data.target_warnings import target_warnings
@@ -79,8 +79,7 @@ class Division:
     """The options that say which samples are held out."""
 
     test_path: str | dict[str, str] | None
-    test_fraction: float
-    seed: int
+    hold_out: HoldOut
 
     def paths(self) -> list[tuple[str, str, str]]:
         """Return the name, the option in messages and the path of each held-out part.
@@ -108,10 +107,10 @@ def dataset(
         check_classes(whole)
     else:
         whole = with_classes(whole, classes_of(fitted) or [], "the run")
-    fraction = division.test_fraction if division.test_path is None else 0.0
-    train_rows, test_rows = held_out_rows(len(whole.names), fraction, division.seed)
-    if not len(train_rows):
-        raise none_left(fraction, len(whole.names), path)
+    hold_out = division.hold_out if division.test_path is None else replace(division.hold_out, fraction=0.0)
+    train_rows, test_rows = hold_out.rows(
+        len(whole.names), path, whole.targets if whole.classes else None, whole.groups
+    )
     train = whole.rows(train_rows)
     tests = {
         name: with_classes(list_files(p, option, layout), whole.classes, whole.where)

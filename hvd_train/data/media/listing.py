@@ -38,6 +38,8 @@ class Layout:
     task: Task
     delimiter: str
     root: str | None
+    group_column: str | None = None
+    """The column of a table with the groups of the files, for folds."""
 
     def label(self, listing: Listing) -> str:
         """Return the name of the targets: a column, or `folder`."""
@@ -61,6 +63,8 @@ class Listing:
     warnings: tuple[str, ...] = ()
     numbers: Array | None = None
     """The row of the table for each file; None: in order."""
+    groups: Array | None = None
+    """The group of each file of the table, for folds."""
 
     def file(self, index: int) -> str:
         """Return the path of a file."""
@@ -73,7 +77,9 @@ class Listing:
 
     def rows(self, indices: Tensor) -> Listing:
         """Return the files at `indices`."""
-        return replace(self, names=self.names[indices.numpy()], targets=self.targets[indices], numbers=indices.numpy())
+        at = indices.numpy()
+        groups = None if self.groups is None else self.groups[at]
+        return replace(self, names=self.names[at], targets=self.targets[indices], numbers=at, groups=groups)
 
 
 def list_files(path: str, option: str, layout: Layout) -> Listing:
@@ -196,7 +202,8 @@ def _of_table(path: str, option: str, layout: Layout) -> Listing:
     root = place(layout.root) if layout.root else file.parent
     if not root.is_dir():
         raise UserError(f"data.root: no folder '{layout.root}'")
-    return Listing(path, str(root), _paths(table, layout.path_column), y, classes, source.at)
+    groups = None if layout.group_column is None else table.groups(layout.group_column)
+    return Listing(path, str(root), _paths(table, layout.path_column), y, classes, source.at, groups=groups)
 
 
 def _missing(path: str, option: str) -> UserError:

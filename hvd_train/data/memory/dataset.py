@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_train.data.arrays import NamedArray, check_arrays, none_left
-from hvd_train.data.base import Dataset, held_out_rows
+from hvd_train.data.arrays import NamedArray, check_arrays
+from hvd_train.data.base import Dataset
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.mapped import MappedArray
 from hvd_train.data.memory.node import Node
 from hvd_train.data.memory.once import once
@@ -80,6 +81,8 @@ class Part:
     x: StoredArray
     y: StoredArray
     where: str
+    groups: StoredArray | None = None
+    """The group of each sample, for folds."""
 
     def __len__(self) -> int:
         return len(self.x.array)
@@ -102,11 +105,14 @@ class Part:
         return "classes" if self.has_classes else f"{self.width} target values"
 
 
-class HoldOut(NamedTuple):
-    """The fraction of the samples that is held out, and the seed that chooses them."""
-
-    fraction: float
-    seed: int
+def group_numbers(groups: StoredArray, samples: int) -> Tensor:
+    """Return the group of each sample, int64 `(n,)`; UserError for an array of other values or another shape."""
+    values = groups.array.values
+    if values.shape != (samples,) or values.dtype.kind not in "iu":
+        raise UserError(
+            f"{groups.name} is {values.dtype} of shape {values.shape}, expected one integer for each of {samples} samples"
+        )
+    return torch.from_numpy(values.astype(np.int64))
 
 
 def dataset(train: Part, tests: Mapping[str, Part], hold_out: HoldOut | None, node: Node) -> Dataset:
@@ -155,7 +161,9 @@ def _prepared(parts: list[Part], hold_out: HoldOut | None) -> tuple[dict[str, Ar
     """
     train = parts[0]
     of_parts = [classes(part.y.array.values, part.y.name) for part in parts] if train.has_classes else []
-    rows: list[Tensor | None] = _rows(train, hold_out) if len(parts) == 1 else [None] * len(parts)
+    rows: list[Tensor | None] = [None] * len(parts)
+    if len(parts) == 1:
+        rows = _rows(train, of_parts[0] if of_parts else None, hold_out)
     arrays = {f"rows {i}": order.numpy() for i, order in enumerate(rows) if order is not None}
     if not of_parts:
         return arrays, {"outputs": train.width, "warnings": _number_warnings(train, rows[0])}
@@ -165,14 +173,12 @@ def _prepared(parts: list[Part], hold_out: HoldOut | None) -> tuple[dict[str, Ar
     return arrays, {"outputs": outputs, "warnings": target_warnings(labels[0], labels[1], outputs, train.y.name)}
 
 
-def _rows(train: Part, hold_out: HoldOut | None) -> list[Tensor | None]:
+def _rows(train: Part, labels: Tensor | None, hold_out: HoldOut | None) -> list[Tensor | None]:
     """Return the rows of the training and the test split; None for all rows in their order."""
     if hold_out is None:
         return [None, torch.empty(0, dtype=torch.int64)]
-    order = held_out_rows(len(train), hold_out.fraction, hold_out.seed)
-    if len(order[0]) == 0:
-        raise none_left(hold_out.fraction, len(train), train.where)
-    return list(order)
+    groups = None if train.groups is None else group_numbers(train.groups, len(train))
+    return [*hold_out.rows(len(train), train.where, labels, groups)]
 
 
 def _number_warnings(train: Part, rows: Tensor | None) -> list[str]:

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_train.data.arrays import none_left
-from hvd_train.data.base import Dataset, held_out_rows
+from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
-from hvd_train.data.memory.dataset import HoldOut
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.node import Node
 from hvd_train.data.memory.once import once
 from hvd_train.data.memory.rows import MappedRows
@@ -202,10 +201,9 @@ def dataset(
 
 def _held_out(train: Part, hold_out: HoldOut) -> list[SequenceSplit]:
     """Return the training and the test split."""
-    rows = held_out_rows(len(train.split), hold_out.fraction, hold_out.seed)
-    if len(rows[0]) == 0:
-        raise none_left(hold_out.fraction, len(train.split), train.where)
-    return [train.split.selected(of) for of in rows]
+    split = train.split
+    rows = hold_out.rows(len(split), train.where, split.y if split.has_classes else None, split.groups)
+    return [split.selected(of) for of in rows]
 
 
 def _spec(train: Part, splits: list[SequenceSplit], longest: int) -> DataSpec:

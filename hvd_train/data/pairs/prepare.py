@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from hvd_train.config.options import TokenizerSection
-from hvd_train.data.arrays import none_left
-from hvd_train.data.base import held_out_rows
 from hvd_train.data.fitted import Fitted
-from hvd_train.data.memory.dataset import HoldOut
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.mapped import MappedArray
 from hvd_train.data.pairs.items import PairItems, Ragged, ragged
 from hvd_train.data.pairs.reading import Columns, Pairs, of_lengths, read, without_doubles
@@ -92,14 +90,16 @@ def items(number: int, arrays: Mapping[str, MappedArray], facts: Mapping[str, An
 
 def _splits(files: Sequence[Sequence[Path]], options: PairOptions) -> tuple[list[Pairs], list[str]]:
     """Return the training pairs and each set of held-out ones, and warnings."""
-    mark = next(iter(options.test_rows)) if options.test_rows and len(files) == 1 else None
+    mark = options.hold_out.group
+    if options.test_rows and len(files) == 1:
+        mark = next(iter(options.test_rows))
     every = [read(group, options.columns, mark) for group in files]
     every = [of_lengths(pairs, options.fewest_words, options.most_words) for pairs in every]
     train, warnings = without_doubles(every[0]), []
     if len(train.sources) < len(every[0].sources):
         doubles = len(every[0].sources) - len(train.sources)
         warnings.append(f"{train.name}: {doubles:,} pairs stand there more than once; each one is used once")
-    splits = [train, *every[1:]] if len(files) > 1 else _divided(train, options, mark)
+    splits = [train, *every[1:]] if len(files) > 1 else _divided(train, options)
     if not len(splits[0].sources):
         raise UserError(f"{train.name}: no pair has from {options.fewest_words} to {options.most_words} words")
     known = set(zip(splits[0].sources, splits[0].targets, strict=True))
@@ -113,17 +113,14 @@ def _splits(files: Sequence[Sequence[Path]], options: PairOptions) -> tuple[list
     return splits, warnings
 
 
-def _divided(pairs: Pairs, options: PairOptions, mark: str | None) -> list[Pairs]:
+def _divided(pairs: Pairs, options: PairOptions) -> list[Pairs]:
     """Return the training pairs and the held-out ones: those with a value in a column, or random ones."""
-    number = len(pairs.sources)
-    if mark is None:
-        parts = [part.tolist() for part in held_out_rows(number, *options.hold_out)]
-        if number and not parts[0]:
-            raise none_left(options.hold_out.fraction, number, pairs.name)
-        return [pairs.chosen(part) for part in parts]
-    assert options.test_rows is not None
-    value = str(options.test_rows[mark])
-    is_test = [str(one) == value for one in pairs.marks]
+    if options.test_rows is None:
+        groups = None if options.hold_out.group is None else [*map(str, pairs.marks)]
+        parts = options.hold_out.rows(len(pairs.sources), pairs.name, groups=groups)
+        return [pairs.chosen(part.tolist()) for part in parts]
+    mark, value = next(iter(options.test_rows.items()))
+    is_test = [str(one) == str(value) for one in pairs.marks]
     if not any(is_test) or all(is_test):
         which = "every" if all(is_test) else "no"
         raise UserError(f"data.test_rows: {which} row of {pairs.name} has '{value}' in column '{mark}'")

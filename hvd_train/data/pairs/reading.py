@@ -62,7 +62,9 @@ def read(files: Sequence[Path], columns: Columns, mark: str | None = None) -> Pa
     """
     if len(files) == 2:
         if mark is not None:
-            raise UserError(f"data.test_rows: two files have no column '{mark}'; give data.test_path or test_fraction")
+            raise UserError(
+                f"data: two files have no column '{mark}', expected a table for data.test_rows and data.fold.group"
+            )
         return _of_lines(*files)
     found = rows.read(
         files[0], str(files[0]), [columns.source, columns.target], mark or columns.target, columns.delimiter

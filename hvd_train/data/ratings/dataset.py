@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from hvd_train.data.arrays import none_left
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import import_extra
 from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import none_left
 from hvd_train.data.memory.mapped import MappedArray
 from hvd_train.data.memory.node import Node
 from hvd_train.data.memory.once import once
@@ -19,7 +19,7 @@ from hvd_train.data.ratings import ids as of_ids
 from hvd_train.data.ratings.ids import UNKNOWN, Ids
 from hvd_train.data.ratings.seen import Pairs, keys_of, pairs_of
 from hvd_train.data.ratings.splits import PairSplit, RatingSplit, UserSplit
-from hvd_train.data.ratings.table import RatingOptions, fit_ids, held_out, last_of_each, ratings, read, times
+from hvd_train.data.ratings.table import RatingOptions, fit_ids, fold_rows, held_out, last_of_each, ratings, read, times
 from hvd_train.data.spec import DataSpec
 from hvd_train.data.tables.table import Table, TableFile
 from hvd_train.data.value_checks import Array
@@ -86,15 +86,18 @@ def _read(files: Sequence[TableFile], options: RatingOptions, fitted: Fitted | N
     names = (options.user, options.item)
     found = [fit_ids(table, name) for name in names]
     users, items = (ids.numbers(table.arrow[name]) for ids, name in zip(found, names, strict=True))
-    when = times(table, options.time) if options.split == "time" else np.zeros(len(users))
+    when = times(table, options.time) if options.division == "time" else np.zeros(len(users))
     parts = np.searchsorted(table.starts, np.arange(len(users)), side="right") - 1
     kept = last_of_each(parts * (len(found[0]) + 1) + users, items, when)
     if len(kept) < len(users):
         warnings.append(_repeated(len(users) - len(kept), table, users, items, found, options))
-    held = parts[kept] == 1 if len(files) > 1 else held_out(users[kept], when[kept], options)
-    if held.all():
-        raise none_left(options.test_fraction, len(kept), table.where)
-    training = kept[~held]
+    if len(files) == 1 and options.hold_out.fold is not None:
+        training, testing = fold_rows(table, kept, users[kept], when[kept], options)
+    else:
+        held = parts[kept] == 1 if len(files) > 1 else held_out(users[kept], when[kept], options)
+        training, testing = kept[~held], kept[held]
+    if not len(training):
+        raise none_left(options.hold_out.fraction, len(kept), table.where)
     if fitted is None:
         known = [ids.only(numbers[training]) for ids, numbers in zip(found, (users, items), strict=True)]
     else:
@@ -102,7 +105,7 @@ def _read(files: Sequence[TableFile], options: RatingOptions, fitted: Fitted | N
     users, items = map(_renumbered, (users, items), found, known, names)
     values = np.empty(0, np.float32) if options.negatives else ratings(table, options.rating)
     train, test = (
-        Rows(users[which], items[which], values[which] if len(values) else values) for which in (training, kept[held])
+        Rows(users[which], items[which], values[which] if len(values) else values) for which in (training, testing)
     )
     import_extra("pyarrow").default_memory_pool().release_unused()
     return Read(table.where, known[0], known[1], train, test, warnings)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 
 from hvd_train.data.files import import_extra
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.ratings.ids import Ids, fit
 from hvd_train.data.tables.joined import alone, joined
 from hvd_train.data.tables.table import Table, TableFile
@@ -27,14 +29,21 @@ class RatingOptions:
     time: str
     negatives: int
     split: Literal["random", "time", "user"]
-    test_fraction: float
-    seed: int
+    hold_out: HoldOut
 
     @property
     def columns(self) -> list[str]:
         """The columns that are read besides the user."""
-        others = {self.rating: not self.negatives, self.time: self.split == "time"}
+        others = {self.rating: not self.negatives, self.time: self.division == "time"}
         return [self.item, *(name for name, is_read in others.items() if is_read)]
+
+    @property
+    def division(self) -> str:
+        """The kind of `data.fold`, by default the one that is like `split`."""
+        fold = self.hold_out.fold
+        if fold is not None and fold.kind != "auto":
+            return fold.kind
+        return {"random": "plain", "time": "time", "user": "stratified"}[self.split]
 
 
 def read(files: Sequence[TableFile], options: RatingOptions) -> Table:
@@ -97,19 +106,30 @@ def last_of_each(users: Array, items: Array, when: Array) -> Array:
     return kept
 
 
+def fold_rows(table: Table, kept: Array, users: Array, when: Array, options: RatingOptions) -> tuple[Array, Array]:
+    """Return the training and the held-out rows of a fold of the rows `kept`, given their users and times."""
+    assert options.hold_out.fold is not None
+    order, kind = np.argsort(when, kind="stable"), options.division
+    labels = torch.from_numpy(users[order]) if kind == "stratified" else None
+    groups = table.groups(options.hold_out.group or options.user)[kept[order]] if kind == "grouped" else None
+    hold_out = replace(options.hold_out, fold=options.hold_out.fold.model_copy(update={"kind": kind}))
+    train, test = hold_out.rows(len(kept), table.where, labels, groups)
+    return kept[order[np.sort(train)]], kept[order[np.sort(test)]]
+
+
 def held_out(users: Array, when: Array, options: RatingOptions) -> Array:
     """Return which rows are held out: the last in time, or a random part, of all or of each user."""
     held = np.zeros(len(users), bool)
     if options.split == "time":
-        held[np.argsort(when, kind="stable")[len(users) - round(len(users) * options.test_fraction) :]] = True
+        held[np.argsort(when, kind="stable")[len(users) - round(len(users) * options.hold_out.fraction) :]] = True
         return held
-    order = np.random.default_rng(options.seed).permutation(len(users))
+    order = np.random.default_rng(options.hold_out.seed).permutation(len(users))
     if options.split == "random":
-        held[order[: round(len(users) * options.test_fraction)]] = True
+        held[order[: round(len(users) * options.hold_out.fraction)]] = True
         return held
     order = order[np.argsort(users[order], kind="stable")]
     counts = np.bincount(users)
     within = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    quota = np.minimum(np.rint(counts * options.test_fraction), np.maximum(counts - 1, 0))
+    quota = np.minimum(np.rint(counts * options.hold_out.fraction), np.maximum(counts - 1, 0))
     held[order] = within < np.repeat(quota, counts)
     return held

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from hvd_train.data.arrays import none_left
-from hvd_train.data.base import Dataset, held_out_rows
+from hvd_train.data.base import Dataset
 from hvd_train.data.files import import_extra
 from hvd_train.data.fitted import Fitted
-from hvd_train.data.memory.dataset import HoldOut
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.node import Node
 from hvd_train.data.memory.once import once
 from hvd_train.data.records.arrow_rows import ArrowRows, ArrowStream, RowDecoder, row_place
@@ -20,8 +19,10 @@ from hvd_train.data.records.fit import Targets, Wanted, fit_targets, labels
 from hvd_train.data.records.guess import guess, input_shape
 from hvd_train.data.records.sample_format import SampleFormat, Tokens, language_spec
 from hvd_train.data.records.scan import Scan, scan
+from hvd_train.data.records.values import Encode
 from hvd_train.data.spec import DataSpec
 from hvd_train.data.target_warnings import target_warnings
+from hvd_train.data.tokenizing.base import Texts
 from hvd_train.data.value_checks import Array
 from hvd_train.errors import UserError, nearest
 
@@ -77,6 +78,7 @@ def tabled(
     node: Node,
     tables: Mapping[str, Any],
     decode: RowDecoder,
+    encoder: Callable[[Texts], Encode],
     task: Wanted,
     name: str,
     hold_out: HoldOut | None,
@@ -85,6 +87,7 @@ def tabled(
     """Return a data set of rows by position; collective.
 
     The first of `tables` are the training rows. Without others, `hold_out` chooses held-out rows.
+    `encoder` returns what encodes texts, given the training texts.
     """
     names = [name, *(f"{name}, {kind}" for kind in [*tables][1:])]
     for table, where in zip(tables.values(), names, strict=True):
@@ -94,7 +97,10 @@ def tabled(
         node, partial(_prepared, list(tables.values()), names, decode.form.fields.target, task, hold_out, fitted)
     )
     targets = Targets(*facts["targets"])
-    decode = replace(decode, form=_form(decode.form, targets, facts["names"]))
+    train, rows = next(iter(tables.values())), arrays.get("rows 0")
+    trained = partial(texts, train if rows is None else train.select(rows.values), decode.form.fields)
+    form = replace(decode.form, encode=encoder(trained))
+    decode = replace(decode, form=_form(form, targets, facts["names"]))
     of_split = range(len(names)) if hold_out is None else (0, 0)
     splits = [
         ArrowRows(
@@ -151,9 +157,9 @@ def _prepared(
     of_groups = [labels(found, target or "", targets) for found in scans]
     arrays: dict[str, Array] = {}
     if hold_out is not None:
-        train, test = held_out_rows(len(of_groups[0]), *hold_out)
-        if not len(train):
-            raise none_left(hold_out.fraction, len(of_groups[0]), names[0])
+        known = of_groups[0] if targets.kind == "class" else None
+        groups = None if hold_out.group is None else _values(tables[0], hold_out.group, names[0])
+        train, test = hold_out.rows(len(of_groups[0]), names[0], known, groups)
         arrays |= {"rows 0": train.numpy(), "rows 1": test.numpy()}
         of_groups = [of_groups[0][train], of_groups[0][test]]
     arrays |= {f"labels {number}": of.numpy() for number, of in enumerate(of_groups)}
@@ -163,6 +169,13 @@ def _prepared(
         warnings = target_warnings(of_groups[0], of_groups[1], targets.outputs, f"{names[0]}: '{target}'", shown)
     damage = [found.damage for found in scans]
     return arrays, {"targets": [*targets], "names": named, "damage": damage, "warnings": warnings}
+
+
+def _values(table: Any, column: str, name: str) -> list[str]:
+    """Return the values of a column as texts; UserError if the table has none of this name."""
+    if column not in table.column_names:
+        raise UserError(f"data.fold.group: no column '{column}' in {name}{nearest(column, table.column_names)}")
+    return [str(value) for value in table.select_columns([column]).with_format("arrow")[:].column(column).to_pylist()]
 
 
 def _scanned(table: Any, name: str, target: str | None) -> Scan:

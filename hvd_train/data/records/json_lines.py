@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_train.data.arrays import none_left
-from hvd_train.data.base import Dataset, held_out_rows
+from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
-from hvd_train.data.memory.dataset import HoldOut
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.mapped import MappedArray, MappedFile
 from hvd_train.data.memory.node import Node
 from hvd_train.data.memory.once import decoded
@@ -116,9 +115,11 @@ def prepared(
         targets = fit_targets(scans, fields.target, task, fitted)
     of_groups = [labels(found, fields.target or "", targets) for found in scans]
     if hold_out is not None:
-        train, test = held_out_rows(len(of_groups[0]), *hold_out)
-        if not len(train):
-            raise none_left(hold_out.fraction, len(of_groups[0]), groups[0][0].name)
+        known = of_groups[0] if targets.kind == "class" else None
+        of_lines = None
+        if hold_out.group is not None:
+            of_lines = [*_values(TextLines(groups[0], arrays["starts 0"], counts[0]), hold_out.group)]
+        train, test = hold_out.rows(len(of_groups[0]), groups[0][0].name, known, of_lines)
         arrays |= {"rows 0": train.numpy(), "rows 1": test.numpy()}
         of_groups = [of_groups[0][train], of_groups[0][test]]
     arrays |= {f"labels {number}": of.numpy() for number, of in enumerate(of_groups)}
@@ -146,6 +147,18 @@ def _scanned(lines: TextLines, texts: Sequence[Text], fields: Fields) -> Scan:
     if found.damage and found.damaged == len(lines):
         raise UserError(found.damage)
     return found
+
+
+def _values(lines: TextLines, key: str) -> Iterator[str]:
+    """Yield the value of a key in each line as a text, empty for a damaged line; UserError without the key."""
+    for number in range(len(lines)):
+        place = partial(lines.place, number)
+        try:
+            record = parse_line(lines.line(number), place)
+        except UserError:
+            yield ""
+            continue
+        yield str(pick(record, key, place))
 
 
 def _warnings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import (
     Annotated,
     HeldOutFraction,
@@ -19,6 +20,7 @@ from hvd_train.config.options import (
 )
 from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.media.audio import SUFFIXES, AudioDecoder, Features, opened
 from hvd_train.data.media.dataset import Division, dataset
 from hvd_train.data.media.listing import Layout
@@ -28,6 +30,7 @@ from hvd_train.data.memory.node import ALONE, Node
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: MediaPath,
     test_path: TestMedia = None,
@@ -73,5 +76,6 @@ def create(
         samples = None if seconds is None else max(1, round(seconds * final))
         return AudioDecoder(final, rate is not None, samples, None if mono else channels, wanted)
 
-    layout = Layout(SUFFIXES, path_column, label_column, task, delimiter, root)
-    return dataset(path, Division(test_path, test_fraction, seed), layout, decoder, fitted)
+    hold_out = HoldOut(test_fraction, seed, fold)
+    layout = Layout(SUFFIXES, path_column, label_column, task, delimiter, root, hold_out.group)
+    return dataset(path, Division(test_path, hold_out), layout, decoder, fitted)

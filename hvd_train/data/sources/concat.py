@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Annotated, Field, PositiveFloat, SourceSection
 from hvd_train.data.base import Dataset, Items, Stream
 from hvd_train.data.fitted import Fitted, classes_of, of_sources
@@ -21,6 +22,7 @@ from hvd_train.errors import UserError
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     sources: Annotated[list[SourceSection], Field(min_length=1), "data sources, each with a name and its options"],
     weights: Annotated[
@@ -38,7 +40,7 @@ def create(
     if weights and len(weights) != len(sources):
         raise UserError(f"data.weights: {len(weights)} weights for {len(sources)} sources, expected one for each")
     parts = of_sources(fitted, len(sources)) if fitted is not None else [None] * len(sources)
-    made = [read_source(section, node, part) for section, part in zip(sources, parts, strict=True)]
+    made = [read_source(section, node, part, fold) for section, part in zip(sources, parts, strict=True)]
     names = [f"sources[{i}] ({section.label})" for i, section in enumerate(sources)]
     spec = _common_spec(made, names)
     train = _mixture([data.train for data in made], names, weights, "training samples")

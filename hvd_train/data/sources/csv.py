@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import (
     Annotated,
     Categorical,
@@ -27,6 +28,7 @@ from hvd_train.config.options import (
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, import_extra, test_files
 from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.tables.dataset import dataset, text_columns
 from hvd_train.data.tables.table import TableFile, TableOptions
@@ -43,6 +45,7 @@ DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: Annotated[str, "CSV file whose first row has the names of the columns"],
     delimiter: Annotated[str, Field(min_length=1, max_length=1), "character between two values"] = ",",
@@ -64,7 +67,8 @@ def create(
     UserError for columns that are unknown, are neither numbers nor texts, or hold missing or
     infinite values.
     """
-    options = TableOptions(target, features, task, standardise, categorical, missing, test_fraction, seed)
+    hold_out = HoldOut(test_fraction, seed, fold)
+    options = TableOptions(target, features, task, standardise, categorical, missing, hold_out)
     texts = text_columns(fitted) if fitted is not None else []
     train = table(find_file(path, "path"), path, delimiter, decimal, texts)
     tests = {name: table(file, str(file), delimiter, decimal, texts) for name, file in test_files(test_path).items()}

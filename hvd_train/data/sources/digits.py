@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Annotated, Fraction, HeldOutSeed
-from hvd_train.data.arrays import NamedArray, as_samples, hold_out
+from hvd_train.data.arrays import NamedArray, as_samples, held_out
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import packaged_file
+from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
+from hvd_train.data.memory.node import ALONE, Node
 
 
 def create(
+    node: Node = ALONE,
+    fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     test_fraction: Annotated[Fraction, "fraction of the samples that is held out for evaluation"] = 0.2,
     seed: HeldOutSeed = 0,
@@ -21,4 +28,4 @@ def create(
         NamedArray(rows[:, :-1].reshape(-1, 1, 8, 8) / 16, "digits"),
         NamedArray(rows[:, -1].astype(np.int64), "digits"),
     )
-    return hold_out(as_samples(x, y), test_fraction, seed, "digits")
+    return held_out(as_samples(x, y), HoldOut(test_fraction, seed, fold), "digits")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import (
     Annotated,
     AudioRate,
@@ -20,7 +21,7 @@ from hvd_train.config.options import (
 )
 from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted, classes_of
-from hvd_train.data.memory.dataset import HoldOut
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.records.arrow_dataset import column_fields, streamed, tabled, texts
 from hvd_train.data.records.arrow_rows import RowDecoder, undecoded
@@ -32,6 +33,7 @@ from hvd_train.data.records.sample_format import SampleFormat, encoder
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: Annotated[
         str | list[str],
@@ -80,11 +82,11 @@ def create(
     held_out = {name: undecoded(opened(one, streaming=False))[0] for name, one in tests.items()}
     fields = column_fields(train, inputs, target)
     decode = RowDecoder(SampleFormat(fields), kinds, media_decoder(image_size, image_mode, audio_rate))
-    encode = encoder(tokenizer, length, partial(texts, train, fields), fitted)
-    decode = replace(decode, form=replace(decode.form, encode=encode))
+    encode = partial(encoder, tokenizer, length, fitted=fitted)
     where = path if isinstance(path, str) else ", ".join(path)
     if streaming:
         named = classes if fitted is None else classes_of(fitted) or classes
-        return streamed(train, held_out, decode, named, where, (shuffle, seed))
-    hold_out = None if held_out else HoldOut(test_fraction, seed)
-    return tabled(node, {"train": train, **held_out}, decode, task, where, hold_out, fitted)
+        form = replace(decode.form, encode=encode(partial(texts, train, fields)))
+        return streamed(train, held_out, replace(decode, form=form), named, where, (shuffle, seed))
+    hold_out = None if held_out else HoldOut(test_fraction, seed, fold)
+    return tabled(node, {"train": train, **held_out}, decode, encode, task, where, hold_out, fitted)

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Annotated
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, test_pairs
+from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.dataset import Part, StoredArray, dataset, scaled
 from hvd_train.data.memory.mapped import MappedArray, MappedFile
 from hvd_train.data.memory.node import ALONE, Node
@@ -30,6 +33,8 @@ GZIP = b"\x1f\x8b"
 
 def create(
     node: Node = ALONE,
+    fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     images: Annotated[str, "file of the training inputs"],
     labels: Annotated[str, "file of the training targets; integers are classes, floats a regression"],
@@ -50,7 +55,8 @@ def create(
     """
     tests = test_pairs(test_images, test_labels, ("test_images", "test_labels"))
     train = _part(images, labels, "", node)
-    return dataset(train, {name: _part(*pair, "test_", node) for name, pair in tests.items()}, None, node)
+    hold_out = None if fold is None else HoldOut(0.0, 0, fold)
+    return dataset(train, {name: _part(*pair, "test_", node) for name, pair in tests.items()}, hold_out, node)
 
 
 def _part(images: str, labels: str, prefix: str, node: Node) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import (
     Annotated,
     HeldOutFraction,
@@ -18,6 +19,7 @@ from hvd_train.config.options import (
 )
 from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.media.dataset import Division, dataset
 from hvd_train.data.media.image import SUFFIXES, ImageDecoder, normalisation, sides
 from hvd_train.data.media.listing import Layout
@@ -27,6 +29,7 @@ from hvd_train.data.memory.node import ALONE, Node
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: MediaPath,
     test_path: TestMedia = None,
@@ -59,6 +62,7 @@ def create(
 
     Classes are numbered in sorted order of their names.
     """
-    layout = Layout(SUFFIXES, path_column, label_column, task, delimiter, root)
+    hold_out = HoldOut(test_fraction, seed, fold)
+    layout = Layout(SUFFIXES, path_column, label_column, task, delimiter, root, hold_out.group)
     decoder = ImageDecoder(mode, sides(size), resize, *normalisation(normalise, mode))
-    return dataset(path, Division(test_path, test_fraction, seed), layout, lambda file: decoder, fitted)
+    return dataset(path, Division(test_path, hold_out), layout, lambda file: decoder, fitted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import (
     Annotated,
     Field,
@@ -16,7 +17,7 @@ from hvd_train.config.options import (
 )
 from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
-from hvd_train.data.memory.dataset import HoldOut
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.memory.once import once
 from hvd_train.data.records.fields import Fields
@@ -28,6 +29,7 @@ from hvd_train.data.records.sample_format import encoder
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: Annotated[str | list[str], "files, as names or patterns such as data-*.jsonl.gz"],
     inputs: Annotated[
@@ -60,7 +62,7 @@ def create(
     held_out = test_path if isinstance(test_path, dict) else {"test": test_path} if test_path else {}
     files = [find_files(path, "path"), *(find_files(one, "test_path") for one in held_out.values())]
     groups, fields = [open_texts(node, group) for group in files], Fields(inputs, target)
-    hold_out = None if held_out else HoldOut(test_fraction, seed)
+    hold_out = None if held_out else HoldOut(test_fraction, seed, fold)
     arrays, facts = once(node, partial(prepared, groups, fields, task, dtype == "float32", hold_out, fitted))
     encode = partial(encoder, tokenizer, length, fitted=fitted)
     return dataset(groups, fields, arrays, facts, [*held_out], encode)

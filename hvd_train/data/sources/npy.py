@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Annotated, Fraction, HeldOutSeed
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, test_pairs
+from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory import npy
-from hvd_train.data.memory.dataset import HoldOut, Part, StoredArray, dataset
+from hvd_train.data.memory.dataset import Part, StoredArray, dataset
 from hvd_train.data.memory.mapped import MappedArray, MappedFile
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.memory.once import decoded
@@ -20,6 +23,8 @@ from hvd_train.errors import UserError
 
 def create(
     node: Node = ALONE,
+    fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     x: Annotated[str, ".npy file of the inputs, one row for each sample"],
     y: Annotated[str, ".npy file of the targets; integers are classes, floats a regression"],
@@ -38,7 +43,7 @@ def create(
     return dataset(
         _part(x, y, "", node),
         {name: _part(*pair, "test_", node) for name, pair in tests.items()},
-        HoldOut(test_fraction, seed),
+        HoldOut(test_fraction, seed, fold),
         node,
     )
 

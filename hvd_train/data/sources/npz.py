@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Annotated, HeldOutFraction, HeldOutSeed
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, test_files
+from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory import npy
-from hvd_train.data.memory.dataset import HoldOut, Part, StoredArray, dataset
+from hvd_train.data.memory.dataset import Part, StoredArray, dataset
 from hvd_train.data.memory.mapped import MappedArray, MappedFile
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.memory.once import decoded
@@ -28,6 +31,8 @@ ENCRYPTED = 1
 
 def create(
     node: Node = ALONE,
+    fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: Annotated[str, ".npz file with the training samples"],
     x: Annotated[str, "name of the array of inputs, one row for each sample"] = "x",
@@ -45,13 +50,15 @@ def create(
 
     Raise UserError for a file or an array that is missing or holds no numbers.
     """
-    train = _part(find_file(path, "path"), path, x, y, node)
+    hold_out = HoldOut(test_fraction, seed, fold)
+    train = _part(find_file(path, "path"), path, x, y, node, hold_out.group)
     tests = {name: _part(file, str(file), x, y, node) for name, file in test_files(test_path).items()}
-    return dataset(train, tests, HoldOut(test_fraction, seed), node)
+    return dataset(train, tests, hold_out, node)
 
 
-def _part(path: Path, where: str, x: str, y: str, node: Node) -> Part:
-    return Part(stored(path, x, node), stored(path, y, node), where)
+def _part(path: Path, where: str, x: str, y: str, node: Node, groups: str | None = None) -> Part:
+    found = None if groups is None else stored(path, groups, node)
+    return Part(stored(path, x, node), stored(path, y, node), where, found)
 
 
 def stored(path: Path, name: str, node: Node = ALONE) -> StoredArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import (
     Annotated,
     Categorical,
@@ -20,6 +21,7 @@ from hvd_train.config.options import (
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, import_extra, test_files
 from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.tables.dataset import dataset
 from hvd_train.data.tables.table import TableFile, TableOptions
@@ -34,6 +36,7 @@ IPC_STREAM = b"\xff\xff\xff\xff"
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: Annotated[str, "Parquet file, or Arrow IPC file (Feather)"],
     target: TargetColumn,
@@ -53,7 +56,8 @@ def create(
     UserError for columns that are unknown, are neither numbers nor texts, or hold missing or
     infinite values.
     """
-    options = TableOptions(target, features, task, standardise, categorical, missing, test_fraction, seed)
+    hold_out = HoldOut(test_fraction, seed, fold)
+    options = TableOptions(target, features, task, standardise, categorical, missing, hold_out)
     train = table(find_file(path, "path"), path)
     tests = {name: table(file, str(file)) for name, file in test_files(test_path).items()}
     return dataset(train, tests, options, node, fitted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import (
     Annotated,
     Field,
@@ -13,6 +14,7 @@ from hvd_train.config.options import (
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file
 from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.ratings.dataset import dataset
 from hvd_train.data.ratings.table import RatingOptions
@@ -22,6 +24,7 @@ from hvd_train.data.tables.any_file import table_file
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: Annotated[str, "CSV, TSV, Parquet, Arrow or JSON Lines file with a row for each rating"],
     user: Annotated[str, "column with the ids of the users, integers or texts"] = "user",
@@ -51,7 +54,7 @@ def create(
     `negatives`, held-out samples are users, and targets say which items are theirs. Raise UserError
     for missing columns and values, and for ratings that are no numbers.
     """
-    options = RatingOptions(user, item, rating, time, negatives, split, test_fraction, seed)
+    options = RatingOptions(user, item, rating, time, negatives, split, HoldOut(test_fraction, seed, fold))
     given = {"path": path, "test_path": test_path}
     files = [table_file(find_file(one, name), one, delimiter) for name, one in given.items() if one is not None]
     return dataset(files, options, node, fitted)

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Annotated, HeldOutFraction, HeldOutSeed
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, test_files
-from hvd_train.data.memory.dataset import HoldOut, Part, StoredArray, dataset, widened
+from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
+from hvd_train.data.memory.dataset import Part, StoredArray, dataset, widened
 from hvd_train.data.memory.mapped import MappedFile
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.value_checks import single
@@ -28,6 +31,8 @@ LENGTH = 8
 
 def create(
     node: Node = ALONE,
+    fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: Annotated[str, "safetensors file with the training samples"],
     x: Annotated[str, "name of the tensor of inputs, one row for each sample"] = "x",
@@ -43,13 +48,14 @@ def create(
 
     Raise UserError for a file or a tensor that is missing, truncated or holds no numbers.
     """
-    train = _part(find_file(path, "path"), x, y)
+    hold_out = HoldOut(test_fraction, seed, fold)
+    train = _part(find_file(path, "path"), x, y, hold_out.group)
     tests = {name: _part(file, x, y) for name, file in test_files(test_path).items()}
-    return dataset(train, tests, HoldOut(test_fraction, seed), node)
+    return dataset(train, tests, hold_out, node)
 
 
-def _part(path: Path, x: str, y: str) -> Part:
-    return Part(stored(path, x), stored(path, y), str(path))
+def _part(path: Path, x: str, y: str, groups: str | None = None) -> Part:
+    return Part(stored(path, x), stored(path, y), str(path), None if groups is None else stored(path, groups))
 
 
 def stored(path: Path, name: str) -> StoredArray:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Annotated, HeldOutFraction, HeldOutSeed
 from hvd_train.data.arrays import NamedArray, as_samples
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, test_files
 from hvd_train.data.fitted import Fitted
-from hvd_train.data.memory.dataset import HoldOut, StoredArray
+from hvd_train.data.hold_out import HoldOut
+from hvd_train.data.memory.dataset import StoredArray, group_numbers
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.memory.rows import MappedRows
 from hvd_train.data.memory.sequences import KIND, Part, SequenceSplit, dataset, starts_of
@@ -34,6 +34,7 @@ class Names(NamedTuple):
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: Annotated[str, ".npz or .safetensors file with the training samples"],
     x: Annotated[str, "name of the array of all steps (steps, features), sequence after sequence"] = "x",
@@ -62,10 +63,10 @@ def create(
     Raise UserError for an array that is missing or holds no numbers, for a sequence without steps,
     and for lengths that do not add up to the steps.
     """
-    names = Names(x, y, lengths, groups)
-    train = _part(find_file(path, "path"), names, node)
+    hold_out, names = HoldOut(test_fraction, seed, fold), Names(x, y, lengths, groups)
+    train = _part(find_file(path, "path"), names._replace(groups=hold_out.group or groups), node)
     tests = {name: _part(file, names, node) for name, file in test_files(test_path).items()}
-    return dataset(train, tests, HoldOut(test_fraction, seed), node, fitted, standardise=standardise)
+    return dataset(train, tests, hold_out, node, fitted, standardise=standardise)
 
 
 def stored(path: Path, name: str, node: Node = ALONE) -> StoredArray:
@@ -86,7 +87,7 @@ def _part(path: Path, names: Names, node: Node) -> Part:
     starts, found = starts_of(lengths.array.values, lengths.name, len(values))
     warning = x.check(node)
     steps = MappedRows(x.array, x.convert, values.shape[1:] or (1,))
-    groups = None if names.groups is None else _groups(stored(path, names.groups, node), len(found))
+    groups = None if names.groups is None else group_numbers(stored(path, names.groups, node), len(found))
     split = SequenceSplit(steps, starts, found, _targets(y, lengths), groups=groups)
     facts = {"kind": KIND, "x": names.x, "lengths": names.lengths}
     return Part(split, str(path), y.name, facts, (warning,) if warning else ())
@@ -96,12 +97,3 @@ def _targets(y: StoredArray, lengths: StoredArray) -> Tensor:
     """Return the targets, one row for each of the lengths."""
     values = y.convert(y.array.values) if y.is_float else y.array.values
     return as_samples(NamedArray(lengths.array.values, lengths.name), NamedArray(values, y.name)).y
-
-
-def _groups(groups: StoredArray, sequences: int) -> Tensor:
-    values = groups.array.values
-    if values.shape != (sequences,) or values.dtype.kind not in "iu":
-        raise UserError(
-            f"{groups.name} is {values.dtype} of shape {values.shape}, expected one integer for each of {sequences} sequences"
-        )
-    return torch.from_numpy(values.astype(np.int64))

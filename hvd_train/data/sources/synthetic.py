@@ -8,13 +8,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Annotated, Field, Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
-from hvd_train.data.arrays import NamedArray, as_samples, hold_out
+from hvd_train.data.arrays import NamedArray, as_samples, held_out
 from hvd_train.data.base import Dataset
+from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
+from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.spec import DataSpec
 
 
 def create(
+    node: Node = ALONE,
+    fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     samples: Annotated[PositiveInt, "number of training and test samples together"] = 1024,
     features: Annotated[list[PositiveInt], Field(min_length=1), "shape of an input, such as [3, 32, 32]"] = [16],
@@ -36,7 +43,7 @@ def create(
     spec = DataSpec(tuple(features), max(classes, 1), "classification" if classes else "regression")
     targets = scores.argmax(1) if classes else scores
     whole = as_samples(NamedArray(x.numpy(), "synthetic: inputs"), NamedArray(targets.numpy(), "synthetic: targets"))
-    return replace(hold_out(whole, test_fraction, seed, "synthetic"), spec=spec)
+    return replace(held_out(whole, HoldOut(test_fraction, seed, fold), "synthetic"), spec=spec)
 
 
 def _teach(x: Tensor, outputs: int, noise: float, generator: torch.Generator) -> Tensor:

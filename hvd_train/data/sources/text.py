@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Annotated, Field, Fraction, PositiveInt, TokenizerSection
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, test_files
 from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.joined import Joined
 from hvd_train.data.memory.mapped import MappedFile
 from hvd_train.data.memory.node import ALONE, Node
@@ -52,6 +54,7 @@ Parts = Mapping[str, Sequence[Range]]
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     paths: Annotated[list[str], Field(min_length=1), "files that are read one after another, each a document"],
     tokenizer: Annotated[
@@ -75,7 +78,7 @@ def create(
     """
     section = tokenizer or TokenizerSection()
     files = [find_file(path, "paths") for path in paths]
-    parts = _parts(files, test_files(test_path), test_fraction)
+    parts = _parts(files, test_files(test_path), HoldOut(test_fraction, 0, fold))
     where = ", ".join(paths)
     if section.member == "bytes":
         return dataset(
@@ -86,14 +89,16 @@ def create(
     return dataset(tokens, length, facts["vocabulary"], f"{where}: %d tokens", {"tokenizer": facts})
 
 
-def _parts(files: Sequence[Path], tests: Mapping[str, Path], test_fraction: float) -> Parts:
+def _parts(files: Sequence[Path], tests: Mapping[str, Path], hold_out: HoldOut) -> Parts:
     """Return the texts for training and for each evaluation, the main one first."""
     whole = [_whole(file) for file in files]
     if tests:
         return {TRAIN: whole, **{name: [_whole(file)] for name, file in tests.items()}}
-    size = sum(text.end for text in whole)
-    train, test = _divided(whole, size - round(size * test_fraction))
-    return {TRAIN: train, "test": test}
+    block = hold_out.block(sum(text.end for text in whole))
+    before, _ = _divided(whole, block.start)
+    _, after = _divided(whole, block.after)
+    _, test = _divided(_divided(whole, block.end)[0], block.start)
+    return {TRAIN: [*before, *after], "test": test}
 
 
 def _whole(file: Path) -> Range:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import (
     Annotated,
     Field,
@@ -17,7 +18,7 @@ from hvd_train.config.options import (
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, test_files
 from hvd_train.data.fitted import Fitted
-from hvd_train.data.memory.dataset import HoldOut
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.memory.once import once
 from hvd_train.data.texts.dataset import Wish, dataset, prepared
@@ -26,6 +27,7 @@ from hvd_train.data.texts.dataset import Wish, dataset, prepared
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: Annotated[str, "file whose ending says what it is: .csv, .tsv, .jsonl, .parquet or .arrow, perhaps with .gz"],
     text: Annotated[
@@ -68,8 +70,7 @@ def create(
         tokenizer or TokenizerSection(name="bpe"),
         length,
         delimiter,
-        HoldOut(test_fraction, seed),
-        stratify,
+        HoldOut(test_fraction, seed, fold, stratify),
     )
     arrays, facts = once(node, partial(prepared, files, wish, fitted))
     return dataset(arrays, facts, wish, [*held_out] or ["test"])

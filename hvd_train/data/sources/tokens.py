@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import Annotated, Field, Fraction, Literal, PositiveInt
 from hvd_train.data.base import Dataset
 from hvd_train.data.files import find_file, test_files
+from hvd_train.data.fitted import Fitted
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.joined import Joined
 from hvd_train.data.memory.mapped import MappedArray, MappedFile
 from hvd_train.data.memory.node import ALONE, Node
@@ -33,6 +36,8 @@ class TokenFile(NamedTuple):
 
 def create(
     node: Node = ALONE,
+    fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     paths: Annotated[list[str], Field(min_length=1), "files of tokens that are read one after another"],
     length: Annotated[PositiveInt, "tokens in a sample, which is the context of the model"] = 128,
@@ -66,8 +71,10 @@ def create(
             _check(file.tokens, size, node)
     parts = {name: Joined([file.tokens for file in of]) for name, of in {"train": train, **held_out}.items()}
     if not held_out:
-        count = len(parts["train"])
-        parts["train"], parts["test"] = parts["train"].divided(count - round(count * test_fraction))
+        whole, block = parts["train"], HoldOut(test_fraction, 0, fold).block(len(parts["train"]))
+        before, after = whole.divided(block.start)[0], whole.divided(block.after)[1]
+        parts["train"] = Joined([*before.parts, *after.parts])
+        parts["test"] = whole.divided(block.end)[0].divided(block.start)[1]
     described = next(({"tokenizer": f.sidecar.tokenizer} for f in files if f.sidecar), {})
     return dataset(parts, length, size, f"{', '.join(paths)}: %d tokens", described)
 

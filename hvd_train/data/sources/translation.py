@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from hvd_train.config.fold_section import FoldSection
 from hvd_train.config.options import (
     Annotated,
     Field,
@@ -15,7 +16,7 @@ from hvd_train.config.options import (
 )
 from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
-from hvd_train.data.memory.dataset import HoldOut
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.node import ALONE, Node
 from hvd_train.data.memory.once import once
 from hvd_train.data.pairs.prepare import PairOptions, items, prepared
@@ -29,6 +30,7 @@ PAD = {"value": 0.0}
 def create(
     node: Node = ALONE,
     fitted: Fitted | None = None,
+    fold: FoldSection | None = None,
     *,
     path: Annotated[
         str | Annotated[list[str], Field(min_length=2, max_length=2)],
@@ -72,7 +74,7 @@ def create(
     UserError for a missing column, for files with unequal numbers of lines, and for an empty text.
     """
     section = tokenizer or TokenizerSection(name="bpe")
-    columns, hold_out = Columns(source_column, target_column, delimiter), HoldOut(test_fraction, seed)
+    columns, hold_out = Columns(source_column, target_column, delimiter), HoldOut(test_fraction, seed, fold)
     options = PairOptions(columns, section, begin, length, min_words, max_words, test_rows, hold_out)
     tests = named(test_path)
     files = [files_of(path, "path"), *(files_of(paths, "test_path") for paths in tests.values())]

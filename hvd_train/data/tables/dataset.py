@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_train.data.arrays import none_left
-from hvd_train.data.base import Dataset, describe, held_out_rows
+from hvd_train.data.base import Dataset, describe
 from hvd_train.data.files import import_extra
 from hvd_train.data.fitted import Fitted, classes_of
 from hvd_train.data.memory.node import Node
@@ -90,7 +89,7 @@ def _read(
     whole = joined(tables, options.target, names)
     table, dropped = without_gaps(whole, options.target, names, options)
     y, kinds, values = _values(table, names, options) if fitted is None else _known_values(table, known, fitted)
-    parts = _rows(table, options)
+    parts = _rows(table, y, options)
     train, test = parts[0], np.concatenate(parts[1:])
     columns: Sequence[Column] = known or [_fit(table, n, v, train, options) for n, v in zip(names, values, strict=True)]
     encoded = [finite(c.encode(v), table.places(n)) for n, c, v in zip(names, columns, values, strict=True)]
@@ -126,14 +125,14 @@ def _known_values(
     return y, kinds, [of_columns.known_inputs(table, one) for one in known]
 
 
-def _rows(table: Table, options: TableOptions) -> list[Array]:
-    """Return the rows of each split: those of each file, or a random part for each of two splits."""
+def _rows(table: Table, y: Tensor, options: TableOptions) -> list[Array]:
+    """Return the rows of each split: those of each file, or the training and the held-out rows of one."""
     if len(table.files) > 1:
         return np.split(np.arange(len(table.rows)), np.searchsorted(table.rows, table.starts[1:]))
-    parts = [part.numpy() for part in held_out_rows(len(table.rows), options.test_fraction, options.seed)]
-    if not len(parts[0]):
-        raise none_left(options.test_fraction, len(table.rows), table.where)
-    return parts
+    hold_out = options.hold_out
+    groups = None if hold_out.group is None else table.groups(hold_out.group)
+    labels = y if y.dtype == torch.int64 else None
+    return [part.numpy() for part in hold_out.rows(len(table.rows), table.where, labels, groups)]
 
 
 def _fit(table: Table, name: str, values: Array, train: Array, options: TableOptions) -> Column:

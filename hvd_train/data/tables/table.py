@@ -7,7 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.value_checks import Array, Place
+from hvd_train.errors import UserError, nearest
 
 Task = Literal["auto", "classification", "regression"]
 Categorical = Literal["error", "onehot", "code"]
@@ -24,8 +28,7 @@ class TableOptions:
     standardise: bool
     categorical: Categorical
     missing: Missing
-    test_fraction: float
-    seed: int
+    hold_out: HoldOut
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,15 @@ class Table:
         """Return the text for the value of a column in a row."""
         where, at = self.located(row)
         return f"{where}: column '{column}', {at}"
+
+    def groups(self, name: str) -> Array:
+        """Return a number for each row, equal for rows with equal values in a column; UserError without the column."""
+        if name not in self.arrow.column_names:
+            raise UserError(
+                f"data.fold.group: no column '{name}' in {self.where}{nearest(name, self.arrow.column_names)}"
+            )
+        numbers: Array = np.asarray(self.arrow[name].combine_chunks().dictionary_encode("encode").indices)
+        return numbers
 
     def places(self, column: str) -> Place:
         """Return the places of an array with one entry, or one row, for each row of the table."""

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from hvd_train.config.tokenizer_section import TokenizerSection
-from hvd_train.data.arrays import none_left
-from hvd_train.data.base import Dataset, held_out_rows, stratified_rows
+from hvd_train.data.base import Dataset
 from hvd_train.data.fitted import Fitted
-from hvd_train.data.memory.dataset import HoldOut
+from hvd_train.data.hold_out import HoldOut
 from hvd_train.data.memory.mapped import MappedArray
 from hvd_train.data.spec import DataSpec, Task
 from hvd_train.data.target_warnings import shortened, target_warnings
@@ -46,7 +45,6 @@ class Wish:
     length: int
     delimiter: str | None
     hold_out: HoldOut
-    stratify: bool
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def prepared(
     targets = labels.fit(rows, wish.target, wish.task, fitted)
     parts = [_part(one, targets, wish) for one in rows]
     if len(parts) == 1:
-        parts = _held_out(parts[0], targets, wish)
+        parts = _held_out(parts[0], targets, wish, _groups(*files[0], wish))
     tokenizer = _tokenizer(wish, parts[0], fitted)
     encoder = TextEncoder(tokenizer, wish.length, len(wish.columns) == 2)
     arrays: dict[str, Array] = {}
@@ -145,17 +143,17 @@ def _part(rows: Rows, targets: Targets, wish: Wish) -> Part:
     return Part(rows.texts, targets.of(rows, wish.target), damaged, rows.name)
 
 
-def _held_out(whole: Part, targets: Targets, wish: Wish) -> list[Part]:
-    fraction, seed = wish.hold_out
-    if not wish.stratify:
-        train, test = held_out_rows(len(whole.texts), fraction, seed)
-    elif targets.classes:
-        train, test = stratified_rows(torch.from_numpy(whole.targets), fraction, seed)
-    else:
+def _groups(file: Path, name: str, wish: Wish) -> list[str] | None:
+    """Return the group of each row for a fold; None if groups are not needed."""
+    column = wish.hold_out.group
+    return None if column is None else [*map(str, read(file, name, [], column, wish.delimiter).labels)]
+
+
+def _held_out(whole: Part, targets: Targets, wish: Wish, groups: Sequence[str] | None) -> list[Part]:
+    if wish.hold_out.stratify and not targets.classes:
         raise UserError("data.stratify: the labels are numbers, expected classes; leave stratify out")
-    if not len(train):
-        raise none_left(fraction, len(whole.texts), whole.name)
-    parts = [whole.taken(rows.numpy()) for rows in (train, test)]
+    known = torch.from_numpy(whole.targets) if targets.classes else None
+    parts = [whole.taken(rows.numpy()) for rows in wish.hold_out.rows(len(whole.texts), whole.name, known, groups)]
     if targets.classes:
         _check_classes(parts, targets, wish)
     return parts
@@ -167,9 +165,12 @@ def _check_classes(parts: Sequence[Part], targets: Targets, wish: Wish) -> None:
     lost = np.flatnonzero((counts[0] == 0) & (counts[1] > 0))
     if len(lost):
         names = shortened([targets.classes[number] for number in lost.tolist()])
+        remedy = (
+            "data.stratify: true, or another data.seed" if wish.hold_out.fold is None else "data.fold.kind: stratified"
+        )
         raise UserError(
             f"{parts[0].name}: '{wish.target}': all rows of {names} are held out, so none is left for training; set "
-            "data.stratify: true, or another data.seed"
+            f"{remedy}"
         )
 
 
