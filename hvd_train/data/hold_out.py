@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,7 +141,8 @@ def fold_rows(
         "grouped": lambda: splitters.StratifiedGroupKFold(fold.folds, **shuffled),
         "time": lambda: splitters.TimeSeriesSplit(fold.folds),
     }[kind]()
-    train, test = list(splitter.split(targets, targets, of_groups))[fold.part]
+    parts = splitter.split(targets, targets, of_groups if kind == "grouped" else None)
+    train, test = next(islice(parts, fold.part, None))
     if kind == "time":
         return torch.from_numpy(train), torch.from_numpy(test)
     generator = torch.Generator().manual_seed(seed)
