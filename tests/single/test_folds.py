@@ -34,6 +34,8 @@ from hvd_train.saved.run import find_run
 from tests.bodies import trained
 from tests.engines import threads
 
+pytestmark = pytest.mark.filterwarnings("error:The groups parameter is ignored")
+
 COUNT, FOLDS, ODD = 30, 5, 13
 """Samples of each source, folds, and the sample that `odd` files change."""
 LABELS = np.array([0] * 15 + [1] * 9 + [2] * 6)[np.random.default_rng(0).permutation(COUNT)]
@@ -419,6 +421,8 @@ CHOICES = "did you mean 'group'? (choices: group, label, number, text)"
     (csv, {"folds": 1}, "a.yaml: fold.folds: expected greater than or equal to 2, got 1"),
     (translation, {"kind": "stratified"}, "t.csv: data.fold.kind: stratified needs classes, and the targets are none; take "
      "plain"),
+    (lambda: {**ratings(), "negatives": 1}, {"kind": "grouped"}, "data.fold.kind: grouped by 'user' holds out new ones only, "
+     "which a ranking (data.negatives) leaves out; take plain, stratified or time"),
     (lambda: target("Endless"), {}, "data.fold: target 'tests.single.test_folds:Endless' is a stream without positions, which "
      "has no folds; leave data.fold out"),
     (lambda: {"name": "gymnasium", "env": "CartPole-v1"}, {}, "data.fold: 'gymnasium' has environments, and only samples have "

@@ -107,11 +107,19 @@ def last_of_each(users: Array, items: Array, when: Array) -> Array:
 
 
 def fold_rows(table: Table, kept: Array, users: Array, when: Array, options: RatingOptions) -> tuple[Array, Array]:
-    """Return the training and the held-out rows of a fold of the rows `kept`, given their users and times."""
+    """Return the training and the held-out rows of a fold of the rows `kept`, given their users and times.
+
+    Raise UserError if all held-out rows would be of new users or items, which cannot be ranked.
+    """
     assert options.hold_out.fold is not None
-    order, kind = np.argsort(when, kind="stable"), options.division
+    order, kind, column = np.argsort(when, kind="stable"), options.division, options.hold_out.group or options.user
+    if kind == "grouped" and options.negatives and column in {options.user, options.item}:
+        raise UserError(
+            f"data.fold.kind: grouped by '{column}' holds out new ones only, which a ranking (data.negatives) leaves out; "
+            "take plain, stratified or time"
+        )
     labels = torch.from_numpy(users[order]) if kind == "stratified" else None
-    groups = table.groups(options.hold_out.group or options.user)[kept[order]] if kind == "grouped" else None
+    groups = table.groups(column)[kept[order]] if kind == "grouped" else None
     hold_out = replace(options.hold_out, fold=options.hold_out.fold.model_copy(update={"kind": kind}))
     train, test = hold_out.rows(len(kept), table.where, labels, groups)
     return kept[order[np.sort(train)]], kept[order[np.sort(test)]]
