@@ -44,8 +44,9 @@ def column_fields(table: Any, inputs: str | Sequence[str] | Mapping[str, str] | 
     return fields
 
 
-def texts(table: Any, fields: Fields) -> Iterator[str]:
-    """Yield the texts of the inputs of all rows."""
+def texts(table: Any, fields: Fields, rows: Array | None = None) -> Iterator[str]:
+    """Yield the texts of the inputs of `rows`, by default of all."""
+    table = table if rows is None else table.select(rows)
     keys = [key for key in fields.keys if key in (table.features or fields.keys)]
     for row in table.select_columns(keys):
         yield from (value for value in row.values() if isinstance(value, str))
@@ -97,9 +98,9 @@ def tabled(
         node, partial(_prepared, list(tables.values()), names, decode.form.fields.target, task, hold_out, fitted)
     )
     targets = Targets(*facts["targets"])
-    train, rows = next(iter(tables.values())), arrays.get("rows 0")
-    trained = partial(texts, train if rows is None else train.select(rows.values), decode.form.fields)
-    form = replace(decode.form, encode=encoder(trained))
+    rows = arrays["rows 0"].values if hold_out is not None else None
+    of_training = partial(texts, next(iter(tables.values())), decode.form.fields, rows)
+    form = replace(decode.form, encode=encoder(of_training))
     decode = replace(decode, form=_form(form, targets, facts["names"]))
     of_split = range(len(names)) if hold_out is None else (0, 0)
     splits = [
