@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments.configuration import read
+from cli.arguments.configuration import load, read
 from cli.compare.entries import entries
 from cli.hosts.hostfile import Host, given_hosts
 from cli.hosts.machine import Machine
@@ -89,8 +89,16 @@ def make_plan(request: Request) -> Plan:
     folded = () if search.folds is None else (f"data.fold.folds={search.folds}",)
     overrides = (*request.overrides, *folded)
     trials = search.trials or (space.size() if search.sampler.name == "grid" else None) or TRIALS
+    divided = load(request.path, overrides).data.fold if folded else None
     plan = Plan(
-        request.path, overrides, request.np or 1, space, search, objectives.chosen(search.objectives, config), trials
+        file=request.path,
+        overrides=overrides,
+        np=request.np or 1,
+        space=space,
+        search=search,
+        objectives=objectives.chosen(search.objectives, config),
+        trials=trials,
+        folds=divided.folds * divided.repeats if divided is not None else 0,
     )
     if request.strategies is not None:
         for entry in entries(request.strategies):
