@@ -12,10 +12,10 @@ import typer
 
 from cli.arguments import options
 from cli.output.streams import say
-from hvd_train.errors import UserError, install_remedy
+from hvd_train.errors import UserError
 
 if TYPE_CHECKING:
-    from cli.launch.entrypoint import Entrypoint, YamlFile
+    from cli.launch.entrypoint import Entrypoint
     from cli.slurm.submit import Submission
 
 Words = list[str] | None
@@ -136,7 +136,6 @@ def command(
     from cli.launch.environment import variables
     from cli.runs.folder import new_run_folder
     from cli.slurm import submit
-    from cli.slurm.batch import text
     from cli.slurm.follow import follow
 
     forwarded, environment = variables(env or [])
@@ -164,7 +163,7 @@ def command(
     folder = new_run_folder(work.name, output, dry=dry_run, otherwise=f"resume it with: sbatch {output}/job.sh")
     batch = submit.batch(work, flags, folder=folder, array=array, dependency=dependency, np=np)
     choose_engine(engine, batch.world_size, alone=False)
-    script = text(batch, _program("ddl"), Path(sys.executable))
+    script = submit.script(batch)
     if dry_run:
         print(script, end="")
         return
@@ -201,32 +200,17 @@ def _run_options(
 
 
 def _work(entry: Entrypoint, run_options: Sequence[str], sweep: Sequence[str]) -> Submission:
+    from cli.arguments.submission import yaml_work
     from cli.launch.entrypoint import YamlFile
     from cli.slurm.submit import script_work
 
     if isinstance(entry, YamlFile):
-        return _yaml_work(entry, run_options, sweep)
+        return yaml_work(entry, run_options, sweep)
     if sweep:
         raise UserError(
             "--sweep sets fields of a YAML file; use --array for a script, which can read SLURM_ARRAY_TASK_ID"
         )
     return script_work(entry, run_options)
-
-
-def _yaml_work(entry: YamlFile, run_options: Sequence[str], sweep: Sequence[str]) -> Submission:
-    """Return the work of a YAML file; UserError if one of the runs of the sweep has a mistake."""
-    from cli.arguments.configuration import load, read
-    from cli.runs.sweep import combinations
-    from cli.slurm.batch import FOLDER
-    from cli.slurm.submit import Submission
-
-    combined = combinations(sweep)
-    config, document = read(entry.path, entry.overrides)
-    for overrides in combined:
-        load(entry.path, [*entry.overrides, *overrides])
-    place = f"{document.place(('slurm', 'profile'))}: slurm.profile"
-    run = (*run_options, "--output", FOLDER, "--resume", "latest", str(entry.path.absolute()), *entry.overrides)
-    return Submission(entry.name, run, config.slurm, place, combined)
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str | None]:
@@ -235,13 +219,3 @@ def _pairs(words: Sequence[str]) -> dict[str, str | None]:
     if any(not key for key, _, _ in pairs):
         raise UserError("--sbatch: expected KEY or KEY=VALUE")
     return {key: value if equals else None for key, equals, value in pairs}
-
-
-def _program(name: str) -> Path:
-    """Return the path of a program of this environment, for the batch script."""
-    from cli.launch.flavor import find_program
-
-    path = find_program(name)
-    if path is None:
-        raise UserError(f"no {name} beside this Python or on PATH, and the job starts with it; {install_remedy()}")
-    return path

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ ATTEMPTS = "attempts.jsonl"
 BEGAN = "began"
 """File with the newest attempt: its job, and how many times SLURM has restarted the job."""
 STATE = "state.json"
+FOR_GOOD = "no-requeue"
+"""File that keeps a job whose run was asked to stop from requeueing itself."""
+TAIL = 2**20
+"""Bytes at the end of a log that are searched for messages."""
 _LINES = 2**16
 """Bytes at the end of a file that contain its last lines."""
 _LOG = re.compile(r"slurm-(\d+)(?:_\d+)?\.log")
@@ -55,17 +59,28 @@ def record(runs: Sequence[Submitted]) -> None:
         draft.rename(run.folder / RECORD)
 
 
+def recorded(folder: Path) -> Submitted | None:
+    """Return the run of `folder` as it was submitted; None if `ddl submit` did not make it."""
+    values = _json(folder / RECORD)
+    return None if values is None else Submitted(folder, values["job"], values["task"], tuple(values["overrides"]))
+
+
 def read(folder: Path) -> Submitted | None:
     """Return the run of `folder`; None if `ddl submit` did not make it.
 
     If a user submitted the script again with sbatch, the job is the newest one that has a log.
     """
-    values = _json(folder / RECORD)
-    if values is None:
+    run = recorded(folder)
+    if run is None:
         return None
     began = [str(_number(path)) for path in folder.glob("slurm-*.log")]
-    job = max(filter(None, [values["job"], *began]), key=int, default=None)
-    return Submitted(folder, job, values["task"], tuple(values["overrides"]))
+    return replace(run, job=max(filter(None, [run.job, *began]), key=int, default=None))
+
+
+def forget(folder: Path) -> None:
+    """Remove what an earlier job of the run left, before another job goes on in `folder`."""
+    for name in (RECORD, FOR_GOOD, BEGAN, STATE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def below(root: Path) -> tuple[Submitted, ...]:
@@ -90,6 +105,15 @@ def required(root: Path) -> tuple[Submitted, ...]:
 def log(folder: Path) -> Path | None:
     """Return the newest log of the run; None before its job has begun."""
     return max(folder.glob("slurm-*.log"), key=_number, default=None)
+
+
+def log_tail(folder: Path) -> str:
+    """Return the end of the newest log of the run; empty if the log is elsewhere."""
+    path = log(folder)
+    with contextlib.suppress(OSError), (path or folder).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        return file.read().decode(errors="replace")
+    return ""
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -133,9 +157,10 @@ def remembered(folder: Path) -> dict[str, Any] | None:
     return None if newer else state
 
 
-def has_begun(folder: Path) -> bool:
-    """Return True if an attempt of the job of this run folder has begun."""
-    return _began(folder) is not None
+def job_that_began(folder: Path) -> str | None:
+    """Return the job of the newest attempt that has begun in this run folder; None without one."""
+    began = _began(folder)
+    return began and began[0]
 
 
 def total_steps(folder: Path) -> int | None:

@@ -29,6 +29,8 @@ _PLAIN = re.compile(r"[\w.,:;=@%+/\[\]()?*&|!-]+")
 class Batch:
     """One submission: the words of `ddl run`, which starts in `workdir`, and the request to SLURM.
 
+    `command` is the command of ddl if it is another one than `run`.
+
     `folder` is the run folder. For an array, it holds one run folder per task, named by the number
     of the task. `sweep` has the overrides of each task. `np` is the number of ranks, None if the
     numbers of nodes and of ranks on each node determine it.
@@ -43,6 +45,7 @@ class Batch:
     dependency: str | None = None
     sweep: tuple[tuple[str, ...], ...] = ()
     np: int | None = None
+    command: str = "run"
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -157,7 +160,7 @@ def _frame(batch: Batch, python: Path) -> list[str]:
     end = shlex.join([str(python), internal.PROGRAM, "cli.slurm.end"])
     arguments = f'"$folder" "$code" ${{ddl:+--began}} --notice={settings.notice} --max-requeues={settings.max_requeues}'
     return [
-        "# Written by ddl submit. You may edit this script and submit it with sbatch; it needs only ddl.",
+        "# Written by ddl. You may edit this script and submit it with sbatch; it needs only ddl.",
         f"folder={shlex.quote(str(batch.folder))}" + ('/"$SLURM_ARRAY_TASK_ID"' if batch.tasks else ""),
         "ddl=",
         "",
@@ -169,8 +172,8 @@ def _frame(batch: Batch, python: Path) -> list[str]:
         f"  exec {end} {arguments}",
         "}",
         "trap end EXIT",
-        "# SLURM signals this shell before the time limit and on preemption. ddl run then lets the ranks finish their step",
-        "# and save, and exits with 75. Bash may lose one of two simultaneous signals; both have the same effect.",
+        "# SLURM signals this shell before the time limit and on preemption. ddl then saves its state and exits with 75.",
+        "# Bash may lose one of two simultaneous signals; both have the same effect.",
         'stop() { ddl=$!; [ "$ddl" ] || exit "$1"; kill -USR1 "$ddl"; }',
         "trap 'stop 138' USR1",
         "trap 'stop 143' TERM",
@@ -184,18 +187,23 @@ def _preparations(batch: Batch) -> list[str]:
     return [
         f"cd -- {shlex.quote(str(batch.workdir))} || exit",
         *(f"module load {shlex.quote(module)} || exit" for module in settings.modules),
-        "# A rank of an earlier attempt, on a node that was cut off, may return and end the step with its step number.",
-        "# The steps below use up the numbers of the earlier attempts, so that the ranks of this attempt get another.",
-        "for ((n = 0; n < ${SLURM_RESTART_COUNT:-0}; n++)); do srun --nodes=1 --ntasks=1 --mpi=none true; done",
+        *(_STEPS if batch.command == "run" else ()),
         *(f"export {name}={shlex.quote(str(value))}" for name, value in {**network, **settings.environment}.items()),
     ]
+
+
+_STEPS = (
+    "# A rank of an earlier attempt, on a node that was cut off, may return and end the step with its step number.",
+    "# The steps below use up the numbers of the earlier attempts, so that the ranks of this attempt get another.",
+    "for ((n = 0; n < ${SLURM_RESTART_COUNT:-0}; n++)); do srun --nodes=1 --ntasks=1 --mpi=none true; done",
+)
 
 
 def _run(batch: Batch, ddl: Path) -> list[str]:
     more = ['"${overrides[@]}"'] if batch.sweep else []
     return [
         *_overrides(batch),
-        f"{' '.join([shlex.quote(str(ddl)), 'run', *_words(batch.run), *more])} &",
+        f"{' '.join([shlex.quote(str(ddl)), batch.command, *_words(batch.run), *more])} &",
         "ddl=$!",
         'while kill -0 "$ddl" 2>/dev/null; do wait "$ddl"; done',
         'wait "$ddl"',

@@ -28,6 +28,9 @@ _ACCOUNT = re.compile(
     r"\|(?P<state>[A-Z_]+\b[^|]*)\|(?P<code>\d+:\d+)\|(?P<elapsed>[^|]*)\|(?P<limit>[^|]*)\|(?P<nodes>[^|]*)"
 )
 
+_SQUEUE = ("squeue", "--me", "--noheader", "--states=all")
+_QUEUED = re.compile(r"(?P<id>\d+)\|(?P<state>[A-Z_]+)\|(?P<reason>.*)")
+
 _SETTINGS = re.compile(r"SLURM_(CONF\w*|CLUSTERS|TIME_FORMAT|DEBUG_FLAGS|JWT|SACK_\w+|BITSTR_LEN|EXIT_\w+)")
 _OF_A_JOB = re.compile(r"SLURM\w*_\w+|PMIX_(?!MCA_)\w+|PMI_\w+|OMPI_COMM_WORLD_\w+")
 _INPUT_VARIABLES = {
@@ -125,8 +128,28 @@ def _shown(job: str) -> tuple[JobStatus, ...] | None:
     return None if done.returncode else tuple(parse(done.stdout))
 
 
+def queue() -> dict[str, JobStatus]:
+    """Return the states of the user's jobs by their numbers, without times and nodes.
+
+    They include jobs that ended in the last minutes.
+    """
+    found = map(_QUEUED.fullmatch, _output(*_SQUEUE, "--format=%i|%T|%r").splitlines())
+    return {m["id"]: JobStatus(m["id"], m["state"], "" if m["reason"] == "None" else m["reason"]) for m in found if m}
+
+
+def named(name: str) -> str | None:
+    """Return the number of the user's job with this name, if SLURM has one or had one in the last minutes."""
+    found = re.findall(r"^\d+$", _output(*_SQUEUE, "--format=%i", f"--name={name}"), re.MULTILINE)
+    return max(found, key=int, default=None)
+
+
 def cancel(jobs: Iterable[str]) -> None:
     _output("scancel", *jobs)
+
+
+def notify(jobs: Iterable[str]) -> None:
+    """Send SIGUSR1 to the batch scripts of running `jobs`, as SLURM does before a time limit."""
+    _output("scancel", "--batch", "--signal=USR1", *jobs)
 
 
 def requeue(job: str) -> None:

@@ -27,14 +27,11 @@ from hvd_train.errors import ExitCode, UserError
 from hvd_train.text import strict_json
 
 Cause = Literal[
-    "finished", "failure", "preparation", "time limit", "preemption", "node failure", "requeued", "cancelled"
+    "finished", "failure", "preparation", "time limit", "preemption", "node failure", "requeued", "cancelled", "stopped"
 ]
 
 SLACK = 60
 """Seconds by which SLURM may send the signal before the end too early."""
-
-TAIL = 2**20
-"""Bytes at the end of a log that are searched for messages of SLURM."""
 
 STOPPED = {int(ExitCode.STOPPED), 128 + signal.SIGUSR1, 128 + signal.SIGTERM}
 """Exit codes of a run that was asked to stop; the last two mean that it had nothing to save yet."""
@@ -85,11 +82,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def _end(job: str, options: argparse.Namespace, lost: Sequence[str]) -> End:
     """Return how this attempt of `job` ended; `lost` are the nodes that SLURM cannot reach."""
-    by_slurm = reason_in_log(_log(options.folder), _began())
+    by_slurm = reason_in_log(records.log_tail(options.folder), _began())
     cause = cause_of(options.code, by_slurm, _seconds_left(job), options.notice, options.began)
+    if options.code in STOPPED and by_slurm is None and (options.folder / records.FOR_GOOD).exists():
+        cause = "stopped"
     cause = "node failure" if lost else cause
     requeues = sum(attempt["again"] for attempt in records.attempts(options.folder))
-    again = (bool(lost) or options.code in STOPPED) and by_slurm is None and requeues < options.max_requeues
+    may_requeue = by_slurm is None and cause != "stopped" and requeues < options.max_requeues
+    again = (bool(lost) or options.code in STOPPED) and may_requeue
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     return End(job, cause, exit_code(options.code, cause), again, requeues + again, restarts)
 
@@ -152,15 +152,6 @@ def _say(end: End, most: int, lost: Sequence[str]) -> None:
     elif end.exit_code in STOPPED and end.cause in {"time limit", "preemption"}:
         text += f"; not requeued again after {most} requeues; resume from its last checkpoint with: sbatch job.sh"
     print(f"ddl: {text}", file=sys.stderr, flush=True)
-
-
-def _log(folder: Path) -> str:
-    """Return the end of the log in the run folder; empty if the log is elsewhere."""
-    path = records.log(folder)
-    with contextlib.suppress(OSError), (path or folder).open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-        return file.read().decode(errors="replace")
-    return ""
 
 
 def _began() -> float:

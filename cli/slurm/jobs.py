@@ -64,7 +64,7 @@ def outcome(run: Submitted, state: JobStatus) -> tuple[str, int | None]:
         cause, code = _BY_SLURM[state.state]
         return cause, int(code)
     if state.state == FORGOTTEN:
-        return "" if records.has_begun(run.folder) else "never began", None
+        return "" if records.job_that_began(run.folder) else "never began", None
     end = records.newest_end(run.folder)
     if end and (state.state != "CANCELLED" or end["cause"] == "cancelled"):
         return end["cause"], end["exit_code"]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cli.launch.entrypoint import Module, Script
+from cli.launch.flavor import find_program
 from cli.runs import records
 from cli.runs.records import Submitted
 from cli.slurm import control, profiles, reasons
-from cli.slurm.batch import FOLDER, Batch
+from cli.slurm.batch import FOLDER, Batch, text
 from cli.slurm.schema import SlurmSection
-from hvd_train.errors import UserError
+from hvd_train.errors import UserError, install_remedy
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,14 @@ def batch(work: Submission, flags: Mapping[str, Any], **rest: Any) -> Batch:
     return Batch(work.name, workdir=Path.cwd(), run=(*iface, *work.run), settings=settings, sweep=work.sweep, **rest)
 
 
+def script(batch: Batch) -> str:
+    """Return the batch script, which uses the programs of this environment; UserError for an invalid request."""
+    ddl = find_program("ddl")
+    if ddl is None:
+        raise UserError(f"no ddl beside this Python or on PATH, and the job starts with it; {install_remedy()}")
+    return text(batch, ddl, Path(sys.executable))
+
+
 def submit(batch: Batch, script: str) -> str:
     """Write the run folder with `script`, submit it and return the number of the job.
 
@@ -59,12 +69,7 @@ def submit(batch: Batch, script: str) -> str:
     if batch.sweep:
         runs = [Submitted(run.folder, None, run.task, batch.sweep[int(run.task or 0)]) for run in runs]
     try:
-        records.record(runs)
-        _write(batch.script, script)
-        refusal = control.refusal(batch.script)
-        if refusal:
-            raise UserError(f"SLURM can never run this job: {refusal}")
-        job = control.submit(batch.script)
+        return enqueue(batch.script, script, runs)
     except control.SlurmTimeout as error:
         raise UserError(
             f"{error} The job may be in the queue (squeue --me), so {relative(batch.folder)} is kept"
@@ -72,7 +77,20 @@ def submit(batch: Batch, script: str) -> str:
     except UserError:
         shutil.rmtree(batch.folder)
         raise
-    records.record([Submitted(run.folder, job, run.task, run.overrides) for run in runs])
+
+
+def enqueue(path: Path, script: str, runs: Sequence[Submitted]) -> str:
+    """Write `script` to `path`, submit it for `runs`, record the job and return its number.
+
+    UserError if SLURM refuses the job or does not answer; the files stay.
+    """
+    records.record(runs)
+    _write(path, script)
+    refusal = control.refusal(path)
+    if refusal:
+        raise UserError(f"SLURM can never run this job: {refusal}")
+    job = control.submit(path)
+    records.record([replace(run, job=job) for run in runs])
     return job
 
 
@@ -109,6 +127,8 @@ def relative(folder: Path) -> Path:
 
 def _write(script: Path, text: str) -> None:
     """Write the script with access for its owner only: it may contain values of variables."""
-    descriptor = os.open(script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
+    draft = script.with_name(f".{script.name}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700)
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
+    draft.rename(script)

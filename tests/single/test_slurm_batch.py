@@ -56,7 +56,7 @@ WHOLE = """\
 #SBATCH --exclusive
 #SBATCH --mail-type=END
 
-# Written by ddl submit. You may edit this script and submit it with sbatch; it needs only ddl.
+# Written by ddl. You may edit this script and submit it with sbatch; it needs only ddl.
 folder='/runs/100% a "b"'
 ddl=
 
@@ -68,8 +68,8 @@ end() {
   exec '/opt/my env/bin/python' PROGRAM cli.slurm.end "$folder" "$code" ${ddl:+--began} --notice=300 --max-requeues=4
 }
 trap end EXIT
-# SLURM signals this shell before the time limit and on preemption. ddl run then lets the ranks finish their step
-# and save, and exits with 75. Bash may lose one of two simultaneous signals; both have the same effect.
+# SLURM signals this shell before the time limit and on preemption. ddl then saves its state and exits with 75.
+# Bash may lose one of two simultaneous signals; both have the same effect.
 stop() { ddl=$!; [ "$ddl" ] || exit "$1"; kill -USR1 "$ddl"; }
 trap 'stop 138' USR1
 trap 'stop 143' TERM
