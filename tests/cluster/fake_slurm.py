@@ -19,7 +19,7 @@ def shown(job: str, state: str, reason: str = "None", code: str = "0:0", restart
 
 
 class FakeSlurm:
-    """scontrol, sacct, sbatch and scancel on PATH; `calls` has the calls of the last two."""
+    """scontrol, sacct, squeue, sbatch and scancel on PATH; `calls` has the calls of the last three."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
@@ -27,6 +27,7 @@ class FakeSlurm:
         self._folder = folder
         self.shows(None)
         self.accounts(None)
+        self.queues("")
         self.submits("4711")
         self._program("scancel", f'echo scancel "$@" >> {folder}/calls')
 
@@ -38,6 +39,11 @@ class FakeSlurm:
     def accounts(self, text: str | None) -> None:
         """Set the output of sacct; None: there is no accounting."""
         self._program("sacct", "exit 1" if text is None else _print(text))
+
+    def queues(self, text: str, named: str = "") -> None:
+        """Set the output of squeue, and its output for a name."""
+        call = f'echo squeue "$@" >> {self._folder}/calls'
+        self._program("squeue", f"{call}\ncase $5 in --name=*) {_print(named)}\n;; *) {_print(text)}\n;; esac")
 
     def submits(self, answer: str) -> None:
         """Set the output of sbatch, which also writes its environment."""

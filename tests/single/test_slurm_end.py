@@ -157,6 +157,18 @@ def test_a_job_that_was_cancelled_is_not_queued_again(tmp_path: Path, monkeypatc
     assert (slurm.requeued, records.attempts(tmp_path)[0]["cause"]) == ([], "cancelled")
 
 
+@pytest.mark.parametrize(
+    ("code", "cause", "exit_code"), [(75, "stopped", 75), (138, "stopped", 143), (0, "finished", 0), (3, "failure", 3)]
+)
+def test_a_run_that_a_search_stopped_is_not_queued_again(
+    code: int, cause: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = Slurm(monkeypatch)
+    (tmp_path / records.FOR_GOOD).touch()
+    assert ended(tmp_path, code) == exit_code
+    assert (slurm.requeued, records.attempts(tmp_path)[0]["cause"]) == ([], cause)
+
+
 def test_a_requeue_that_slurm_refuses_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
