@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,18 @@ def test_a_job_has_the_words_ranks_and_gate_of_its_run(slurm: FakeSlurm) -> None
         "export A=1", "export B=2", f"export DDL_GATE={work.folder}/gate.json",
     ]  # fmt: skip
     assert records.recorded(work.folder) == Submitted(work.folder, "4711", None, work.overrides)
-    other = SlurmJobs({}).start(run(8))
     assert asked[0].startswith("job-name=m-0007-")
-    assert not any("DDL_GATE" in line for line in script(other.folder))
+
+
+def test_runs_of_one_search_may_differ_in_their_request(slurm: FakeSlurm) -> None:
+    jobs = SlurmJobs({})
+    for number, minutes in enumerate((20, 30)):
+        work = run(number)
+        jobs.start(replace(work, overrides=(f"slurm.time={minutes}", *work.overrides)))
+        lines = script(work.folder)
+        assert f"#SBATCH --time={minutes}" in lines
+        assert lines[-5].endswith(f"{work.file} slurm.time={minutes} optimizer.lr=0.1 &")
+        assert not any("DDL_GATE" in line for line in lines)
 
 
 def test_each_submission_has_a_name_of_its_own(slurm: FakeSlurm) -> None:

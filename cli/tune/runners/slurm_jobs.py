@@ -29,6 +29,7 @@ from cli.slurm.batch import SCRIPT, Batch
 from cli.slurm.control import JobStatus, SlurmTimeout
 from cli.slurm.end import STOPPED
 from cli.slurm.schema import SlurmProfile
+from cli.slurm.submit import Submission
 from cli.tune import gate
 from cli.tune.cause import cause
 from cli.tune.runner import Run
@@ -54,6 +55,7 @@ class SlurmJobs:
 
     def __init__(self, flags: Mapping[str, Any], options: Sequence[str] = ()) -> None:
         self._flags, self._options = flags, tuple(options)
+        self._works: dict[tuple[Path, tuple[str, ...]], Submission] = {}
         self._jobs: list[SlurmJob] = []
         self._accepted = False
         """True once SLURM has accepted a job of the search."""
@@ -128,13 +130,21 @@ class SlurmJobs:
         self._thread.shutdown()
 
     def _batch(self, run: Run) -> Batch:
-        work = yaml_work(YamlFile(run.file, run.overrides), self._options)
+        work = self._work(run)
         name = re.sub(r"[^\w.-]", "-", f"{work.name}-{run.folder.name}-{secrets.token_hex(4)}")
         flags = dict(self._flags)
         if run.gated:
             flags["environment"] = {**flags.get("environment", {}), VARIABLE: str(run.folder / gate.FILE)}
         batch = submit.batch(work, flags, folder=run.folder, np=run.np)
         return replace(batch, name=name, settings=fitted(batch.settings, run.np))
+
+    def _work(self, run: Run) -> Submission:
+        """Return the work of `run`. The file is read once for all runs with the same request to SLURM."""
+        key = (run.file, tuple(text for text in run.overrides if text.startswith("slurm.")))
+        if key not in self._works:
+            self._works[key] = yaml_work(YamlFile(*key), self._options)
+        others = (text for text in run.overrides if text not in key[1])
+        return replace(self._works[key], run=(*self._works[key].run, *others))
 
     def _submit(self, job: SlurmJob) -> None:
         """Submit `job`, or leave it for later; UserError if SLURM refuses it."""
@@ -164,11 +174,11 @@ class SlurmJobs:
             if not state.active and run.job is not None:
                 submitted[run.job].settle_as(state)
         never = {n: reason for n, state in active.items() if (reason := _never(state))}
-        for number, reason in never.items():
-            submitted[number].settle(ExitCode.BAD_INPUT, reason)
         killed = [n for n, state in active.items() if submitted[n].killed or (submitted[n].is_asked and state.waiting)]
         _tell(control.cancel, [*never, *killed])
         _tell(control.notify, [n for n in active if submitted[n].is_asked and n not in killed])
+        for number, reason in never.items():
+            submitted[number].settle(ExitCode.BAD_INPUT, reason)
         self._try_again(job for job in watched if job.number is None)
 
     def _try_again(self, waiting: Iterable[SlurmJob]) -> None:
