@@ -70,9 +70,10 @@ class FakeSlurm:
         return {name: value for name, _, value in pairs}
 
     def _program(self, name: str, script: str) -> None:
-        path = self._folder / name
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
+        draft = self._folder / f".{name}"
+        draft.write_text(f"#!/bin/sh\n{script}\n")
+        draft.chmod(0o755)
+        draft.rename(self._folder / name)  # another thread may call the program now
 
 
 def _print(text: str) -> str:

@@ -14,7 +14,8 @@ import pytest
 from cli.launch.entrypoint import YamlFile
 from cli.runs import records
 from cli.runs.records import Submitted
-from cli.slurm import end, submit
+from cli.slurm import control, end, submit
+from cli.slurm.control import JobStatus
 from cli.slurm.end import End
 from cli.slurm.schema import SlurmProfile
 from cli.tune.cause import cause
@@ -179,19 +180,30 @@ def test_the_end_of_another_job_in_the_same_folder_is_not_that_of_this_one(slurm
     assert waits(jobs.start(run()), 0.2) is None
 
 
+def test_the_queue_has_states_reasons_and_lines_of_others(slurm: FakeSlurm) -> None:
+    slurm.queues("12|RUNNING|None\n13_[0-3]|PENDING|Priority\n14|PENDING|(a|b)")
+    assert control.queue() == {"12": JobStatus("12", "RUNNING"), "14": JobStatus("14", "PENDING", "(a|b)")}
+    slurm.queues("", named="12\n15")
+    assert control.named("x") == "15"
+
+
 def test_many_polls_of_many_jobs_are_one_query(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_jobs, "QUEUE", 60.0)
+    monkeypatch.setattr(slurm_jobs, "FILES", 0.1)
+    looks: list[SlurmJob] = []
+    monkeypatch.setattr(SlurmJob, "look", lambda job: looks.append(job))
     jobs, started = SlurmJobs({}), []
     for number in range(8):
         slurm.submits(str(10 + number))
         started.append(jobs.start(run(number)))
     slurm.queues("\n".join(f"{10 + number}|RUNNING|None" for number in range(8)))
-    began = time.process_time()
-    for _ in range(500):
+    by, polls = time.monotonic() + 0.5, 0
+    while time.monotonic() < by:
         assert [job.poll() for job in started] == [None] * 8
-    assert time.process_time() - began < 0.5
+        polls += 1
     jobs.close()
-    assert len([call for call in slurm.calls if call.startswith("squeue")]) == 1
+    assert [call[:6] for call in slurm.calls].count("squeue") == 1
+    assert 8 <= len(looks) <= 8 * 6 < polls
 
 
 def test_a_controller_that_restarts_is_asked_again(slurm: FakeSlurm) -> None:

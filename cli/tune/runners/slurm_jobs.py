@@ -42,7 +42,7 @@ FILES, QUEUE, RETRY = 0.5, 5.0, 30.0
 """Seconds between two looks at the run folders, two at the queue, and two tries of a job that a limit kept out."""
 
 _SETTLED = {"finished", "preparation", "cancelled", "stopped"}
-"""Causes of an end that the state of the job in SLURM cannot change."""
+"""Causes of an end that the state of the job in SLURM cannot change. Such a job has not been queued again."""
 _OWN_CODES = {ExitCode.BAD_INPUT, ExitCode.DIVERGED}
 """Exit codes by which the run itself says why it failed."""
 _LIMIT = re.compile(r"MaxSubmit|[Tt]emporarily un")
@@ -262,7 +262,7 @@ class SlurmJob:
             return
         self._size = size
         end = records.newest_end(self.folder)
-        if end is None or end["job"] != self.number or end["again"]:
+        if end is None or end["job"] != self.number:
             return
         if end["cause"] in _SETTLED or end["exit_code"] in _OWN_CODES:
             self.settle(end["exit_code"], self._explained(end["cause"]))
