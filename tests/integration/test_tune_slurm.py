@@ -14,7 +14,7 @@ from tests.integration.ddl import summary
 from tests.integration.site import Site
 
 COMMON = """\
-import json, os, signal, time
+import json, os, signal, subprocess, time
 from pathlib import Path
 from cli.slurm import submit
 from cli.tune.runner import Run
@@ -54,10 +54,11 @@ def dies(script):
     os.kill(os.getpid(), signal.SIGKILL)
 
 submit.control.submit = dies
-jobs.start(run("again", "train.epochs=1"))
+jobs.start(run("again", "train.epochs=1", "slurm.sbatch={hold: null}"))
 """
 ATTACHES = """\
 job = jobs.attach(run("again").folder)
+subprocess.run(["scontrol", "release", job.number], check=True)
 print(json.dumps(end(job)))
 jobs.close()
 """
