@@ -33,8 +33,8 @@ from cli.slurm.submit import Submission
 from cli.tune import gate
 from cli.tune.cause import cause
 from cli.tune.runner import Run
+from hvd_train.config.launch import GATE
 from hvd_train.errors import ExitCode, UserError
-from hvd_train.rank.gate import VARIABLE
 from hvd_train.rank.submitted import has_checkpoint
 from hvd_train.state import checkpoint_folder
 
@@ -134,7 +134,7 @@ class SlurmJobs:
         name = re.sub(r"[^\w.-]", "-", f"{work.name}-{run.folder.name}-{secrets.token_hex(4)}")
         flags = dict(self._flags)
         if run.gated:
-            flags["environment"] = {**flags.get("environment", {}), VARIABLE: str(run.folder / gate.FILE)}
+            flags["environment"] = {**flags.get("environment", {}), GATE: str(run.folder / gate.FILE)}
         batch = submit.batch(work, flags, folder=run.folder, np=run.np)
         return replace(batch, name=name, settings=fitted(batch.settings, run.np))
 
