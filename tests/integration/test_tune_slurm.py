@@ -101,38 +101,32 @@ def test_trials_are_jobs_that_end_fail_stop_and_are_found_again(site: Site) -> N
     assert submitted(site) == before + 4
 
 
-STAND_IN = """\
-#!/bin/bash
-# Behaves as ddl tune: SIGUSR1 makes it exit with 75. The second start ends at once.
-trap 'exit 75' USR1
-echo "$@" >> said
-[ "$(wc -l < said)" = 2 ] && exit 0
-while :; do sleep 0.05; done
-"""
 SEARCHES = """\
 from cli.launch.entrypoint import YamlFile
 from cli.tune.runners.searcher_job import submit_searcher
 
-submit.find_program = lambda name: Path("stand-in").absolute()
-submit_searcher(Path("search"), YamlFile(Path("m.yaml")), ("--slurm",), {"profile": "lab", "nodes": 2})
+flags = {"profile": "lab", "nodes": 2}
+submit_searcher(Path("search"), YamlFile(Path("m.yaml")), ("--max-seconds", "600"), flags)
 """
+SEARCH = ["--output", "search", "--trials", "2", "--set", "seed=[0, 1]", "--sampler", "grid", "--max-seconds", "0.001"]
 
 
 @pytest.mark.timeout(100)
 def test_the_searcher_is_one_small_job_that_requeues_itself_and_goes_on(site: Site) -> None:
-    (site.home / "stand-in").write_text(STAND_IN)
-    (site.home / "stand-in").chmod(0o755)
-    (site.home / "search").mkdir()
+    """The time of the search is used up after its first trial, and it goes on as a job with more time."""
+    begun = site.ddl("tune", *SEARCH, "m.yaml", "train.epochs=2")
+    assert "seconds used up" in begun.stderr
     done = drive(site, SEARCHES)
     assert done.returncode == 0, done.stderr
-    job, said = done.stdout.strip(), site.home / "said"
+    job, started = done.stdout.strip(), site.home / "search" / "trials" / "0001.log"
     assert done.stderr == f"ddl: search: job {job} searches and requeues itself\n"
-    site.wait_until("search", said.exists, "the start")
     assert site.run("squeue", "--noheader", "--format=%i %D %C %m").stdout == f"{job} 1 1 2G\n"
+    site.wait_until("search", started.exists, "the start of the second trial")
     assert site.run("scancel", "--batch", "--signal=USR1", job).returncode == 0
     (attempt,) = site.wait("search")
     assert (attempt["cause"], attempt["exit_code"], attempt["again"]) == ("preemption", 75, True), site.log("search")
     site.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     attempt = site.wait("search", 2)[-1]
     assert (attempt["job"], attempt["cause"], attempt["restarts"]) == (job, "finished", 1), site.log("search")
-    assert said.read_text() == f"tune --resume {site.home}/search --slurm\n" * 2
+    ends = [summary(folder)["ended"] for folder in sorted((site.home / "search" / "trials").glob("000[01]"))]
+    assert ends == ["length", "length"]
