@@ -31,6 +31,10 @@ class Request:
     engine: str | None = None
     iface: str | None = None
     ssh_args: str | None = None
+    slurm: bool = False
+    """Each run is a job of SLURM."""
+    detach: bool = False
+    """The search itself is a job of SLURM."""
 
     def kept_in(self, folder: Path) -> Request:
         """Copy the files of the request to `folder`: later changes of them do not change the search."""
@@ -43,7 +47,8 @@ class Request:
 
     def dump(self) -> dict[str, Any]:
         """Return the request as JSON."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+        kept = dataclasses.replace(self, detach=False)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in vars(kept).items()}
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Request:

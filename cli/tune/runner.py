@@ -58,7 +58,13 @@ class Running(Protocol):
 
 
 class Runner(Protocol):
+    outlives: bool
+    """True if runs go on after the end of the search that started them."""
+
     def start(self, run: Run) -> Running: ...
+
+    def attach(self, folder: Path) -> Running | None:
+        """Return the run in `folder` that an earlier search started and that went on, None if there is none."""
 
     def close(self) -> None:
         """End what the runner keeps between runs."""

@@ -79,6 +79,9 @@ class Searcher:
             self.live.changed(record)
             if record.state == "running":
                 self.trials.append(self._adopt(self.journal.adopt(record.number)))
+                self._attach(self.trials[-1])
+        if self.reason is not None:
+            self._finish(self.reason)
 
     def run(self) -> int:
         """Search, and return the exit code.
@@ -103,7 +106,7 @@ class Searcher:
     def _goes_on(self) -> bool:
         self._follow()
         if self._signalled:
-            return any(trial.running for trial in self.trials)
+            return not self.runner.outlives and any(trial.running for trial in self.trials)
         self._fill()
         return bool(self.trials)
 
@@ -111,8 +114,9 @@ class Searcher:
         if self._signalled:
             raise KeyboardInterrupt
         self._signalled = True
-        for trial in self.trials:
-            trial.stop()
+        if not self.runner.outlives:
+            for trial in self.trials:
+                trial.stop()
 
     # What runs
 
@@ -224,6 +228,13 @@ class Searcher:
             trial.stop()
 
     # What starts
+
+    def _attach(self, trial: Trial) -> None:
+        """Take up the runs that went on without a search."""
+        for part in trial.waiting:
+            part.running = self.runner.attach(part.folder)
+            if part.running is not None:
+                part.slots, part.began, part.attempts = self.slots.take(trial.np), time.time(), 1
 
     def _fill(self) -> None:
         """Start runs while slots are free."""

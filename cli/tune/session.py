@@ -13,6 +13,7 @@ from cli.arguments.configuration import load, read
 from cli.compare.entries import entries
 from cli.hosts.hostfile import Host, given_hosts
 from cli.hosts.machine import Machine
+from cli.launch.entrypoint import YamlFile
 from cli.output.streams import say
 from cli.runs.folder import make_new_folder
 from cli.search.pruner import Pruner
@@ -21,8 +22,10 @@ from cli.search.space import Choice, check_space, parse_space, point
 from cli.tune import objectives, study
 from cli.tune.plan import NP, STRATEGY, Plan, difference
 from cli.tune.request import Request
-from cli.tune.runner import Run
+from cli.tune.runner import Run, Runner
 from cli.tune.runners.processes import Processes
+from cli.tune.runners.searcher_job import submit_searcher
+from cli.tune.runners.slurm_jobs import SlurmJobs, ranks_of_job
 from cli.tune.searcher import Searcher
 from cli.tune.show.live import Live
 from cli.tune.slots import HERE, Slots
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     import optuna
 
 REQUEST, IDENTITY = "request", "identity"
+JOBS = 100
+"""Jobs of SLURM at a time, if the user does not say how many."""
 TRIALS = 20
 """Trials of a search that does not say how many."""
 
@@ -40,6 +45,7 @@ TRIALS = 20
 def run(request: Request, resume: Path | None, output: Path | None, *, dry_run: bool, quiet: bool) -> int:
     """Search, and return the exit code; UserError before anything is written if the request is wrong."""
     study.require_optuna()
+    detach = request.detach
     with ExitStack() as stack:
         if resume is not None:
             folder = resume.absolute()
@@ -51,13 +57,12 @@ def run(request: Request, resume: Path | None, output: Path | None, *, dry_run: 
         plan = make_plan(request)
         slots, parallel = _slots(request, plan, Machine.here())
         sampler, pruner = _deciders(plan, 0 if earlier is None else len(earlier.get_trials(deepcopy=False)))
-        runner = Processes(_words(request))
         if earlier is not None and (changed := difference(earlier.user_attrs[IDENTITY], plan.identity())):
             raise UserError(
                 f"--resume: {folder} has another search: {changed}; resume it as it began, or start a new one"
             )
         if dry_run:
-            print(_described(plan, slots, runner, folder))
+            print(_described(plan, slots, _words(request), folder))
             return ExitCode.OK
         if earlier is None:
             make_new_folder(folder)
@@ -68,11 +73,14 @@ def run(request: Request, resume: Path | None, output: Path | None, *, dry_run: 
         else:
             journal = study.resume(folder, sampler)
             journal.study.set_user_attr("trials", plan.trials)
-        live = Live(plan.trials, plan.objectives, sys.stderr, quiet=quiet)
-        searcher = Searcher(plan, folder, journal, pruner, runner, slots, parallel, live)
-        code = searcher.run()
-        say(_ending(searcher, folder, code))
-        return code
+        if not detach:
+            live = Live(plan.trials, plan.objectives, sys.stderr, quiet=quiet)
+            searcher = Searcher(plan, folder, journal, pruner, _runner(request), slots, parallel, live)
+            code = searcher.run()
+            say(_ending(searcher, folder, code))
+            return code
+    submit_searcher(folder, YamlFile(request.path, request.overrides), (), {})
+    return ExitCode.OK
 
 
 def make_plan(request: Request) -> Plan:
@@ -93,7 +101,7 @@ def make_plan(request: Request) -> Plan:
     plan = Plan(
         file=request.path,
         overrides=overrides,
-        np=request.np or 1,
+        np=request.np or (ranks_of_job(request.path, overrides) if request.slurm else 1),
         space=space,
         search=search,
         objectives=objectives.chosen(search.objectives, config),
@@ -144,9 +152,12 @@ def _deciders(plan: Plan, trials: int) -> tuple[optuna.samplers.BaseSampler, Pru
 
 def _slots(request: Request, plan: Plan, machine: Machine) -> tuple[Slots, int]:
     """Return the slots of the hosts, and how many runs may use them at a time."""
-    hosts = given_hosts(request.hosts, request.hostfile) or (machine.allocation.hosts if machine.allocation else ())
     most = max(plan.ranks(values) for values in _np_values(plan))
     limit = _parallel(request.parallel)
+    if request.slurm:
+        limit = limit or JOBS
+        return Slots((Host("slurm", limit * most),)), limit
+    hosts = given_hosts(request.hosts, request.hostfile) or (machine.allocation.hosts if machine.allocation else ())
     if not hosts:
         hosts = (Host(HERE, max(machine.cores, most, most * (limit or 0))),)
     slots = Slots(hosts)
@@ -175,10 +186,16 @@ def _np_values(plan: Plan) -> list[dict[str, Any]]:
     return [{}]
 
 
+def _runner(request: Request) -> Runner:
+    if request.slurm:
+        return SlurmJobs({}, _words(request))
+    return Processes(_words(request))
+
+
 def _words(request: Request) -> tuple[str, ...]:
     """Return the options of `ddl run` that all runs have."""
     given = {"--engine": request.engine, "--iface": request.iface, "--ssh-args": request.ssh_args}
-    if Machine.here().allocation is not None:
+    if Machine.here().allocation is not None and not request.slurm:
         given["--launcher"] = "mpirun"  # srun takes the hosts of the whole allocation
     return tuple(word for name, value in given.items() if value for word in (name, value))
 
@@ -199,12 +216,12 @@ def _attributes(request: Request, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _described(plan: Plan, slots: Slots, runner: Processes, folder: Path) -> str:
+def _described(plan: Plan, slots: Slots, words: tuple[str, ...], folder: Path) -> str:
     """Return what a search would do: how many trials, and the command of the first values of the space."""
     values = point(plan.space, {})
     taken = slots.take(plan.ranks(values))
     run = Run(plan.file, plan.words(values, 0 if plan.folds else None), len(taken), folder / study.TRIALS / "0000")
-    return f"{plan.trials} trials on {slots.count} slots, such as:\n{shlex.join(runner.argv(run))}"
+    return f"{plan.trials} trials on {slots.count} slots, such as:\n{shlex.join(Processes(words).argv(run))}"
 
 
 def _ending(searcher: Searcher, folder: Path, code: int) -> str:

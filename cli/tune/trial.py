@@ -48,8 +48,9 @@ class Part:
 
     def is_complete(self) -> bool:
         """Return True if the run in the folder has come to its own end."""
-        ended = records.summary(self.folder).get("ended", "stopped")
-        return not str(ended).startswith("stopped")
+        summary = records.summary(self.folder)
+        failed = summary.get("slurm", {}).get("exit_code", 0)
+        return not failed and not str(summary.get("ended", "stopped")).startswith("stopped")
 
     def source(self) -> Path | None:
         """Return what the next start resumes from, None for a start from the beginning.

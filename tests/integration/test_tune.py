@@ -106,15 +106,15 @@ def test_trials_that_diverge_or_run_out_of_memory_are_rows(home: Path) -> None:
         "        return super().forward(x.flatten(1))\n"
     )
     told = ["--sampler", "grid", "--retries", "0", "--output", "s"]
-    space = ["--set", "model.gigabytes=[0,16]", "--set", "optimizer.lr=[0.05,1e300]"]
+    space = ["--set", "model.gigabytes=[0,16]", "--set", "optimizer.lr=[0.05,1e308]"]
     done = ddl("tune", "m.yaml", "model={target: 'greedy:Model', gigabytes: 0}", *space, *told, cwd=home)
     assert done.returncode == 0, done.stderr
     found = {tuple(r.values.values()): (r.state, r.reason or "") for r in trials(home / "s")}
     assert len(found) == 4
     assert found[0, 0.05] == ("complete", "")
-    assert found[0, 1e300][0] == "failed"
-    assert "the loss became" in found[0, 1e300][1]
-    assert all("MemoryError" in found[16, lr][1] for lr in (0.05, 1e300))
+    assert found[0, 1e308][0] == "failed"
+    assert "the loss became" in found[0, 1e308][1]
+    assert all("MemoryError" in found[16, lr][1] for lr in (0.05, 1e308))
 
 
 def test_cross_validation_of_a_grid(home: Path) -> None:

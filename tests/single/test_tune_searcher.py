@@ -41,12 +41,15 @@ class Fake:
     crashes_after: int = 10**9
     """Starts after which the search is killed."""
     polls: int = 0
+    outlives: bool = False
 
     def start(self, run: Run) -> FakeRun:
         self.runs.append(run)
         if len(self.runs) > self.crashes_after:
             raise SystemExit("killed")
         return FakeRun(self, run)
+
+    def attach(self, folder: Path) -> None: ...
 
     def close(self) -> None: ...
 

@@ -106,6 +106,17 @@ def command(
     hosts: options.Hosts = None,
     hostfile: options.Hostfile = None,
     engine: options.Engine = "auto",
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Submit each run as a job of SLURM.", rich_help_panel=options.WHERE)
+    ] = False,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach",
+            help="Submit the search itself as a small job of SLURM, which requeues itself.",
+            rich_help_panel=options.WHERE,
+        ),
+    ] = False,
     target: Annotated[
         float | None,
         typer.Option(
@@ -167,5 +178,7 @@ def command(
         engine=engine,
         iface=iface,
         ssh_args=ssh_args,
+        slurm=slurm,
+        detach=detach,
     )
     sys.exit(run(request, resume, output, dry_run=dry_run, quiet=quiet))

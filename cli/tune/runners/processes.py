@@ -13,12 +13,11 @@ import psutil
 
 from cli.follow.process import end_with_parent
 from cli.tune import gate
+from cli.tune.cause import cause
 from cli.tune.runner import Run
 from hvd_train.config.launch import GATE
 from hvd_train.errors import UserError
 from hvd_train.rank import internal
-
-_ASIDE = ("ddl: see ", "ddl: warning")
 
 
 class Processes:
@@ -27,6 +26,8 @@ class Processes:
     The output of a run is in the file beside its folder. A run gets SIGTERM if this process dies:
     its ranks then save and end.
     """
+
+    outlives = False
 
     def __init__(self, words: tuple[str, ...] = ()) -> None:
         self._words = words
@@ -50,6 +51,9 @@ class Processes:
             *(word for name, value in variables.items() for word in ("-x", f"{name}={value}")),
             *self._words,
         ]
+
+    def attach(self, folder: Path) -> None:
+        """Return None: a process does not outlive its search."""
 
     def close(self) -> None:
         """Nothing is kept between runs."""
@@ -79,14 +83,8 @@ class Process:
     def message(self) -> str:
         with open(self._log, "rb") as file:
             file.seek(self._begin)
-            lines = file.read().decode(errors="replace").splitlines()
-        said = [
-            line.removeprefix("ddl: ") for line in lines if line.startswith("ddl: ") and not line.startswith(_ASIDE)
-        ]
-        causes = [line for line in said if line.startswith("the first failure")]
-        text = (causes or said or [f"exit code {self.poll()}"])[0]
-        after = said[said.index(text) + 1 :] if text.endswith(":") else []
-        return " ".join([text, *after[-1:]])
+            said = file.read().decode(errors="replace")
+        return cause(said) or f"exit code {self.poll()}"
 
     def stop(self) -> None:
         if self.poll() is None:

@@ -53,6 +53,8 @@ _NAME = re.compile(r"^#SBATCH --job-name=(\S+)$", re.MULTILINE)
 class SlurmJobs:
     """Submits runs. `flags` are fields of `slurm:` from the command line, `options` words for `ddl run`."""
 
+    outlives = True
+
     def __init__(self, flags: Mapping[str, Any], options: Sequence[str] = ()) -> None:
         self._flags, self._options = flags, tuple(options)
         self._works: dict[tuple[Path, tuple[str, ...]], Submission] = {}
@@ -284,6 +286,11 @@ class SlurmJob:
     def _explained(self, why: str) -> str:
         """Return what ddl said about a failure of the run, and `why` for other ends."""
         return cause(records.log_tail(self.folder)) or why if why in ("failure", "preparation") else why
+
+
+def ranks_of_job(file: Path, overrides: Sequence[str]) -> int:
+    """Return the number of ranks of a job that `ddl submit` would submit for `file`."""
+    return submit.batch(yaml_work(YamlFile(file, tuple(overrides)), ()), {}, folder=Path.cwd()).world_size
 
 
 def fitted(settings: SlurmProfile, np: int) -> SlurmProfile:
