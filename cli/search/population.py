@@ -100,7 +100,7 @@ def _members(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def _followed(trials: Sequence[FrozenTrial]) -> set[int]:
     """Return the numbers of the trials of which a member has a newer one."""
-    later = [t for t in trials if CONTINUES in t.user_attrs]
+    later = [t for t in trials if CONTINUES in t.user_attrs and INFEASIBLE not in t.user_attrs]
     followed = {t.user_attrs[CONTINUES] for t in later if _is_in_place(trials, t)}
     # A second attempt of a trial has its source and its parameters too.
     copies = {

@@ -374,6 +374,9 @@ def test_a_trial_of_a_population_stops_after_its_own_evaluations() -> None:
     again = member(study, POINT, {1: 0.5, 2: 0.4, 3: 0.3, 4: 0.2}, TrialState.RUNNING, source=first.number)
     assert pruner.stops(study, again)
     assert not pruner.stops(study, member(study, POINT, {1: 0.5, 2: 0.4, 3: 0.3}, TrialState.RUNNING, first.number))
+    odd = member(study, POINT, {1: 0.5, 2: 0.4, 3: 0.3}, TrialState.PRUNED)
+    whole = dict.fromkeys(range(1, 6), 0.1)
+    assert pruner.stops(study, member(study, POINT, whole, TrialState.RUNNING, source=odd.number))
     copied = {**POINT, "lr": 0.02}
     assert not pruner.stops(study, member(study, copied, {1: 0.3}, TrialState.RUNNING, source=first.number))
     assert pruner.stops(study, member(study, copied, {1: 0.3, 2: 0.1}, TrialState.RUNNING, source=first.number))
@@ -397,6 +400,23 @@ def test_a_second_attempt_of_a_copy_replaces_one_member_only() -> None:
     assert again.params != found.params
     member(study, again.params, {}, TrialState.RUNNING, source=again.source)
     assert pruner.continuation(study, NUMBERS) == Continuation(2, study.get_trials(deepcopy=False)[2].params)
+
+
+def test_a_copy_that_the_constraints_refuse_is_drawn_again() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr("trials", 2)
+    pruner = plugins.create(SAMPLERS, "pbt", population=2).pruner()
+    for value in (0.1, 0.9):
+        member(study, {**POINT, "lr": value / 10}, {1: value}, TrialState.PRUNED)
+    found = pruner.continuation(study, NUMBERS)
+    assert found is not None
+    refused = member(study, found.params, {}, TrialState.RUNNING, source=found.source)
+    study._storage.set_trial_user_attr(refused._trial_id, INFEASIBLE, True)
+    study.tell(refused.number, state=TrialState.FAIL)
+    again = pruner.continuation(study, NUMBERS)
+    assert again is not None
+    assert again.source == found.source == 1
+    assert again.params not in (found.params, {**POINT, "lr": 0.09})
 
 
 def test_a_space_of_one_point_is_never_copied_into_the_folder_of_another_member() -> None:
