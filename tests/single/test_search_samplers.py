@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +118,17 @@ def test_samplers_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
                 trial = study.ask()
                 study.tell(trial, made.suggest(trial)["a"])
     assert capfd.readouterr() == ("", "")
+
+
+def test_gp_is_silent_about_an_optional_package() -> None:
+    code = """
+from cli.search.samplers.gp import create
+from cli.search.space import Space
+create().optuna(Space(()), 0)
+import optuna._gp.batched_lbfgsb
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def test_a_resumed_search_does_not_repeat_its_first_trials() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cli.search.quiet import quiet
@@ -22,10 +24,21 @@ class GaussianProcess:
         from optuna.samplers import GPSampler
 
         with quiet():
+            _import_optimizer()
             return GPSampler(seed=seed + trials, n_startup_trials=self._startup, warn_independent_sampling=False)
 
     def pruner(self) -> Pruner | None:
         return None
+
+
+def _import_optimizer() -> None:
+    """Import the optimizer of the sampler, which logs once that it would be faster with the package greenlet."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with suppress(ImportError):  # a private module
+        importlib.import_module("optuna._gp.batched_lbfgsb")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def create(
