@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -16,7 +17,7 @@ from cli.follow.observations import Observations
 from cli.follow.poller import Poller
 from cli.follow.process import BEAT_SECONDS, GRACE, LauncherProcess
 from cli.follow.reap import reap
-from cli.follow.receiver import StderrReceiver
+from cli.follow.receiver import RunEnded, StderrReceiver, ignore
 from cli.follow.record import RunRecord
 from cli.follow.state import JobState
 from cli.follow.stop import Signals, Stopper
@@ -34,11 +35,12 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True)
 class Result:
-    """The exit code of a job, the events of its ranks, and whether a signal asked it to stop."""
+    """The exit code of a job, the events of its ranks, whether a signal asked it to stop, and why it failed."""
 
     code: int
     events: Sequence[Mapping[str, Any]]
     stop_requested: bool
+    reason: str = ""
 
 
 def follow(
@@ -50,11 +52,14 @@ def follow(
     quiet: bool = False,
     verbose: bool = False,
     progress: Callable[[], None] = lambda: None,
+    stdin: int = subprocess.DEVNULL,
+    run_ended: RunEnded = ignore,
 ) -> Result:
     """Run `command`, which starts `world_size` ranks, and print how the job ended if it failed.
 
     No process of the job is left on this machine or on the other hosts of `reach`. `quiet` and
-    `verbose` are those of `Display`. `progress` is called once a second.
+    `verbose` are those of `Display`. `progress` is called once a second. `stdin` is the standard
+    input of `command`, and `run_ended` as in `StderrReceiver`.
     """
     signals = Signals()
     guards = Guards([host.name for host in reach.others], limits.stall_timeout, reach.client)
@@ -62,12 +67,12 @@ def follow(
         signals.handled(),
         closing(Poller()) as poller,
         closing(Display(quiet=quiet, verbose=verbose)) as display,
-        closing(LauncherProcess(command)) as launcher,
+        closing(LauncherProcess(command, stdin)) as launcher,
         closing(RunRecord(command, guards, launcher.pid)) as record,
     ):
         observed = Observations(launcher, JobState(world_size), limits.min_ranks)
         monitor = ProcessMonitor(poller, guards, observed.process_ended, partial(_name_host, observed, record))
-        receiver = StderrReceiver(observed, monitor, record, display)
+        receiver = StderrReceiver(observed, monitor, record, display, run_ended)
         streams = open_streams(poller, launcher, display, receiver.receive, tagged=command.tags_output)
         supervisor = supervise(observed, streams, limits)
         stopper = Stopper(signals, observed, monitor, display)
@@ -75,7 +80,7 @@ def follow(
         Follower(observed, monitor, streams, supervisor, stopper, periodic).run()
         found = _conclude(observed, supervisor.intervention(list(signals.requests.first)))
         _explain(found, observed, display, signals)
-        return Result(found.code, observed.events, bool(signals.requests))
+        return Result(found.code, observed.events, bool(signals.requests), found.text)
 
 
 class Follower:

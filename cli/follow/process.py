@@ -23,18 +23,18 @@ _PR_SET_PDEATHSIG = 1
 
 
 class LauncherProcess:
-    """The process of `command`, in a session of its own.
+    """The process of `command`, in a session of its own, with `stdin` as its standard input.
 
     `end_by` is the monotonic time at which this command stops waiting for it, or None.
     """
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, stdin: int = subprocess.DEVNULL) -> None:
         self.name = Path(command.argv[0]).name
         self.end_by: float | None = None
         self._process = subprocess.Popen(
             (*command.prefix, *command.argv),
             env=command.within({**os.environ, BEAT: f"{BEAT_SECONDS:g}"}),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,

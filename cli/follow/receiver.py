@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,32 @@ from cli.follow.observations import Observations
 from cli.follow.process import GRACE
 from cli.follow.record import RunRecord
 
+RunEnded = Callable[[Mapping[str, Any]], None]
+
+
+def ignore(event: Mapping[str, Any]) -> None:
+    """Do nothing."""
+
 
 class StderrReceiver:
-    """Records events and text, shows the text, and has new processes watched."""
+    """Records events and text, shows the text, and has new processes watched.
 
-    def __init__(self, observed: Observations, monitor: ProcessMonitor, record: RunRecord, display: Display) -> None:
+    `run_ended` receives the event that rank 0 of a pool reports at the end of each run.
+    """
+
+    def __init__(
+        self,
+        observed: Observations,
+        monitor: ProcessMonitor,
+        record: RunRecord,
+        display: Display,
+        run_ended: RunEnded = ignore,
+    ) -> None:
         self._observed = observed
         self._monitor = monitor
         self._record = record
         self._display = display
+        self._run_ended = run_ended
 
     def receive(self, data: bytes) -> None:
         """Take the next bytes of stderr, b"" at its end."""
@@ -47,6 +64,9 @@ class StderrReceiver:
                 self._record.write_ranks(self._observed.of("started"))
             case "started":
                 self._record.write_ranks(self._observed.of("started"))
+            case "ended":
+                self._record.close()
+                self._run_ended(event)
             case "failed" if self._observed.min_ranks is None:
                 self._observed.launcher.expect_end(GRACE)
 

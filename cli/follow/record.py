@@ -44,6 +44,7 @@ class RunRecord:
     def close(self) -> None:
         if self._folder is not None:
             ranks.remove(self._folder)
+            self._folder = None
 
 
 def _remove_files_of_killed(folder: Path) -> None:

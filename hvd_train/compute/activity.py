@@ -22,3 +22,7 @@ class Activity:
     def enter(self, phase: str) -> None:
         """Begin `phase`."""
         self.phase, self.turn = phase, (self.turn or 0) + 1
+
+    def rest(self) -> None:
+        """Return to the state before training. A rank at rest makes no progress and has not stalled."""
+        self.step = self.phase = self.turn = None

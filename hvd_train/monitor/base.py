@@ -48,3 +48,6 @@ class Sink:
 
         Called at the end of a run without an error.
         """
+
+    def abandon(self) -> None:
+        """Close files. Called instead of `close` at the end of a run with an error, if the process goes on."""

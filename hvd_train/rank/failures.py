@@ -36,11 +36,15 @@ def describe(error: BaseException, rank: int) -> dict[str, Any]:
 
 def report(error: BaseException, rank: int, descriptor: int, folder: Path | None) -> None:
     """Report the event on `descriptor`, and write `errors/rank-N.json` if there is a run folder."""
-    record = describe(error, rank)
-    events.emit(descriptor, "failed", **record)
+    events.emit(descriptor, "failed", **describe(error, rank))
     if folder is not None:
-        path = folder / "errors" / f"rank-{rank}.json"
-        whole = {**record, "host": socket.gethostname(), "time": time.time()}
-        with contextlib.suppress(OSError):  # a full disk is not the cause
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(strict_json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        save(error, rank, folder)
+
+
+def save(error: BaseException, rank: int, folder: Path) -> None:
+    """Write `errors/rank-N.json` in the run `folder`."""
+    path = folder / "errors" / f"rank-{rank}.json"
+    whole = {**describe(error, rank), "host": socket.gethostname(), "time": time.time()}
+    with contextlib.suppress(OSError):  # a full disk is not the cause
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(strict_json.dumps(whole, indent=1) + "\n", encoding="utf-8")

@@ -63,6 +63,8 @@ class Output:
         os.dup2(self.errors, 2)
         if self._pump_ended is not None:
             wait([self._pump_ended], 2)
+            os.close(self._pump_ended)
+            self._pump_ended = None
 
     def warn(self, text: str) -> None:
         """Print a warning on the stderr from before `capture`."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,12 @@ from hvd_train.config.launch import RESULT, Launch, parse_document
 from hvd_train.config.schema import Config
 from hvd_train.data import preprocessing
 from hvd_train.data.base import Dataset
-from hvd_train.errors import ExitCode, Stopped, UserError
-from hvd_train.rank import events, failures, script
+from hvd_train.errors import Diverged, ExitCode, Stopped, UserError
+from hvd_train.rank import events, failures
 from hvd_train.rank.assemble import Surroundings, assemble
 from hvd_train.rank.build import build
-from hvd_train.rank.heartbeat import Heartbeat
-from hvd_train.rank.logs import Output
 from hvd_train.rank.node import on_node
+from hvd_train.rank.process import Process
 from hvd_train.rank.run_folder import RunFolder
 from hvd_train.rank.signals import StopRequest
 from hvd_train.rank.task import Task, TaskContext
@@ -39,10 +37,20 @@ from hvd_train.text import strict_json
 from hvd_train.training import checkpoint
 from hvd_train.training.loop import Trainer
 
-Work = Callable[[], tuple[int, list[int]]]
-"""Returns the exit code and the lost ranks."""
 REFUSAL_TIMEOUT = 6.0
 """Seconds after which a rank with bad input aborts the job if other ranks do not answer."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended on this rank: its exit code, the reason of a code that is not OK, and the lost ranks."""
+
+    code: int
+    reason: str = ""
+    lost: Sequence[int] = ()
+
+
+Work = Callable[[], Ended]
 
 
 def run_document(text: str) -> int:
@@ -50,78 +58,96 @@ def run_document(text: str) -> int:
 
     Return its exit code.
     """
-    output = Output()
-    stop = StopRequest()
-    stop.listen()
-    activity = Activity(script.rank())
-    heartbeat = Heartbeat(output.errors, activity)
+    process = Process()
     try:
         config, launch = parse_document(text)
-        comm = plugins.create("hvd_train.comm.engines", launch.engine)
+        engine = plugins.create("hvd_train.comm.engines", launch.engine)
     except Exception as error:
-        failures.report(error, -1, output.errors, None)
+        failures.report(error, -1, process.output.errors, None)
         return failures.exit_code(error)
-    activity.rank = comm.rank
-    events.emit(output.errors, "started", rank=comm.rank, stop=int(signal.SIGUSR1))
-    return _Rank(config, launch, comm, output, stop, heartbeat, activity).run()
+    process.begin(engine.rank)
+    run = RankRun(config, launch, engine, process, process.stop, is_last=True)
+    try:
+        ended = run.train()
+    except Exception as error:
+        process.fail(error, engine, run.written)
+    process.end(ended.code)
+    if ended.lost:
+        os._exit(ended.code)  # an engine's own end waits for all ranks, dead ones too
+    run.comm.close()
+    return ended.code
 
 
-class _Rank:
-    """One rank whose engine has started."""
+class RankRun:
+    """One run on a rank whose `engine` has started.
+
+    `stop` asks this rank to stop. The process ends with a run that `is_last`, so the command is told of
+    bad input at once.
+    """
 
     def __init__(
         self,
         config: Config,
         launch: Launch,
         engine: Communicator,
-        output: Output,
+        process: Process,
         stop: StopRequest,
-        heartbeat: Heartbeat,
-        activity: Activity,
+        *,
+        is_last: bool,
     ) -> None:
-        self._config, self._launch, self._engine, self._output = config, launch, engine, output
-        self._stop, self._heartbeat, self._activity = stop, heartbeat, activity
-        self._rank, self._folder = engine.rank, RunFolder(config, launch, engine, output, stop.set)
+        self._config, self._launch, self._process, self._stop, self._is_last = config, launch, process, stop, is_last
+        self._engine = self.comm = engine
+        self._rank, self._output = engine.rank, process.output
+        self._folder = RunFolder(config, launch, engine, process.output, stop.set)
+        self._trainer: Trainer | None = None
 
-    def run(self) -> int:
-        """Train and return the exit code; a rank that fails aborts the job."""
-        try:
-            _check_world(self._engine, self._launch)
-            comm, clock = _wrapped(self._engine, self._launch, self._activity)
-            work = self._task if self._launch.task else self._training
-            code, lost = self._work_or_refuse(comm, partial(work, comm, clock))
-        except Exception as error:
-            folder = self._folder.path if self._folder.is_open else None
-            failures.report(error, self._rank, self._output.errors, folder)
-            if not hasattr(error, "exit_code"):
-                traceback.print_exc()  # for the log
-            self._output.release()
-            self._engine.abort(failures.exit_code(error))
-            raise
-        self._heartbeat.stop()
-        events.emit(self._output.errors, "done", rank=self._rank, exit_code=int(code))
-        self._output.release()
-        if lost:
-            os._exit(code)  # an engine's own end waits for all ranks, dead ones too
-        comm.close()
-        return code
+    @property
+    def written(self) -> Path | None:
+        """The run folder once it exists."""
+        return self._folder.path if self._folder.is_open else None
 
-    def _work_or_refuse(self, comm: Communicator, prepare: Callable[[], Work]) -> tuple[int, list[int]]:
-        """Return the exit code and the lost ranks.
+    @property
+    def in_step(self) -> bool:
+        """True if the run trains, and all ranks take their steps together."""
+        return self._trainer is not None and self._trainer.group.in_step
 
-        Bad input on one rank is refused on all ranks.
+    def train(self) -> Ended:
+        """Train, or do the task, and return how the run ended.
+
+        Bad input on one rank is refused on all ranks. Raise all other errors, of which other ranks
+        may not know.
         """
+        check_world(self._engine, self._launch.world_size)
+        self.comm, clock = _wrapped(self._engine, self._launch, self._process.activity)
+        prepare = self._task if self._launch.task else self._training
+        return self._work_or_refuse(partial(prepare, self.comm, clock))
+
+    def abandon(self, error: Diverged) -> Ended:
+        """Release what the run holds after `train` has raised `error` on all ranks, `in_step`; collective."""
+        assert self._trainer is not None, "only a run that trains diverges"
+        failures.save(error, self._rank, self._folder.path)
+        self._trainer.abandon()
+        return Ended(ExitCode.DIVERGED, str(error))
+
+    def _work_or_refuse(self, prepare: Callable[[], Work]) -> Ended:
         work = problem = None
         try:
             work = prepare()
         except UserError as error:
-            failures.report(error, self._rank, self._output.errors, None)
-            problem = str(error)
-        refusal = _first_problem(comm, problem)
+            problem = error
+            if self._is_last:
+                failures.report(error, self._rank, self._output.errors, None)
+        refusal = first_in_time(self.comm, problem, REFUSAL_TIMEOUT, self._give_up)
         if work is None or refusal:
             self._refuse(str(refusal))
-            return ExitCode.BAD_INPUT, []
+            return Ended(ExitCode.BAD_INPUT, str(refusal))
         return work()
+
+    def _give_up(self, problem: Exception) -> None:
+        if self._is_last:  # the problem has been reported
+            self._engine.abort(ExitCode.BAD_INPUT)
+        else:
+            self._process.fail(problem, self._engine)
 
     def _training(self, comm: Communicator, clock: Clock) -> Work:
         return partial(self._train, self._prepare(comm, clock))
@@ -135,10 +161,10 @@ class _Rank:
         result = task.run(TaskContext(self._config, comm, source, folder, self._output, launch.columns))
         return partial(self._write, folder / RESULT, result)
 
-    def _write(self, file: Path, result: dict[str, Any]) -> tuple[int, list[int]]:
+    def _write(self, file: Path, result: dict[str, Any]) -> Ended:
         if self._rank == 0:
             file.write_text(strict_json.dumps_exact(result), encoding="utf-8")
-        return ExitCode.OK, []
+        return Ended(ExitCode.OK)
 
     def _prepare(self, comm: Communicator, clock: Clock) -> Trainer:
         """Build and wire the trainer, and restore the checkpoint that the run resumes from."""
@@ -164,18 +190,19 @@ class _Rank:
             trainer.restore(snapshot, self._output.warn)
         return trainer
 
-    def _train(self, trainer: Trainer) -> tuple[int, list[int]]:
+    def _train(self, trainer: Trainer) -> Ended:
+        self._trainer = trainer
         self._folder.open(trainer.data)
         try:
-            ended, code = trainer.run(), int(ExitCode.OK)
+            ended, code, reason = trainer.run(), int(ExitCode.OK), ""
         except Stopped as stopped:
-            ended, code = str(stopped), int(stopped.exit_code)
+            ended, code, reason = str(stopped), int(stopped.exit_code), str(stopped)
         lost = trainer.strategy.members.lost
         self._folder.close(trainer, ended, lost)
-        return code, lost
+        return Ended(code, reason, lost)
 
     def _refuse(self, problem: str) -> None:
-        if self._rank == 0:
+        if self._is_last and self._rank == 0:
             code = int(ExitCode.BAD_INPUT)
             events.emit(self._output.errors, "refused", rank=0, message=problem, exit_code=code)
 
@@ -183,10 +210,11 @@ class _Rank:
         events.emit(self._output.errors, "lost", rank=self._rank, lost=rank)
 
 
-def _check_world(comm: Communicator, launch: Launch) -> None:
-    if comm.size != launch.world_size:
+def check_world(comm: Communicator, size: int) -> None:
+    """Raise UserError if the launcher has not joined `size` ranks."""
+    if comm.size != size:
         raise UserError(
-            f"this rank sees a world of {comm.size}, not of {launch.world_size}: launcher and MPI library "
+            f"this rank sees a world of {comm.size}, not of {size}: launcher and MPI library "
             "do not know each other (an mpirun of another MPI, or srun with the wrong --mpi)"
         )
 
@@ -201,19 +229,21 @@ def _wrapped(comm: Communicator, launch: Launch, activity: Activity) -> tuple[Co
     return checked(comm) if launch.check_collectives else comm, clock
 
 
-def _first_problem(comm: Communicator, problem: str | None) -> str | None:
-    """Return the first problem in rank order, None if no rank has one; collective.
+def first_in_time(
+    comm: Communicator, problem: Exception | None, seconds: float, give_up: Callable[[Exception], object]
+) -> str | None:
+    """Return the text of the first problem in rank order, None if no rank has one; collective.
 
     A rank without a problem may wait in another collective and never come here. Then the rank with
-    the problem aborts the job after REFUSAL_TIMEOUT. The command, where there is one, ends the job
-    sooner: it has received the problem as an event.
+    the problem calls `give_up` after `seconds`, which must end the job. The command, where there is
+    one, ends the job sooner if it has received the problem as an event.
     """
-    timer = threading.Timer(REFUSAL_TIMEOUT, comm.abort, [ExitCode.BAD_INPUT])
+    timer = threading.Timer(seconds, give_up, [problem])
     timer.daemon = True
     if problem:
         timer.start()
     try:
-        return first_problem(comm, problem)
+        return first_problem(comm, str(problem) if problem else None)
     finally:
         timer.cancel()
 

@@ -171,6 +171,13 @@ class Trainer:
         self._leave()
         return reason
 
+    def abandon(self) -> None:
+        """Release what the run holds after all ranks, which are `in_step`, have raised Diverged; collective."""
+        self._stop.close()
+        self._leave()
+        for sink in self.sinks:
+            sink.abandon()
+
     @property
     def epochs(self) -> float:
         """Passes over the data so far; the current one counts by the share of its samples.

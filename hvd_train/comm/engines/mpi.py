@@ -62,7 +62,7 @@ class _Requests:
 
 
 class MpiCommunicator(Communicator):
-    """The ranks of `comm`, which this object frees.
+    """The ranks of `comm`, which this object frees, as it does the groups that are split from it.
 
     `node` joins the ranks that share memory, by default all of this host.
     """
@@ -86,6 +86,8 @@ class MpiCommunicator(Communicator):
         It is 0 if some node cannot share memory.
         """
         self._background: Background | None = None
+        self._groups: list[Communicator] = []
+        """The groups that were split from this one, whose shared memory ends with it."""
 
     def submit(self, task: Callable[[], object]) -> Work:
         if self._alone:
@@ -102,7 +104,8 @@ class MpiCommunicator(Communicator):
 
     def split(self, color: int, key: int = 0) -> Communicator:
         self._settle()
-        return MpiCommunicator(self._comm.Split(color, key), traffic=self.traffic)
+        self._groups.append(MpiCommunicator(self._comm.Split(color, key), traffic=self.traffic))
+        return self._groups[-1]
 
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         if self._node is None or torch.device(device).type != "cpu":
@@ -112,6 +115,10 @@ class MpiCommunicator(Communicator):
         return mine
 
     def close(self) -> None:
+        if self._comm == MPI.COMM_NULL:
+            return
+        for group in self._groups:
+            group.close()
         self._settle()
         if self._background is not None:
             self._background.close()

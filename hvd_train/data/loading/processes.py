@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import mmap
 import os
@@ -11,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -60,6 +60,7 @@ class Processes:
         self._parts: list[Any] = []
         """Samples that all workers have. They are kept, so that their ids stay theirs."""
         self._loads = 0
+        self._forked = threading.Event()
         self._active: set[int] = set()
         self._arrived: dict[tuple[int, int], Any] = {}
         self._given: list[deque[_Task]] = [deque() for _ in range(workers)]
@@ -94,22 +95,15 @@ class Processes:
 
     def close(self) -> None:
         """End the workers; those that have not ended their batch after `GRACE` seconds are killed."""
-        atexit.unregister(self.close)
-        for channel in self._channels:
-            channel.close()
-        if not self._loads:
-            self._server.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._server.wait(GRACE)
-        self._control.close()
-        self._server.wait()
+        self._finalizer()
 
     def _begin(self, split: Any) -> int:
         """Send `split` to the workers, which are forked before the first load; return a number for the load."""
         with self._lock:
             self.prepare(split)
-            if not self._loads:
+            if not self._forked.is_set():
                 self._fork()
+                self._forked.set()
             self._loads += 1
             numbers = {id(part): number for number, part in enumerate(self._parts)}
             parcel = self._parcel(split, name(split), lambda value: numbers.get(id(value)))
@@ -230,7 +224,22 @@ class Processes:
             for end in (control, *(theirs for _, theirs in pairs)):
                 end.close()
         self._channels = [Channel(ours) for ours, _ in pairs]
-        atexit.register(self.close)
+        # A run that is refused drops its loader, and the process may go on to another run.
+        self._finalizer = weakref.finalize(self, _end, self._channels, self._control, self._server, self._forked)
+
+
+def _end(
+    channels: list[Channel], control: socket.socket, server: subprocess.Popen[bytes], forked: threading.Event
+) -> None:
+    """End the fork server and the workers, if it has `forked` any; else it may still import."""
+    for channel in channels:
+        channel.close()
+    if not forked.is_set():
+        server.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.wait(GRACE)
+    control.close()
+    server.wait()
 
 
 def described(code: int) -> str:

@@ -35,6 +35,9 @@ class JsonLines(Sink):
         self._write("eval", record)
 
     def close(self, summary: Record) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
         self._file.close()
 
     def _lines(self) -> list[str]:

@@ -27,6 +27,9 @@ class TensorBoard(Sink):
         self._write("eval", record)
 
     def close(self, summary: Record) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
         self._writer.close()  # type: ignore[no-untyped-call]
 
     def _write(self, kind: str, record: Record) -> None:
