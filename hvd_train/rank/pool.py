@@ -3,9 +3,11 @@
 Rank 0 reads requests on its standard input, one JSON object a line:
 
 - `{"run": N, "document": TEXT, "variables": {NAME: VALUE}}` runs a document (`config.to_document`);
-- `{"stop": N}` asks that run to save and stop.
+- `{"stop": N}` asks that run to save and stop;
+- `{"end": true}`, or the end of the input, which not every launcher passes on, ends a run as a stop
+  does, and then the ranks.
 
-The end of the input ends a run as a stop does, and then the ranks. Rank 0 reports the end of a run
+Rank 0 reports the end of a run
 by the event `ended`. A run whose end all ranks know of leaves them ready for the next one; any other
 failure ends the job. Between runs ranks sleep: a mailbox distributes the requests.
 """
@@ -80,6 +82,8 @@ class Requests:
     def _read(self) -> None:
         for line in self._source:
             request = strict_json.loads_exact(line)
+            if "end" in request:
+                break
             if "stop" in request:
                 self._stops[request["stop"]].set()
             else:
@@ -96,9 +100,7 @@ class Requests:
 class _Pool:
     """One rank of the pool, which `comm` joins."""
 
-    def __init__(
-        self, engine: str, comm: Communicator, mailbox: Mailbox, process: Process, source: BinaryIO
-    ) -> None:
+    def __init__(self, engine: str, comm: Communicator, mailbox: Mailbox, process: Process, source: BinaryIO) -> None:
         self._engine, self._comm, self._mailbox, self._process = engine, comm, mailbox, process
         self._requests = Requests(source, mailbox, comm.size, process.stop) if comm.rank == 0 else None
 

@@ -61,7 +61,10 @@ def restored() -> Iterator[None]:
     """
     folder, variables, path = os.getcwd(), dict(os.environ), list(sys.path)
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    is_strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    is_strict, warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
     of_cudnn = cudnn.deterministic, cudnn.benchmark
     try:
