@@ -7,6 +7,7 @@ written as just the name: `model: mlp` is `model: {name: mlp}`.
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_args
@@ -147,7 +148,7 @@ def _with_options(kind: type[S], values: dict[str, Any]) -> type[S]:
         return kind
     name = values.get(kind.selector, kind.default)
     if name in kind.members():
-        return create_model(kind.__name__, __base__=kind, **kind.fields_with(name))
+        return _of_member(kind, name)
     if not isinstance(name, str):
         return kind
     fields: dict[str, Any] = {}
@@ -155,6 +156,13 @@ def _with_options(kind: type[S], values: dict[str, Any]) -> type[S]:
         fields[TARGET] = (str, Field(description="package.module:callable"))
         fields[ARGS] = (dict[str, Any], Field({}, description="keyword arguments of the callable"))
     return create_model(kind.__name__, __base__=kind, __cls_kwargs__={"extra": "allow"}, **fields)
+
+
+@functools.lru_cache(maxsize=256)  # a search reads many documents that name the same members
+def _of_member(kind: type[S], name: str) -> type[S]:
+    """Return the plugin section `kind` with the options of its member `name`."""
+    assert issubclass(kind, PluginSection)
+    return create_model(kind.__name__, __base__=kind, **kind.fields_with(name))
 
 
 def _member_mistakes(kind: type[PluginSection], values: dict[str, Any], path: Path_) -> Mistakes:

@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -52,6 +52,32 @@ class Process:
         raise error
 
 
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _set_deterministic(value: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+
+
+def _cudnn() -> tuple[bool, bool]:
+    return torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+
+
+def _set_cudnn(value: tuple[bool, bool]) -> None:
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = value
+
+
+_MODES: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (_deterministic, _set_deterministic),
+    (_cudnn, _set_cudnn),
+)
+"""Reads and sets each mode of torch that code of a run may change."""
+
+
 @contextmanager
 def restored() -> Iterator[None]:
     """Run the block as in a new process, and undo what it changes in the settings of this one.
@@ -60,13 +86,7 @@ def restored() -> Iterator[None]:
     generators are not among them: each run seeds them.
     """
     folder, variables, path = os.getcwd(), dict(os.environ), list(sys.path)
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    is_strict, warns = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
-    of_cudnn = cudnn.deterministic, cudnn.benchmark
+    modes = [read() for read, _ in _MODES]
     try:
         yield
     finally:
@@ -74,10 +94,8 @@ def restored() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(variables)
         sys.path[:] = path
-        torch.set_default_dtype(dtype)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(is_strict, warn_only=warns)
-        torch.set_float32_matmul_precision(precision)
-        cudnn.deterministic, cudnn.benchmark = of_cudnn
+        for (read, write), before in zip(_MODES, modes, strict=True):
+            if read() != before:  # some imports of the writers take seconds
+                write(before)
         if "torch._dynamo" in sys.modules:  # else it would soon compile no more functions
             torch._dynamo.reset()

@@ -108,7 +108,7 @@ class _PoolProcess:
 
     @property
     def is_idle(self) -> bool:
-        return self._runs in self._ends or not self._runs
+        return None not in self._ends and (self._runs in self._ends or not self._runs)
 
     def start(self, document: str, variables: dict[str, str]) -> _WarmRun:
         self._runs += 1
@@ -128,7 +128,7 @@ class _PoolProcess:
 
     def has_ended(self) -> bool:
         self._read()
-        return None in self._ends
+        return self._answers.closed
 
     def end(self) -> None:
         """Ask the ranks to end: a run saves and stops."""
@@ -155,8 +155,8 @@ class _PoolProcess:
             self._requests.flush()
 
     def _read(self) -> None:
-        """Take the answers that have arrived. The last one comes before the pipe is closed."""
-        while None not in self._ends:
+        """Take the answers that have arrived. The pipe is closed when the process ends."""
+        while not self._answers.closed:
             try:
                 data = os.read(self._answers.fileno(), 65536)
             except BlockingIOError:
