@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from cli.tune import gate
 from cli.tune.runner import Run, Running
 from cli.tune.runners.warm import Warm
 from hvd_train.errors import ExitCode
@@ -36,8 +37,8 @@ class Pool:
         self.file.write_text(YAML)
         self.warm = Warm(folder / "pool")
 
-    def start(self, name: str, *overrides: str, resume: Path | None = None) -> Running:
-        return self.warm.start(Run(self.file, overrides, 2, self.folder / name, resume=resume))
+    def start(self, name: str, *overrides: str, resume: Path | None = None, gated: bool = False) -> Running:
+        return self.warm.start(Run(self.file, overrides, 2, self.folder / name, resume=resume, gated=gated))
 
     def run(self, name: str, *overrides: str, resume: Path | None = None) -> tuple[int, str]:
         return ended(self.start(name, *overrides, resume=resume))
@@ -108,6 +109,14 @@ def test_a_stopped_run_resumes(pool: Pool) -> None:
     stopped = pool.folder / "stopped"
     assert pool.run("stopped", f"train.steps={steps + 3}", resume=stopped) == (ExitCode.OK, "")
     assert json.loads((stopped / "summary.json").read_text())["steps"] == steps + 3
+
+
+def test_a_gate_ends_its_run_and_not_the_next_one(pool: Pool) -> None:
+    running = pool.start("gated", *LONG, "train.eval_every=20", gated=True)
+    wait_for_steps(pool.folder / "gated")
+    gate.answer(pool.folder / "gated", 10**6, stop=True)
+    assert ended(running)[0] == ExitCode.STOPPED
+    assert pool.run("ungated") == (ExitCode.OK, "")
 
 
 def test_a_killed_rank_fails_its_run_and_not_the_next_one(pool: Pool) -> None:

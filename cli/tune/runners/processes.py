@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
-import psutil
-
 from cli.follow.process import end_with_parent
-from cli.tune import gate
+from cli.tune import gate, marks
 from cli.tune.cause import cause
 from cli.tune.runner import Run
 from hvd_train.config.launch import GATE
-from hvd_train.errors import UserError
 from hvd_train.rank import internal
 
 
@@ -34,9 +29,9 @@ class Processes:
 
     def start(self, run: Run) -> Process:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        _await_end(run.folder)
+        marks.await_end(run.folder)
         process = Process(self.argv(run), run.folder.with_suffix(".log"))
-        _write_mark(run.folder, process.pid)
+        marks.write(run.folder, process.pid)
         return process
 
     def argv(self, run: Run) -> list[str]:
@@ -93,34 +88,3 @@ class Process:
     def kill(self) -> None:
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
-
-
-def _write_mark(folder: Path, pid: int) -> None:
-    """Write which process runs in `folder`, for `_await_end`."""
-    started = psutil.Process(pid).create_time()
-    _mark(folder).write_text(f"{pid} {started} {socket.gethostname()}\n", encoding="utf-8")
-
-
-def _await_end(folder: Path, seconds: float = 30.0) -> None:
-    """Wait for the process that a search that was killed left in `folder`; it saves and ends by itself."""
-    by = time.monotonic() + seconds
-    while _is_alive(folder) and time.monotonic() < by:
-        time.sleep(0.05)
-    if _is_alive(folder):
-        raise UserError(
-            f"{folder}: a process of the earlier search still runs here: {_mark(folder).read_text().strip()}"
-        )
-
-
-def _mark(folder: Path) -> Path:
-    return folder.with_suffix(".pid")
-
-
-def _is_alive(folder: Path) -> bool:
-    try:
-        pid, started, host = _mark(folder).read_text(encoding="utf-8").split()
-        process = psutil.Process(int(pid))
-        same = host == socket.gethostname() and process.create_time() == float(started)
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (OSError, ValueError, psutil.NoSuchProcess):
-        return False

@@ -15,13 +15,13 @@ from cli.arguments.configuration import load
 from cli.follow.process import end_with_parent
 from cli.launch.engines import choose_engine
 from cli.launch.target import of_yaml
-from cli.tune import gate
+from cli.tune import gate, marks
 from cli.tune.pool import PoolJob
 from cli.tune.runner import Run, Running
 from hvd_train.config import words
+from hvd_train.config.launch import GATE
 from hvd_train.errors import ExitCode, UserError
 from hvd_train.rank import internal
-from hvd_train.rank.gate import VARIABLE
 from hvd_train.text import strict_json
 
 END_SECONDS = 15.0
@@ -50,8 +50,11 @@ class Warm:
         except UserError as error:
             return _Refused(str(error))
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        variables = {VARIABLE: str(run.folder / gate.FILE)} if run.gated else {}
-        return self._job_for(pool).start(document, variables)
+        marks.await_end(run.folder)
+        variables = {GATE: str(run.folder / gate.FILE)} if run.gated else {}
+        started = self._job_for(pool).start(run.folder, document, variables)
+        marks.write(run.folder, started.job.pid)
+        return started
 
     def close(self) -> None:
         for job in self._jobs:
@@ -63,12 +66,8 @@ class Warm:
 
     def _pool_of(self, run: Run) -> PoolJob:
         where, alone = run.placement, not run.placement.hosts
-        is_single = self._engine == "auto" and run.np == 1 and alone
-        engine = (
-            "single"
-            if is_single
-            else choose_engine("mpi" if self._engine == "auto" else self._engine, run.np, alone=alone)
-        )
+        of_auto = "single" if run.np == 1 and alone else "mpi"
+        engine = choose_engine(of_auto if self._engine == "auto" else self._engine, run.np, alone=alone)
         variables = tuple(sorted(where.variables.items()))
         return PoolJob(run.np, engine, where.hosts, variables, self._iface, self._ssh_args)
 
@@ -101,6 +100,7 @@ class _PoolProcess:
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
         os.set_blocking(self._answers.fileno(), False)
+        self.pid = self._process.pid
         self._part = b""
         self._runs = 0
         self._ends: dict[int | None, tuple[int, str]] = {}
@@ -110,10 +110,11 @@ class _PoolProcess:
     def is_idle(self) -> bool:
         return None not in self._ends and (self._runs in self._ends or not self._runs)
 
-    def start(self, document: str, variables: dict[str, str]) -> _WarmRun:
+    def start(self, folder: Path, document: str, variables: dict[str, str]) -> _WarmRun:
+        """Run `document`, whose run folder is `folder`."""
         self._runs += 1
         self._send({"run": self._runs, "document": document, "variables": variables})
-        return _WarmRun(self, self._runs)
+        return _WarmRun(self, self._runs, folder)
 
     def stop(self, run: int) -> None:
         self._send({"stop": run})
@@ -176,10 +177,14 @@ class _WarmRun:
 
     job: _PoolProcess
     number: int
+    folder: Path
 
     def poll(self) -> int | None:
         end = self.job.end_of(self.number)
-        return None if end is None else end[0]
+        if end is None:
+            return None
+        marks.remove(self.folder)  # the process lives on
+        return end[0]
 
     def message(self) -> str:
         end = self.job.end_of(self.number)
