@@ -16,7 +16,7 @@ from cli.tune import gate
 from cli.tune.runner import Run, Running
 from cli.tune.runners.warm import Warm
 from hvd_train.errors import ExitCode
-from hvd_train.rank.segments import segments
+from hvd_train.rank.segments import SHARED
 from tests.integration.ddl import alive, ddl, is_rank, wait_for_steps
 
 YAML = """\
@@ -62,6 +62,11 @@ def ended(running: Running) -> tuple[int, str]:
         assert time.monotonic() < by
         time.sleep(0.01)
     return code, running.message() if code else ""
+
+
+def shared(process: psutil.Process) -> int:
+    """Return the number of files in shared memory that `process` has mapped, removed ones included."""
+    return Path(f"/proc/{process.pid}/maps").read_text().count(f" {SHARED}/")
 
 
 def model(folder: Path) -> bytes:
@@ -131,7 +136,7 @@ def test_a_killed_rank_fails_its_run_and_not_the_next_one(pool: Pool) -> None:
 
 def test_runs_leave_nothing_in_the_ranks(pool: Pool) -> None:
     def held() -> list[tuple[int, int, int, int]]:
-        return [(p.num_threads(), p.num_fds(), len(segments(p.pid)), len(p.children())) for p in pool.ranks()]
+        return [(p.num_threads(), p.num_fds(), shared(p), len(p.children())) for p in pool.ranks()]
 
     trials = (
         ("data.workers=1",),
