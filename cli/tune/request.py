@@ -31,6 +31,8 @@ class Request:
     engine: str | None = None
     iface: str | None = None
     ssh_args: str | None = None
+    warm: bool = False
+    """Runs share ranks that stay alive."""
     slurm: bool = False
     """Each run is a job of SLURM."""
     detach: bool = False

@@ -26,6 +26,7 @@ from cli.tune.runner import Run, Runner
 from cli.tune.runners.processes import Processes
 from cli.tune.runners.searcher_job import submit_searcher
 from cli.tune.runners.slurm_jobs import SlurmJobs, ranks_of_job
+from cli.tune.runners.warm import Warm
 from cli.tune.searcher import Searcher
 from cli.tune.show.live import Live
 from cli.tune.slots import HERE, Slots
@@ -46,6 +47,8 @@ def run(request: Request, resume: Path | None, output: Path | None, *, dry_run: 
     """Search, and return the exit code; UserError before anything is written if the request is wrong."""
     study.require_optuna()
     detach = request.detach
+    if request.warm and request.slurm:
+        raise UserError("--warm: jobs of SLURM end with their trial; give --warm or --slurm")
     with ExitStack() as stack:
         if resume is not None:
             folder = resume.absolute()
@@ -75,7 +78,7 @@ def run(request: Request, resume: Path | None, output: Path | None, *, dry_run: 
             journal.study.set_user_attr("trials", plan.trials)
         if not detach:
             live = Live(plan.trials, plan.objectives, sys.stderr, quiet=quiet)
-            searcher = Searcher(plan, folder, journal, pruner, _runner(request), slots, parallel, live)
+            searcher = Searcher(plan, folder, journal, pruner, _runner(request, folder), slots, parallel, live)
             code = searcher.run()
             say(_ending(searcher, folder, code))
             return code
@@ -186,9 +189,11 @@ def _np_values(plan: Plan) -> list[dict[str, Any]]:
     return [{}]
 
 
-def _runner(request: Request) -> Runner:
+def _runner(request: Request, folder: Path) -> Runner:
     if request.slurm:
         return SlurmJobs({}, _words(request))
+    if request.warm:
+        return Warm(folder / "warm", request.engine or "auto", request.iface, request.ssh_args)
     return Processes(_words(request))
 
 

@@ -106,6 +106,12 @@ def command(
     hosts: options.Hosts = None,
     hostfile: options.Hostfile = None,
     engine: options.Engine = "auto",
+    warm: Annotated[
+        bool,
+        typer.Option(
+            "--warm", help="Keep the ranks alive between runs: for short trials.", rich_help_panel=options.START
+        ),
+    ] = False,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="Submit each run as a job of SLURM.", rich_help_panel=options.WHERE)
     ] = False,
@@ -178,6 +184,7 @@ def command(
         engine=engine,
         iface=iface,
         ssh_args=ssh_args,
+        warm=warm,
         slurm=slurm,
         detach=detach,
     )

@@ -36,6 +36,8 @@ class Warm:
     what jobs print. `engine`, `iface` and `ssh_args` are the options of `ddl run`.
     """
 
+    outlives = False
+
     def __init__(self, logs: Path, engine: str = "auto", iface: str | None = None, ssh_args: str | None = None) -> None:
         if engine == "horovod":
             raise UserError("--warm: ranks of Horovod cannot be used again; use --engine mpi, or leave --warm out")
@@ -55,6 +57,9 @@ class Warm:
         started = self._job_for(pool).start(run.folder, document, variables)
         marks.write(run.folder, started.job.pid)
         return started
+
+    def attach(self, folder: Path) -> None:
+        """Return None: ranks do not outlive their search."""
 
     def close(self) -> None:
         for job in self._jobs:
