@@ -81,7 +81,7 @@ class Population:
         for _ in range(ATTEMPTS):
             values_ = perturbed(space, space.values(source.params), chance, self.factor, self.resample)
             params = space.params(values_)
-            if params not in taken and space.admits(values_, {}):
+            if params not in taken and space.admits(values_):
                 return Continuation(source.number, params)
         return None
 

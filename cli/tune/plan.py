@@ -10,7 +10,7 @@ from typing import Any
 from cli.arguments.configuration import RunFile, load
 from cli.compare.entries import entries, file_sync
 from cli.search.schema import SearchSection
-from cli.search.space import Space, fields_of
+from cli.search.space import Space
 from cli.tune.objectives import Objective
 from hvd_train.config import document
 from hvd_train.config.resolve import expand
@@ -54,11 +54,6 @@ class Plan:
     def check(self, values: Mapping[str, Any]) -> RunFile:
         """Return the configuration of a trial with `values`; UserError if it is wrong."""
         return load(self.file, self.words(values))
-
-    def fixed(self) -> dict[str, Any]:
-        """Return the fields of the file by dotted name, and the number of ranks, for constraints."""
-        config = load(self.file, self.overrides).model_dump(exclude={"search", "slurm"})
-        return {**fields_of(config), NP: self.np}
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal when a search is resumed, as JSON by dotted name."""

@@ -300,10 +300,9 @@ class Searcher:
         """Return the next trial that the constraints admit; None if they refuse too many."""
         from optuna.trial import TrialState
 
-        fixed = self.plan.fixed() if self.plan.space.constraints else {}
         for _ in range(MOST_INFEASIBLE):
             asked = self.journal.study.ask()
-            if self.plan.space.admits(self.plan.space.suggest(asked), fixed):
+            if self.plan.space.admits(self.plan.space.suggest(asked)):
                 trial = self._adopt(asked)
                 self._counted += records.CONTINUES not in asked.user_attrs
                 return trial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 import time
@@ -18,7 +19,7 @@ from cli.output.streams import say
 from cli.runs.folder import make_new_folder
 from cli.search.pruner import Pruner
 from cli.search.sampler import Sampler
-from cli.search.space import Choice, check_space, parse_space, point
+from cli.search.space import Choice, check_space, fields_of, parse_space, point
 from cli.tune import objectives, study
 from cli.tune.plan import NP, STRATEGY, Plan, difference
 from cli.tune.request import Request
@@ -100,12 +101,15 @@ def make_plan(request: Request) -> Plan:
     folded = () if search.folds is None else (f"data.fold.folds={search.folds}",)
     overrides = (*request.overrides, *folded)
     trials = search.trials or (space.size() if search.sampler.name == "grid" else None) or TRIALS
-    divided = load(request.path, overrides).data.fold if folded else None
+    base = load(request.path, overrides)
+    np = request.np or (ranks_of_job(request.path, overrides) if request.slurm else 1)
+    fixed = {**fields_of(base.model_dump(exclude={"search", "slurm"})), NP: np}
+    divided = base.data.fold if folded else None
     plan = Plan(
         file=request.path,
         overrides=overrides,
-        np=request.np or (ranks_of_job(request.path, overrides) if request.slurm else 1),
-        space=space,
+        np=np,
+        space=dataclasses.replace(space, fixed=fixed),
         search=search,
         objectives=objectives.chosen(search.objectives, config),
         trials=trials,
@@ -114,7 +118,7 @@ def make_plan(request: Request) -> Plan:
     if request.strategies is not None:
         for entry in entries(request.strategies):
             _check_strategy(plan, entry.text)
-    check_space(space, plan.check, plan.fixed())
+    check_space(plan.space, plan.check)
     return plan
 
 

@@ -207,7 +207,7 @@ def test_grid_tries_each_point_once_though_trials_fail_run_in_parallel_and_resum
             study.sampler = ours("grid", made, trials=i)
         trial = study.ask()
         values = made.suggest(trial)
-        if not made.admits(values, {}):
+        if not made.admits(values):
             trial.set_user_attr(INFEASIBLE, True)
             study.tell(trial, state=TrialState.FAIL)
         elif i % 5 == 0:

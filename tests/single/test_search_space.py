@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,9 +304,9 @@ def test_a_constraint_on_a_field_that_is_left_out_holds() -> None:
         {"name": ["SGD", "Adam"], "momentum": {"range": "uniform(0,1)", "when": "name=SGD"}}, ["momentum < lr"]
     )
     assert names("momentum < lr and momentum > a.b") == ["momentum", "lr", "a.b"]
-    assert not made.admits({"name": "SGD", "momentum": 0.5}, {"lr": 0.1})
-    assert made.admits({"name": "SGD", "momentum": 0.5}, {"lr": 0.6})
-    assert made.admits({"name": "Adam"}, {"lr": 0.1, "momentum": 0.9})
+    assert not replace(made, fixed={"lr": 0.1}).admits({"name": "SGD", "momentum": 0.5})
+    assert replace(made, fixed={"lr": 0.6}).admits({"name": "SGD", "momentum": 0.5})
+    assert replace(made, fixed={"lr": 0.1, "momentum": 0.9}).admits({"name": "Adam"})
 
 
 FILE = "model: {name: mlp, hidden: [8]}\ndata: digits\ntrain: {epochs: 1}\noptimizer: {name: SGD, lr: 0.1}\n"
@@ -336,7 +337,7 @@ def test_every_edge_of_the_space_is_loaded_once(file: Path) -> None:
         },
         ["optimizer.lr * train.epochs < np"],
     )
-    check_space(made, load_and_count, fields_of(load(file, []).model_dump()))
+    check_space(replace(made, fixed=fields_of(load(file, []).model_dump())), load_and_count)
     assert len(loaded) == 4  # each of two names with two values of its option
     edges = {"lr=0.0001", "lr=1.0", "name=SGD", "name=Adam", "momentum=0.0", "momentum=0.9", "weight_decay=0.1"}
     assert {f"optimizer.{e}" for e in edges} | {"optimizer.weight_decay=0.2"} == {w for words in loaded for w in words}
@@ -353,7 +354,7 @@ def test_values_that_the_configuration_refuses_are_named_with_their_place(file: 
         }
     )
     with pytest.raises(UserError) as error:
-        check_space(made, lambda values: load(file, made.overrides(values)), {})
+        check_space(made, lambda values: load(file, made.overrides(values)))
     lines = str(error.value).splitlines()
     starts = {line.split(": ")[0] + ": " + line.split(": ")[1] for line in lines}
     assert {
@@ -366,28 +367,28 @@ def test_values_that_the_configuration_refuses_are_named_with_their_place(file: 
     assert "did you mean 'epochs'?" in str(error.value)
     only_sgd = space({"optimizer.name": ["SGD", "Adam"], "optimizer.momentum": "uniform(0, 0.9)"})
     with pytest.raises(UserError, match=r"^s\.yaml:optimizer\.momentum: optimizer\.momentum=0\.0: unknown key"):
-        check_space(only_sgd, lambda values: load(file, only_sgd.overrides(values)), {})
+        check_space(only_sgd, lambda values: load(file, only_sgd.overrides(values)))
 
 
 @pytest.mark.parametrize("written", ["uniform(1, 4)", [1, 2.5], [0, 1], "int(0, 4)", ["2"], [True]])
 def test_np_is_a_whole_number_from_1(written: Any) -> None:
     with pytest.raises(UserError, match=r"s\.yaml:np: np: expected whole numbers from 1, got "):
-        check_space(space({"np": written}), lambda values: None, {})
+        check_space(space({"np": written}), lambda values: None)
 
 
 def test_names_and_types_in_constraints_are_checked() -> None:
     made = space({"np": [1, 2], "name": ["a", "b"]}, ["npp < 2", "data.batch_size < np"])
     with pytest.raises(UserError) as error:
-        check_space(made, lambda values: None, {"data.batch_size": 4, "data": {}})
+        check_space(replace(made, fixed={"data.batch_size": 4, "data": {}}), lambda values: None)
     assert str(error.value).startswith("constraint 'npp < 2': no field 'npp'; did you mean 'np'?")
     with pytest.raises(UserError, match="constraint 'name < 2': cannot be computed for name='a'"):
-        check_space(space({"name": ["a", "b"]}, ["name < 2"]), lambda values: None, {})
+        check_space(space({"name": ["a", "b"]}, ["name < 2"]), lambda values: None)
 
 
 def test_dimensions_share_loads(file: Path) -> None:
     loaded: list[list[str]] = []
     fields: dict[str, Any] = {f"f{i}": "uniform(0, 1)" for i in range(20)} | {"c": [1, 2, 3]}
     made = space(fields)
-    check_space(made, lambda values: loaded.append(made.overrides(values)), {})
+    check_space(made, lambda values: loaded.append(made.overrides(values)))
     assert len(loaded) == 3
     assert {f"f{i}={end}" for i in range(20) for end in ("0.0", "1.0")} <= {w for words in loaded for w in words}

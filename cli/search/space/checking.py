@@ -23,18 +23,18 @@ class _Probe:
     wanted: dict[str, Any]
 
 
-def check_space(space: Space, load: Load, fixed: Mapping[str, Any]) -> None:
+def check_space(space: Space, load: Load) -> None:
     """Load every choice and both ends of every range, each under its own condition, but not their combinations.
 
-    `fixed` has the fields that are not varied, for constraints. UserError has one line for each mistake.
+    UserError has one line for each mistake.
     """
     mistakes: dict[str, None] = {}  # ordered, each once
     for dimension in space.dimensions:
         mistakes |= dict.fromkeys(_job_mistakes(dimension))
-    mistakes |= dict.fromkeys(_unknown_names(space, fixed))
+    mistakes |= dict.fromkeys(_unknown_names(space))
     if not mistakes:
         mistakes |= dict.fromkeys(_load_mistakes(space, load))
-        mistakes |= dict.fromkeys(_constraint_mistakes(space, fixed))
+        mistakes |= dict.fromkeys(_constraint_mistakes(space))
     if mistakes:
         raise UserError("\n".join(mistakes))
 
@@ -57,8 +57,8 @@ def _job_mistakes(dimension: Dimension) -> Iterator[str]:
             yield f"{dimension.place}: np: expected whole numbers from 1, got {domain}"
 
 
-def _unknown_names(space: Space, fixed: Mapping[str, Any]) -> Iterator[str]:
-    known = {d.field for d in space.dimensions} | set(fixed)
+def _unknown_names(space: Space) -> Iterator[str]:
+    known = {d.field for d in space.dimensions} | set(space.fixed)
     for text in space.constraints:
         for name in constraints.names(text):
             if name not in known:
@@ -99,10 +99,10 @@ def _located(line: str, probed: Dimension, space: Space, values: Mapping[str, An
     return f"{probed.place}: {words.override(probed.field, values[probed.field])}: {line}"
 
 
-def _constraint_mistakes(space: Space, fixed: Mapping[str, Any]) -> Iterator[str]:
+def _constraint_mistakes(space: Space) -> Iterator[str]:
     for probe in _probes(space):
         try:
-            space.admits(point(space, probe.wanted), fixed)
+            space.admits(point(space, probe.wanted))
         except UserError as error:
             yield str(error)
 

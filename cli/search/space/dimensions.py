@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cli.search.space import constraints
@@ -51,6 +51,8 @@ class Space:
 
     dimensions: tuple[Dimension, ...]
     constraints: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """The fields that are not varied, for constraints."""
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Ask `trial` for the value of each field that its conditions admit. Return values of YAML by field."""
@@ -69,14 +71,14 @@ class Space:
         """Return the parameters of Optuna of values of YAML."""
         return {d.field: d.domain.param(values[d.field]) for d in self.dimensions if d.field in values}
 
-    def admits(self, values: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
-        """Return True if `values` satisfy the constraints; `fixed` has the other fields that they name.
+    def admits(self, values: Mapping[str, Any]) -> bool:
+        """Return True if `values` satisfy the constraints.
 
         A constraint with a field that is not varied in this trial holds. UserError if a constraint
         compares or adds what it cannot, such as a text and a number.
         """
         varied = {d.field for d in self.dimensions}
-        known = {**{k: v for k, v in fixed.items() if k not in varied}, **values}
+        known = {**{k: v for k, v in self.fixed.items() if k not in varied}, **values}
         return all(constraints.holds(text, known) for text in self.constraints)
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
