@@ -257,6 +257,7 @@ SearchFolder = Annotated[Path | None, _output("tune-NAME-TIME")]
 CompareFolder = Annotated[Path | None, _output("compare-NAME-TIME")]
 PredictionFile = Annotated[Path | None, _output("CSV on stdout", metavar="FILE.csv|.jsonl|.parquet")]
 ResultFolder = Annotated[Path | None, _output("RUN/COMMAND-TIME")]
+ShownFolder = Annotated[Path | None, _output("FOLDER")]
 Picture = Annotated[Path | None, _output("data-FILE.png", metavar="PNG")]
 Tee = Annotated[
     str,

@@ -29,6 +29,8 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
 )
+RESOLVERS = _Loader.yaml_implicit_resolvers
+"""What plain text of YAML is other than a text, for a writer whose files this module reads."""
 
 
 @dataclass
