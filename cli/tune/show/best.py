@@ -56,9 +56,11 @@ def best_yaml(search: Search, configuration: Configuration) -> str | None:
     """
     wanted = _of_trial(search, configuration)
     for values in _candidates(search, configuration, wanted):
-        if search.folds and isinstance(values.get("data"), dict):
+        if search.folds:
             values["data"].pop("fold", None)
         found = _resolved(values)
+        if search.folds and found is not None:
+            found["data"].pop("fold", None)
         if found is not None and wanted in (None, found):
             return _heading(search, configuration) + dumped(values)
     return None
@@ -80,7 +82,7 @@ def _of_trial(search: Search, configuration: Configuration) -> dict[str, Any] | 
     folders = [folder, *sorted(folder.glob("fold-*"))] if configuration.newest.folder else []
     found = next(filter(None, map(records.config, folders)), None)
     if found is not None and search.folds:
-        found["data"]["fold"] = None
+        found["data"].pop("fold", None)
     return found
 
 

@@ -26,7 +26,7 @@ def page(search: Search, most: int, best: str | None, pictures: Sequence[Picture
         names=names,
         rows=rows,
         best_numbers=[str(c.number) for c in configurations.best(search.configurations, search.objectives)],
-        hidden=len(search.configurations) - len(rows),
+        footnotes=table.footnotes(search, [names, *rows]),
         pictures=[(p.title, _uri(p.png), p.note) for p in pictures],
     )
 

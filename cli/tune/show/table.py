@@ -79,13 +79,22 @@ def text(search: Search, most: int) -> str:
     """Return the header, the table of the `most` best configurations, and the best values as YAML."""
     parts = ["\n".join(header(search))]
     if search.configurations:
-        parts.append(columns(shown(search, most)))
-    if len(search.configurations) > most:
-        parts[-1] += f"\n({len(search.configurations) - most} more in trials.csv)"
+        rows = shown(search, most)
+        parts.append("\n".join([columns(rows), *footnotes(search, rows)]))
     parts += [
         f"trial {c.number}:\n{_indented(dumped(c.values))}" for c in best(search.configurations, search.objectives)[:1]
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def footnotes(search: Search, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return sentences on the rows of `shown`: what parentheses mean, and how many configurations are left out."""
+    unfinished = any(cell.startswith("(") for row in rows[1:] for cell in row[2:3])
+    hidden = len(search.configurations) - len(rows) + 1
+    return [
+        *["Values in parentheses are the newest ones of trials that are not complete."] * unfinished,
+        *[f"{hidden} more trial{'s are' if hidden > 1 else ' is'} in trials.csv."] * (hidden > 0),
+    ]
 
 
 def _indented(yaml: str) -> str:
