@@ -365,6 +365,15 @@ def test_importances_are_those_of_optuna(tmp_path: Path) -> None:
     assert importances(found).left_out == ["model.dropout"]
 
 
+def test_importances_of_many_trials_are_those_of_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.tune.show.importance.MOST", 6)
+    (tmp_path / "some").mkdir()
+    study(tmp_path / "some", LOSS).add_trials(read(random_study(tmp_path, 12, LOSS)).study.trials[::2])
+    found = importances(read(tmp_path))
+    assert (found.trials, found.complete) == (6, 12)
+    assert found.shares == importances(read(tmp_path / "some")).shares
+
+
 def test_importances_need_complete_trials_that_vary(tmp_path: Path, searched: Path) -> None:
     with pytest.raises(Absent, match=r"^Importance needs 4 complete trials; there are 2\.$"):
         importances(read(searched))

@@ -55,5 +55,11 @@ def _picture(search: Search, name: str, title: str, drawing: Callable[[Search], 
 
 
 def _note(search: Search) -> str:
-    left_out = importance.importances(search).left_out
-    return f"Left out, because some complete trials do not vary them: {', '.join(left_out)}." if left_out else ""
+    """Return what the importances do not cover."""
+    found = importance.importances(search)
+    few = (
+        f"Estimated from {found.trials} of {found.complete:,} complete trials." if found.trials < found.complete else ""
+    )
+    names = ", ".join(found.left_out)
+    left_out = f"Left out, because some complete trials do not vary them: {names}." if names else ""
+    return " ".join(filter(None, (few, left_out)))

@@ -20,6 +20,7 @@ from cli.tune.show.importance import importances
 from cli.tune.show.pictures.style import (
     BEST,
     COLOURS,
+    MOST_LINES,
     SHADES,
     WIDTH,
     figure,
@@ -27,6 +28,7 @@ from cli.tune.show.pictures.style import (
     labels,
     logarithmic,
     natural,
+    of_most,
     range_of,
     tidy,
     whole,
@@ -143,15 +145,16 @@ def _slice(
 
 def parallel(search: Search) -> Figure:
     """Draw each complete configuration as a line across its fields and the first objective, better ones darker."""
-    found = [c for c in search.configurations if c.objectives and math.isfinite(c.objectives[0])]
-    if not found or not search.fields:
+    complete = [c for c in search.configurations if c.objectives and math.isfinite(c.objectives[0])]
+    if not complete or not search.fields:
         raise Absent("No trial is complete.")
+    found = configurations.ranked(complete, search.objectives)[:MOST_LINES]
     objective = search.objectives[0]
     shown = range_of([c.objectives[0] for c in found], objective)
     values = shown.clipped([c.objectives[0] for c in found])
     all_axes = [*(axis(field, found) for field in search.fields), Axis(objective.title, values, log=shown.log)]
     width = max(6.5, min(16, 1.5 + 1.4 * len(all_axes)))
-    drawn = figure(4.8, f"Fields and {objective.title} of complete trials", width)
+    drawn = figure(4.8, f"Fields and {objective.title} of complete trials{of_most(complete)}", width)
     axes = drawn.subplots()
     lines = np.asarray([_scaled(one) for one in all_axes]).T
     alpha = max(0.2, min(0.8, 40 / len(found)))

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from cli.tune.objectives import Objective
 from cli.tune.show import configurations
 from cli.tune.show.configurations import Configuration
-from cli.tune.show.pictures.style import BEST, COLOURS, figure, natural, range_of, tidy, whole
+from cli.tune.show.pictures.style import BEST, COLOURS, MOST_LINES, figure, natural, of_most, range_of, tidy, whole
 from cli.tune.show.search import Absent, Search
 
 MOST_SLOTS = 64
@@ -75,13 +75,14 @@ def curves(search: Search) -> Figure:
     if not found:
         raise Absent("No trial has reported an evaluation.")
     objective = search.objectives[0]
-    drawn = figure(4.2, f"Learning curves: {objective.title} after each evaluation")
+    drawn = figure(4.2, f"Learning curves{of_most(found)}: {objective.title} after each evaluation")
     axes = drawn.subplots()
     shown = range_of([value for c in found for value in c.curve.values()], objective)
     shown.apply(axes)
     best = {c.number for c in configurations.best(found, search.objectives)[:1]}
-    alpha = max(0.15, min(0.8, 12 / len(found)))
-    for c in found:
+    shown_lines = configurations.ranked(found, search.objectives)[:MOST_LINES]
+    alpha = max(0.15, min(0.8, 12 / len(shown_lines)))
+    for c in shown_lines:
         if c.number not in best:
             _curve(axes, c, color=COLOURS[c.state], linewidth=1.0, alpha=alpha)
     states = configurations.counts(found)
@@ -116,14 +117,23 @@ def timeline(search: Search) -> Figure:
     drawn = figure(1.3 + 0.34 * len(slots), f"Slots over time{used}")
     axes = drawn.subplots()
     rows = {slot: row for row, slot in enumerate(slots)}
+    bars: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for record, start, stop, names in runs:
-        bars = [(rows[slot], (start - begin) / unit, (stop - start) / unit) for slot in names if slot in rows]
-        for row, left, width in bars:
-            axes.barh(row, width, 0.78, left, color=COLOURS[record.state], edgecolor="white", linewidth=0.6)
+        left, width = (start - begin) / unit, (stop - start) / unit
+        for slot in rows.keys() & names:
+            bars.setdefault((slot, record.state), []).append((left, width))
             if width > (end - begin) / unit / 45:
                 axes.text(
-                    left + width / 2, row, f"{record.number}", ha="center", va="center", fontsize=8, color="white"
+                    left + width / 2,
+                    rows[slot],
+                    f"{record.number}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white",
                 )
+    for (slot, state), places in bars.items():
+        axes.broken_barh(places, (rows[slot] - 0.39, 0.78), color=COLOURS[state], edgecolor="white", linewidth=0.6)
     states = [state for state in COLOURS if any(record.state == state for record, *_ in runs)]
     axes.legend(
         handles=[Patch(color=COLOURS[state], label=state) for state in states],

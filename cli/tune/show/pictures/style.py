@@ -33,6 +33,8 @@ COLOURS = {
 BEST = "#C2185B"
 SHADES = LinearSegmentedColormap.from_list("shades", colormaps["viridis_r"](np.linspace(0.15, 1, 256)))
 """Late trials, or good ones, are dark. The yellow end is left out because it is faint on white."""
+MOST_LINES = 500
+"""Configurations that are drawn as lines, the best ones."""
 FEW = 8
 """Values below which none is an outlier."""
 
@@ -41,6 +43,11 @@ def figure(height: float, title: str, width: float = WIDTH) -> Figure:
     drawn = Figure(figsize=(width, height), dpi=110, layout="constrained")
     drawn.suptitle(title, fontsize=11)
     return drawn
+
+
+def of_most(found: Sequence[object]) -> str:
+    """Return what a title says about lines that are left out."""
+    return f" (the best {MOST_LINES} of {len(found):,})" if len(found) > MOST_LINES else ""
 
 
 def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
