@@ -92,7 +92,7 @@ class Searcher:
         previous = {number: signal.signal(number, self._receive) for number in signals}
         try:
             while self._goes_on():
-                self.live.update(self.trials)
+                self.live.update(self.slots.count - self.slots.free, self.slots.count)
                 time.sleep(POLL)
         finally:
             self.runner.close()

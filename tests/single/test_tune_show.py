@@ -309,7 +309,9 @@ def test_best_yaml_switches_to_another_member_of_a_family(tmp_path: Path) -> Non
     add(made, values, COMPLETE, [0.1], folder="trials/0000")
     wanted = with_config(tmp_path, "trials/0000", "optimizer.name=AdamW", "optimizer.betas=[0.8, 0.9]")
     (tmp_path / "model.yaml").write_text(MODEL.replace("lr: 0.1", "lr: 0.1, momentum: 0.9"))
-    assert resolved(best_of(tmp_path), tmp_path) == wanted
+    text = best_of(tmp_path)
+    assert resolved(text, tmp_path) == wanted
+    assert "optimizer:\n  name: AdamW\n  lr: 0.1\n  betas: [0.8, 0.9]\n" in (text or "")
 
 
 def test_best_yaml_of_folds_trains_on_all_samples(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import yaml
 
 from cli.arguments.configuration import RunFile
 from cli.runs import records
-from cli.search.space import JOB_FIELDS
+from cli.search.schema import SearchSection
+from cli.search.space import Space
+from cli.tune.plan import Plan
 from cli.tune.show.configurations import Configuration
 from cli.tune.show.search import Search
 from hvd_train.config import document
@@ -91,9 +93,11 @@ def _candidates(
 ) -> Iterator[dict[str, Any]]:
     """Yield documents that may give the configuration of the trial, those that a person prefers first."""
     try:
-        source = document.read(_file(search))
+        file = _file(search)
+        source = document.read(file)
         source.values = expand(RunFile, source.values)
-        for word in (*search.overrides, *_words(configuration.values)):
+        plan = Plan(file, search.overrides, search.np, Space(()), SearchSection(), search.objectives, search.total)
+        for word in plan.words(configuration.values):
             source.override(word)
         yield {key: value for key, value in source.values.items() if key != "search"}
     except UserError:
@@ -107,10 +111,6 @@ def _file(search: Search) -> Path:
     """Return the user's file, which may have moved together with the folder of the search."""
     file = Path(search.file)
     return file if file.is_file() else search.folder / file.name
-
-
-def _words(values: Mapping[str, Any]) -> list[str]:
-    return [f"{field}={strict_json.dumps_exact(value)}" for field, value in values.items() if field not in JOB_FIELDS]
 
 
 def _resolved(values: dict[str, Any]) -> dict[str, Any] | None:
