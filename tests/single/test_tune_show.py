@@ -718,11 +718,16 @@ def test_a_continued_trial_counts_once(terminal: Callable[[int, int], Terminal])
     stream = terminal(80, 24)
     live = Live(10, [ACCURACY], stream)
     live.changed(record(0, "pruned"))
+    live.changed(record(1, "complete", 0.1))
     for _ in range(2):
-        live.changed(record(1, "complete", 0.1))
-    live.changed(record(2, "failed", continues=0))
+        live.changed(record(2, "failed", continues=0))
     live.close()
     assert stream.frames()[-1][0].strip().startswith("2/10 trials, 1 failed, 1:05")
+    assert [line.split()[:2] for line in stream.frames()[-1][3:] if line] == [
+        ["1", "best"],
+        ["0", "pruned"],
+        ["2", "failed"],
+    ]
 
 
 def test_drawing_waits_and_does_not_depend_on_the_number_of_trials(
