@@ -138,6 +138,7 @@ METHOD_HELP = "How to do it; docs/after-training.md describes each method."
 Np = Annotated[int | None, _np(show_default="all slots, or 1")]
 BatchNp = Annotated[int | None, _np(show_default="nodes times ranks on each")]
 FixedNp = Annotated[int, _np()]
+TrialNp = Annotated[int | None, _np(show_default="1")]
 NpOrTwo = Annotated[int | None, _np(show_default="all slots, or 2")]
 Hosts = Annotated[
     str | None,

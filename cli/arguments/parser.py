@@ -94,7 +94,7 @@ class Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not self.invoke_without_command and not ctx.resilient_parsing:
             raise UserError(f"{ctx.info_name}: expected a command (choices: {', '.join(self.list_commands(ctx))})")
-        if self.default is not None and args[0] not in {*self.commands, *ctx.help_option_names}:
+        if self.default is not None and args and args[0] not in self.commands:
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 

@@ -14,7 +14,8 @@ def cause(output: str) -> str | None:
     A message that ends with a colon introduces a text of several lines, such as a traceback. Its
     last line is the cause.
     """
-    lines = [line for line in output.splitlines() if line.strip()]
+    # A launcher may have left its last line without an end.
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     places = [at for at, line in enumerate(lines) if line.startswith("ddl: ")]
     said = [at for at in places if not _ASIDE.match(lines[at])]
     if not said:
@@ -22,4 +23,4 @@ def cause(output: str) -> str | None:
     end = next((at for at in places if at > said[-1]), len(lines))
     first, *rest = (line for line in lines[said[-1] : end] if not _OF_SLURM.match(line))
     text = first.removeprefix("ddl: ")
-    return f"{text} {rest[-1].strip()}" if text.endswith(":") and rest else text
+    return f"{text} {rest[-1]}" if text.endswith(":") and rest else text

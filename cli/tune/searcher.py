@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.search import records
 from cli.search.pruner import Pruner
@@ -65,6 +65,8 @@ class Searcher:
     def __post_init__(self) -> None:
         self._began = time.monotonic()
         self._signalled = False
+        self._has_news = True
+        """False if nothing has happened since no trial could be added."""
         self._since_best = 0
         self._failures: list[str] = []
         """Reasons of the trials that failed before any trial was complete."""
@@ -78,8 +80,7 @@ class Searcher:
             self._note_end(record)
             self.live.changed(record)
             if record.state == "running":
-                self.trials.append(self._adopt(self.journal.adopt(record.number)))
-                self._attach(self.trials[-1])
+                self._take_up(record)
         if self.reason is not None:
             self._finish(self.reason)
 
@@ -105,18 +106,19 @@ class Searcher:
 
     def _goes_on(self) -> bool:
         self._follow()
-        if self._signalled:
-            return not self.runner.outlives and any(trial.running for trial in self.trials)
-        self._fill()
-        return bool(self.trials)
+        if not self._signalled:
+            self._fill()
+            return bool(self.trials)
+        if self.runner.outlives:
+            return False
+        for trial in self.trials:
+            trial.stop()
+        return any(trial.running for trial in self.trials)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._signalled:
             raise KeyboardInterrupt
         self._signalled = True
-        if not self.runner.outlives:
-            for trial in self.trials:
-                trial.stop()
 
     # What runs
 
@@ -140,6 +142,7 @@ class Searcher:
             value = trial.value_at(number, self.plan.objectives[0])
             if value is not None:
                 self.journal.report(trial.number, number, value)
+                self._has_news = True
                 self.live.changed(self.journal.record(trial.number))
             if self.pruner is None:
                 continue
@@ -185,6 +188,7 @@ class Searcher:
         from optuna.trial import TrialState
 
         self.trials.remove(trial)
+        self._has_news = True
         values: list[float] | None = None
         state = TrialState.PRUNED if trial.pruned else TrialState.FAIL
         if not trial.pruned and trial.failure is None:
@@ -229,8 +233,13 @@ class Searcher:
 
     # What starts
 
-    def _attach(self, trial: Trial) -> None:
-        """Take up the runs that went on without a search."""
+    def _take_up(self, record: Record) -> None:
+        """Go on with a trial of an earlier search, whose runs may have gone on without it."""
+        trial = self._admitted(self.journal.adopt(record.number))
+        if trial is None:
+            self._counted -= record.continues is None
+            return
+        self.trials.append(trial)
         for part in trial.waiting:
             part.running = self.runner.attach(part.folder)
             if part.running is not None:
@@ -274,13 +283,14 @@ class Searcher:
 
     def _add_trial(self) -> bool:
         """Ask for the next trial; return False if none may start now."""
-        if sum(bool(trial.waiting) for trial in self.trials) >= AHEAD or self._is_over():
+        if not self._has_news or sum(bool(trial.waiting) for trial in self.trials) >= AHEAD or self._is_over():
             return False
         study = self.journal.study
         continued = self.pruner.continuation(study, self.plan.space) if self.pruner is not None else None
         if continued is not None:
             study.enqueue_trial(continued.params, user_attrs={records.CONTINUES: continued.source})
         elif not self._queued and self._counted >= self.plan.trials:
+            self._has_news = False
             return False
         self._queued = max(0, self._queued - 1)
         trial = self._ask()
@@ -298,22 +308,29 @@ class Searcher:
 
     def _ask(self) -> Trial | None:
         """Return the next trial that the constraints admit; None if they refuse too many."""
-        from optuna.trial import TrialState
-
         for _ in range(MOST_INFEASIBLE):
             asked = self.journal.study.ask()
-            if self.plan.space.admits(self.plan.space.suggest(asked)):
-                trial = self._adopt(asked)
+            trial = self._admitted(asked)
+            if trial is not None:
                 self._counted += records.CONTINUES not in asked.user_attrs
                 return trial
-            asked.set_user_attr(records.INFEASIBLE, True)
-            self.journal.study.tell(asked, state=TrialState.FAIL)
         self.reason = f"the constraints refused {MOST_INFEASIBLE} suggestions in a row"
         return None
 
-    def _adopt(self, asked: optuna.Trial) -> Trial:
+    def _admitted(self, asked: optuna.Trial) -> Trial | None:
+        """Return the trial to run, None if the constraints refuse its values: it is no trial then."""
+        from optuna.trial import TrialState
+
+        values = self.plan.space.suggest(asked)
+        if self.plan.space.admits(values):
+            return self._made(asked, values)
+        asked.set_user_attr(records.INFEASIBLE, True)
+        self.journal.study.tell(asked, state=TrialState.FAIL)
+        return None
+
+    def _made(self, asked: optuna.Trial, values: dict[str, Any]) -> Trial:
         """Return the trial to run, which an earlier search may have begun."""
-        number, values = asked.number, self.plan.space.suggest(asked)
+        number = asked.number
         folder, sources = self.folder / TRIALS / f"{number:04}", list[Path | None]()
         if records.CONTINUES in asked.user_attrs:
             source = self.journal.record(asked.user_attrs[records.CONTINUES])

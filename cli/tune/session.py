@@ -81,7 +81,8 @@ def run(request: Request, resume: Path | None, output: Path | None, *, dry_run: 
             live = Live(plan.trials, plan.objectives, sys.stderr, quiet=quiet)
             searcher = Searcher(plan, folder, journal, pruner, _runner(request, folder), slots, parallel, live)
             code = searcher.run()
-            say(_ending(searcher, folder, code))
+            if code or not quiet:
+                say(_ending(searcher, folder, code))
             return code
     submit_searcher(folder, YamlFile(request.path, request.overrides), (), {})
     return ExitCode.OK
@@ -99,7 +100,7 @@ def make_plan(request: Request) -> Plan:
             "--set 'optimizer.lr=log(1e-4,1e-1)'"
         )
     folded = () if search.folds is None else (f"data.fold.folds={search.folds}",)
-    overrides = (*request.overrides, *folded)
+    overrides = (*(word for word in request.overrides if not word.startswith("search.")), *folded)
     trials = search.trials or (space.size() if search.sampler.name == "grid" else None) or TRIALS
     base = load(request.path, overrides)
     np = request.np or (ranks_of_job(request.path, overrides) if request.slurm else 1)

@@ -56,7 +56,7 @@ def test_trials_share_the_slots_of_hosts(hosts: Hosts, home: Path) -> None:
 
 def test_a_trial_that_loses_a_rank_on_another_host_is_tried_again(hosts: Hosts, home: Path) -> None:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    words = tune(home, *TOLD, "--hosts", "n1:1,n2:1", "--trials", "2", "train.epochs=30")
+    words = tune(home, *TOLD, "--hosts", "n1:1,n2:1", "--trials", "2", "train.epochs=10")
     search = hosts.start("n1", words, **pipes)
     wait_for(home / "s" / "trials", "0000/checkpoints/step-*", 100)
     wait_until(lambda: any(map(is_rank, hosts.processes("n2"))), "a rank on n2")
@@ -65,8 +65,8 @@ def test_a_trial_that_loses_a_rank_on_another_host_is_tried_again(hosts: Hosts, 
     assert search.returncode == 0, errors
     found = trials(home / "s")
     assert [r.state for r in found] == ["complete"] * 2
-    assert len(found[0].spans) == 2
-    assert "trial 0, attempt 1: the first failure: rank 1 on n2" in errors
+    assert sum(len(r.spans) for r in found) == 3
+    assert ", attempt 1: the first failure: rank 1 on n2" in errors
     assert not any(hosts.processes(name) for name in hosts.names)
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 
 import pytest
 
+from cli.runs import records
+from cli.search import records as trials
+from cli.tune import study
+from hvd_train.rank import internal
 from hvd_train.state.checkpoint_folder import folders
 from tests.cluster.hosts import Done
 from tests.integration.ddl import summary
@@ -130,3 +135,24 @@ def test_the_searcher_is_one_small_job_that_requeues_itself_and_goes_on(site: Si
     assert (attempt["job"], attempt["cause"], attempt["restarts"]) == (job, "finished", 1), site.log("search")
     ends = [summary(folder)["ended"] for folder in sorted((site.home / "search" / "trials").glob("000[01]"))]
     assert ends == ["length", "length"]
+
+
+def test_a_search_whose_trials_are_jobs_is_killed_and_goes_on(site: Site) -> None:
+    """The jobs of the killed search go on, are found again, and none is submitted twice."""
+    space = ["--set", "optimizer.lr=[0.01,0.05,0.1]", "--sampler", "grid", "slurm.profile=lab"]
+    words = [*internal.argv("cli"), "tune", "m.yaml", *space, "--slurm", "--np", "2", "--output", "s"]
+    killed = site.run("timeout", "--signal=KILL", "6", *words)
+    assert killed.returncode != 0
+    before = {f.name: records.recorded(f) for f in sorted((site.home / "s" / "trials").glob("0*")) if f.is_dir()}
+    assert any(run is not None and run.job is not None for run in before.values()), killed.stderr
+    done = site.ddl("tune", "--resume", "s")
+    assert done.returncode == 0, done.stderr
+    found = trials.records(study.load(site.home / "s"))
+    assert [r.state for r in found] == ["complete"] * 3
+    for record in found:
+        run, earlier = records.recorded(site.home / "s" / record.folder), before.get(record.folder.rpartition("/")[2])
+        assert run is not None
+        assert earlier is None or earlier.job in (None, run.job)
+        assert summary(site.home / "s" / record.folder)["world_size"] == 2
+    jobs = site.run("scontrol", "--oneliner", "show", "jobs").stdout
+    assert len(set(re.findall(r"JobName=(m-000\d-\w+)", jobs))) == 3

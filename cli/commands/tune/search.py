@@ -93,7 +93,7 @@ def command(
             rich_help_panel=options.START,
         ),
     ] = None,
-    np: options.Np = None,
+    np: options.TrialNp = None,
     parallel: Annotated[
         str,
         typer.Option(
@@ -155,7 +155,10 @@ def command(
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Search for good values of fields of a YAML file: a folder with a run for each trial."""
+    """Search for good values of fields of a YAML file: a folder with a run for each trial.
+
+    The word 'search' may be left out. 'ddl tune show FOLDER' shows a search.
+    """
     from cli.tune.objectives import parse
     from cli.tune.request import Request
     from cli.tune.session import run
