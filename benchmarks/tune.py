@@ -77,7 +77,16 @@ def asha(root: Path) -> None:
         tune(plain, *common, "--trials", "64", f"search.seed={seed}")
         found = trials(plain)
         best, spent = max(r.objectives[0] for r in found if r.objectives), steps(plain, found)
-        told = ["--trials", "256", "--pruner", "asha", f"search.seed={seed}", "--target", str(best)]
+        told = [
+            "--trials",
+            "256",
+            "--pruner",
+            "asha",
+            "search.pruner.first=3",
+            f"search.seed={seed}",
+            "--target",
+            str(best),
+        ]
         tune(halved, *common, *told)
         found = trials(halved)
         reached, cost = max(r.objectives[0] for r in found if r.objectives), steps(halved, found)
