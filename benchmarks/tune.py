@@ -130,7 +130,7 @@ def parallel(root: Path) -> None:
     told = [
         str(DIGITS),
         "train.epochs=400",
-        "train.eval_every=23",
+        "train.eval_every=920",
         "--set",
         "seed=[1,2,3,4,5,6,7,8]",
         "--sampler",

@@ -25,7 +25,9 @@ def header(search: Search) -> list[str]:
     name = Path(search.file).name
     of_states = counts(search.configurations)
     states = ", ".join(f"{number} {state}" for state, number in of_states.items())
-    ended = sum(of_states.get(state, 0) for state in ("complete", "pruned", "failed"))
+    # Copies of population based training, which continue a trial with other values, do not count.
+    own = counts(c for c in search.configurations if c.trials[0].continues is None)
+    ended = sum(own.get(state, 0) for state in ("complete", "pruned", "failed"))
     lines = [f"{name}: {ended} of {search.total} trials ended{f' ({states})' if states else ''}"]
     ahead = best(search.configurations, search.objectives)
     if len(search.objectives) > 1:
