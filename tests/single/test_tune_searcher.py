@@ -40,10 +40,13 @@ class Fake:
     runs: list[Run] = field(default_factory=list)
     crashes_after: int = 10**9
     """Starts after which the search is killed."""
+    pace: int = 1
+    """Polls for each evaluation."""
     polls: int = 0
     outlives: bool = False
 
     def start(self, run: Run) -> FakeRun:
+        assert run.resume is not None or not run.folder.exists()
         self.runs.append(run)
         if len(self.runs) > self.crashes_after:
             raise SystemExit("killed")
@@ -92,7 +95,7 @@ class FakeRun:
             elif self.step == LENGTH:
                 self._save("epochs done")
                 self.code = 0
-            else:
+            elif self.runner.polls % self.runner.pace == 0:
                 self._evaluate()
         return self.code
 
@@ -139,6 +142,7 @@ class Above:
 
     def __init__(self, most: float, *continued: Continuation) -> None:
         self.most, self.continued, self.asked = most, list(continued), list[tuple[int, int]]()
+        self.calls = 0
 
     def stops(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
         assert trial.last_step is not None
@@ -146,6 +150,7 @@ class Above:
         return trial.intermediate_values[trial.last_step] > self.most
 
     def continuation(self, study: optuna.Study, space: Space) -> Continuation | None:
+        self.calls += 1
         ended = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
         return self.continued.pop(0) if self.continued and self.continued[0].source in ended else None
 
@@ -233,6 +238,15 @@ def test_a_continued_trial_goes_on_in_place_and_does_not_count(tmp_path: Path) -
     assert runner.runs[0].resume == runner.runs[0].folder == tmp_path / "s" / found[0].folder
     assert list(found[2].curve) == [1, 2, 3, 4]
     assert (2, 1) not in pruner.asked
+    _, found, _ = search(tmp_path / "s", Fake(), pruner=Above(1.0), trials=4, slots=1, resume=True)
+    assert [r.continues for r in found] == [None, None, 0, None, None]
+
+
+def test_a_pruner_is_asked_for_continuations_only_after_something_happened(tmp_path: Path) -> None:
+    runner, pruner = Fake(pace=50), Above(1.0)
+    search(tmp_path / "s", runner, pruner=pruner, trials=1)
+    assert runner.polls >= 50 * LENGTH
+    assert pruner.calls <= LENGTH + 3
 
 
 def test_a_continued_trial_with_other_values_begins_from_a_copy_of_the_checkpoint(tmp_path: Path) -> None:
@@ -302,6 +316,18 @@ def test_a_search_that_was_killed_goes_on_to_the_same_total(tmp_path: Path) -> N
     finished = [name for name in ended if (tmp_path / "s" / "trials" / name / "summary.json").exists()]
     assert all(len(r.curve) == LENGTH for r in found)
     assert len(finished) >= 6
+
+
+def test_a_run_that_ended_just_before_the_search_was_killed_does_not_run_again(tmp_path: Path) -> None:
+    killed = Fake(crashes_after=2)
+    with pytest.raises(SystemExit):
+        search(tmp_path / "s", killed, slots=1)
+    folder = tmp_path / "s" / "trials" / "0002"
+    shutil.copytree(tmp_path / "s" / "trials" / "0001", folder)
+    runner = Fake()
+    _, found, _ = search(tmp_path / "s", runner, resume=True)
+    assert [r.state for r in found] == ["complete"] * 6
+    assert folder not in [run.folder for run in runner.runs]
 
 
 def test_a_signal_lets_the_runs_save_and_the_search_resumes(tmp_path: Path) -> None:
