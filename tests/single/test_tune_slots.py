@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -106,3 +110,32 @@ def idle_share(ranks: tuple[int, ...], seed: int) -> float:
         now = end
         slots.give(held[key])
     return idle / (idle + busy)
+
+
+ASKS = """\
+import os
+from hvd_train.rank import affinity
+affinity.take_slots()
+print(sorted(os.sched_getaffinity(0)), os.environ.get("CUDA_VISIBLE_DEVICES"))
+"""
+
+
+def taken(**variables: str) -> str:
+    """Return the CPUs and the GPUs that a rank with these variables uses."""
+    environment = {**{k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}, **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", ASKS], env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_rank_runs_on_the_cores_of_its_slot_and_sees_the_gpus_of_its_job() -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    halves = [taken(DDL_SLOTS=f"{slot}/2") for slot in (0, 1)]
+    assert len(set(halves)) == min(2, len(cpus))
+    assert taken() == f"{cpus} None"
+    assert taken(DDL_SLOTS="elsewhere=0/2") == f"{cpus} None"
+    second = {"DDL_SLOTS": "2,3/8", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5,6,7"}
+    assert taken(**second).endswith(" 6,7")
+    assert taken(**second).partition("]")[0] == taken(DDL_SLOTS="3/8").partition("]")[0]
