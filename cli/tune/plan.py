@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,22 +73,27 @@ class Plan:
         normal: dict[str, Any] = strict_json.loads_exact(strict_json.dumps_exact(dict(_leaves(parts, ""))))
         return normal
 
+    @cached_property
+    def _written(self) -> dict[str, Any]:
+        """The values of the file with the user's overrides, without defaults."""
+        source = document.read(self.file)
+        source.values = expand(RunFile, source.values)
+        for assignment in self.overrides:
+            source.override(assignment)
+        written: dict[str, Any] = expand(RunFile, source.values)
+        return written
+
     def _members(self, values: Mapping[str, Any]) -> Iterator[str]:
         """Yield overrides for sections whose member differs from that of the file.
 
         The options of the file's member are left out: the other member may not have them.
         """
-        source = document.read(self.file)
-        source.values = expand(RunFile, source.values)
-        for assignment in self.overrides:
-            source.override(assignment)
-        written = expand(RunFile, source.values)
         for field, value in values.items():
             *path, last = field.split(".")
             section = section_at(RunFile, tuple(path))
             if not (issubclass(section, PluginSection) and last == section.selector):
                 continue
-            given, member = _at(written, path), match(str(value), section.members())
+            given, member = _at(self._written, path), match(str(value), section.members())
             if member is None or member == given.get(last, section.default):
                 continue
             known = {*section.model_fields, *section.fields_with(member)} - {last}

@@ -72,7 +72,7 @@ def run(request: Request, resume: Path | None, output: Path | None, *, dry_run: 
             make_new_folder(folder)
             stack.enter_context(study.locked(folder))
             request = request.kept_in(folder)
-            plan = make_plan(request)
+            plan = dataclasses.replace(plan, file=request.path)
             journal = study.create(folder, [o.mode for o in plan.objectives], _attributes(request, plan), sampler)
         else:
             journal = study.resume(folder, sampler)
