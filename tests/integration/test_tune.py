@@ -15,7 +15,7 @@ import pytest
 from cli.search.records import Record, records
 from cli.tune import study
 from hvd_train.errors import ExitCode
-from tests.integration.ddl import ROOT, SMALL, alive, ddl, ddl_here, is_rank, start, summary, wait_for
+from tests.integration.ddl import DIGITS, ROOT, SMALL, alive, ddl, ddl_here, is_rank, start, summary, wait_for
 from tests.integration.parts import needs
 
 RATE = ("--set", "optimizer.lr=log(1e-3,0.5)")
@@ -174,6 +174,22 @@ def test_mistakes_are_refused_before_anything_is_written(home: Path, words: tupl
     assert WRONG[words] in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert sorted(home.iterdir()) == before
+
+
+def test_the_missing_package_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for words in (["m.yaml", "--set", "seed=[1,2]"], ["show", "s"]):
+        done = ddl_here("tune", *words, cwd=home)
+        assert done.returncode == 2
+        assert "needs Optuna, which is not installed; in a checkout of ddl, run pip install -e '.[tune]'" in done.stderr
+
+
+def test_the_space_of_the_page_is_valid(home: Path) -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text()
+    (home / "p.yaml").write_text(DIGITS.read_text() + page.partition("```yaml\n")[2].partition("```")[0])
+    done = ddl_here("tune", "p.yaml", "--dry-run", cwd=home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("40 trials on ")
 
 
 def test_another_search_is_refused_with_the_difference(home: Path) -> None:
