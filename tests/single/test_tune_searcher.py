@@ -379,6 +379,15 @@ def test_the_search_ends_without_improvement(tmp_path: Path) -> None:
     assert one.reason == "5 trials without a better one"
 
 
+def test_the_search_ends_when_its_time_or_its_slot_hours_are_used_up(tmp_path: Path) -> None:
+    code, found, one = search(tmp_path / "hours", Fake(), slots=1, max_gpu_hours=1e-12)
+    assert (code, [r.state for r in found], one.reason) == (0, ["complete"], "1e-12 hours of slots used up")
+    code, found, one = search(tmp_path / "hours", Fake(), slots=1, max_gpu_hours=1e-12, resume=True)
+    assert len(found) == 1
+    code, found, one = search(tmp_path / "seconds", Fake(), max_seconds=1e-12)
+    assert (code, found, one.reason) == (ExitCode.FAILURE, [], "1e-12 seconds used up")
+
+
 def test_suggestions_that_the_constraints_refuse_are_no_trials(tmp_path: Path) -> None:
     space = Space((Dimension("optimizer.lr", Uniform(0.0, 1.0)),), ("optimizer.lr < 0.3",))
     _, found, _ = search(tmp_path / "s", Fake(), space=space)
