@@ -14,8 +14,8 @@ def cause(output: str) -> str | None:
     A message that ends with a colon introduces a text of several lines, such as a traceback. Its
     last line is the cause.
     """
-    # A launcher may have left its last line without an end.
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    # A launcher may have left its last line without an end; that of Open MPI also prints a NUL.
+    lines = list(filter(None, (line.strip(" \0\t") for line in output.splitlines())))
     places = [at for at, line in enumerate(lines) if line.startswith("ddl: ")]
     said = [at for at in places if not _ASIDE.match(lines[at])]
     if not said:

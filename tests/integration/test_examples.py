@@ -67,7 +67,8 @@ def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
     needs("horovod")
     (tmp_path / "hostfiles").symlink_to(ROOT / "hostfiles")
     (tmp_path / "train.py").write_text("import sys\nprint(sys.argv)\n")
-    slow = ("ddl run --np 4 model.yaml", "ddl bench", "ddl compare")  # test_bench.py and test_compare.py run them small
+    # The files test_bench.py, test_compare.py and test_tune.py run these commands small.
+    slow = ("ddl run --np 4 model.yaml", "ddl bench", "ddl compare", "ddl tune")
     cluster = tuple(f"ddl {c}" for c in ("submit", "status", "stack", "doctor", "hosts", "run --hostfile hosts.txt"))
     elsewhere = (
         "ddl run --hosts",

@@ -365,6 +365,7 @@ def test_a_run_goes_on_from_a_copy_of_the_checkpoint_of_another(slurm: FakeSlurm
         ("ddl: m.yaml: unknown key\nddl: job 1: failure, exit code 2\n", "m.yaml: unknown key"),
         ("ddl: an earlier attempt\nddl: rank 1 died\nddl: the last one\n", "the last one"),
         ("-----\n ddl: after a launcher\nddl: see /runs/1\n", "after a launcher"),
+        ("-----\n\0ddl: after a launcher\nddl: see /runs/1\n", "after a launcher"),
         (LOG, "the first failure: rank 0 on n1: the loss became nan at step 2"),
         (
             "ddl: the first failure: rank 1 on n1:\nTraceback (most recent call last):\n  x\n\nValueError: no\n",
