@@ -210,8 +210,8 @@ def test_another_search_is_refused_with_the_difference(home: Path) -> None:
 
 def test_a_short_run_of_the_kills_of_the_benchmark(tmp_path: Path) -> None:
     needs("mpirun")
-    command = [sys.executable, "-m", "benchmarks.tune_chaos", "--searches", "2", "--seed", "1"]
+    command = [sys.executable, "-m", "benchmarks.tune_chaos", "--searches", "1", "--seed", "1"]
     told = ["--output", str(tmp_path / "chaos.json")]
     done = subprocess.run([*command, *told], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads((tmp_path / "chaos.json").read_text())["good"] == 2
+    assert json.loads((tmp_path / "chaos.json").read_text())["good"] == 1
