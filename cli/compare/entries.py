@@ -88,15 +88,15 @@ def _length(word: str, number: int) -> list[str]:
     return [*(f"train.{other}=null" for other in _LENGTHS if other != word), f"train.{word}={number}"]
 
 
-def goal(text: str) -> tuple[str, float]:
-    """Parse `--target`: return the metric and the value of a text such as `accuracy=0.95`."""
+def goal(text: str, where: str = "--target") -> tuple[str, float]:
+    """Return the metric and the value of a text such as `accuracy=0.95`; UserError begins with `where`."""
     name, _, number = text.partition("=")
     try:
         value = float(number)
     except ValueError:
         value = math.nan
     if not name or not math.isfinite(value):
-        raise UserError(f"--target: '{text}' is no goal; expected METRIC=VALUE, such as accuracy=0.95")
+        raise UserError(f"{where}: '{text}' is no goal; expected METRIC=VALUE, such as accuracy=0.95")
     return name, value
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cli.compare.entries import goal
 from cli.search.schema import ObjectiveSection
 from hvd_train.config.schema import Config
 from hvd_train.errors import UserError, nearest
@@ -111,26 +112,15 @@ def _objective(section: ObjectiveSection) -> Objective:
             f"search.objectives: is a larger '{section.metric}' better? say so: {section.metric}:max or "
             f"{section.metric}:min on the command line, mode: max or min in the file"
         )
-    return Objective(section.metric, mode, _goal(section.at) if section.at else None)
-
-
-def _goal(text: str) -> tuple[str, float]:
-    name, _, number = text.partition("=")
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not name or not math.isfinite(value):
-        raise UserError(f"search.objectives: at: '{text}' is no goal; expected METRIC=VALUE, such as accuracy=0.95")
-    return name, value
+    return Objective(section.metric, mode, goal(section.at, "search.objectives: at") if section.at else None)
 
 
 def _default(config: Config) -> Objective:
     if config.agent is not None:
         return Objective("return", "max")
-    goal = config.train.converge
-    mode = goal.mode or mode_of(goal.metric) if goal is not None else None
-    return Objective(goal.metric, mode) if goal is not None and mode else Objective("loss", "min")
+    wanted = config.train.converge
+    mode = wanted.mode or mode_of(wanted.metric) if wanted is not None else None
+    return Objective(wanted.metric, mode) if wanted is not None and mode else Objective("loss", "min")
 
 
 def _reaches(value: float, wanted: float, mode: str | None) -> bool:

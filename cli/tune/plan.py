@@ -11,7 +11,7 @@ from typing import Any
 from cli.arguments.configuration import RunFile, load
 from cli.compare.entries import entries, file_sync
 from cli.search.schema import SearchSection
-from cli.search.space import Space
+from cli.search.space import Space, fields_of
 from cli.tune.objectives import Objective
 from hvd_train.config import document
 from hvd_train.config.resolve import expand
@@ -70,7 +70,7 @@ class Plan:
             "sampler": self.search.sampler.model_dump(),
             "pruner": self.search.pruner.model_dump(),
         }
-        normal: dict[str, Any] = strict_json.loads_exact(strict_json.dumps_exact(dict(_leaves(parts, ""))))
+        normal: dict[str, Any] = strict_json.loads_exact(strict_json.dumps_exact(_leaves(parts)))
         return normal
 
     @cached_property
@@ -107,12 +107,9 @@ def _at(values: Any, path: list[str]) -> dict[str, Any]:
     return dict(values)
 
 
-def _leaves(values: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(values, dict) and values:
-        for key, value in values.items():
-            yield from _leaves(value, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, values
+def _leaves(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are no sections by names with dots."""
+    return {name: value for name, value in fields_of(values).items() if not (isinstance(value, Mapping) and value)}
 
 
 def difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
