@@ -155,7 +155,8 @@ def journal(root: Path) -> None:
     one = study.load(folder)
     plan = make_plan(Request.parse(one.user_attrs["request"]))
     sampler = optuna.samplers.RandomSampler(seed=0)
-    kept = study.resume(folder, sampler)
+    kept = study.journal(folder)
+    kept.study.sampler = sampler
     began = time.monotonic()
     synchronise, os.fsync = os.fsync, lambda _: None  # 260,000 of them would take half an hour
     for number in range(1, 10_000):

@@ -23,6 +23,10 @@ class RunFile(Config):
     search: SearchSection = Field(default_factory=SearchSection)
 
 
+NOT_OF_RANKS = set(RunFile.model_fields) - set(Config.model_fields)
+"""The sections that ranks never receive."""
+
+
 def load(file: Path, overrides: Sequence[str]) -> RunFile:
     """Return the checked configuration; UserError has one line for each mistake."""
     return read(file, overrides)[0]

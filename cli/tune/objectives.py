@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cli.compare.entries import goal
+from cli.runs import records
 from cli.search.schema import ObjectiveSection
 from hvd_train.config.schema import Config
 from hvd_train.errors import UserError, nearest
@@ -75,7 +76,7 @@ def known(rows: Sequence[Row]) -> list[str]:
 def figures(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     """Return the figures of the run in `folder` as far as it came."""
     last = {name: value for name, value in (rows[-1] if rows else {}).items() if name != "kind"}
-    summary = _json(folder / "summary.json")
+    summary = records.summary(folder)
     rate = {"samples_per_second": summary["samples_per_second"]} if "samples_per_second" in summary else {}
     saved = folders(folder / CHECKPOINTS)
     return {**last, **rate, **({"parameters": _elements(saved[0] / "model.safetensors")} if saved else {})}
@@ -135,11 +136,3 @@ def _elements(file: Path) -> int | None:
     except OSError:
         return None
     return sum(int(math.prod(tensor["shape"])) for name, tensor in header.items() if name != "__metadata__")
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values

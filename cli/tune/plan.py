@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cli.arguments.configuration import RunFile, load
+from cli.arguments.configuration import NOT_OF_RANKS, RunFile, load
 from cli.compare.entries import entries, file_sync
 from cli.search.schema import SearchSection
 from cli.search.space import Space, fields_of
@@ -58,7 +58,7 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal when a search is resumed, as JSON by dotted name."""
-        config = load(self.file, self.overrides).model_dump(exclude={"search", "slurm"})
+        config = load(self.file, self.overrides).model_dump(exclude=NOT_OF_RANKS)
         space = self.space.describe()
         parts: dict[str, Any] = {
             "file": config,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import signal
 import time
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from cli.search import records
 from cli.search.pruner import Pruner
 from cli.search.records import Record
 from cli.tune import gate
+from cli.tune.linking import linked
 from cli.tune.plan import Plan
 from cli.tune.runner import Run, Runner
 from cli.tune.show.live import Live
@@ -349,13 +349,8 @@ class Searcher:
 
 def _copied(folder: Path, target: Path) -> Path | None:
     """Link the newest checkpoint of the run in `folder` below `target`: a run that goes on replaces its own."""
-    copy = target / folder.name
-    if not copy.exists():
-        saved = folders(folder / CHECKPOINTS)
-        if not saved:
-            return None
-        draft = target / f".{folder.name}"
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(saved[0], draft / saved[0].name, copy_function=os.link)
-        draft.rename(copy)
-    return next(copy.iterdir())
+    copies = target / folder.name
+    saved = folders(folder / CHECKPOINTS)
+    if saved and not folders(copies):
+        linked(saved[0], copies / saved[0].name)
+    return next(iter(folders(copies)), None)

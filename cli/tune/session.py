@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments.configuration import load, read
+from cli.arguments.configuration import NOT_OF_RANKS, load, read
 from cli.compare.entries import entries
 from cli.hosts.hostfile import Host, given_hosts
 from cli.hosts.machine import Machine
@@ -53,15 +53,17 @@ def run(request: Request, resume: Path | None, output: Path | None, *, dry_run: 
     with ExitStack() as stack:
         if resume is not None:
             folder = resume.absolute()
-            earlier = study.load(folder)
+            study.require(folder)
             stack.enter_context(study.locked(folder))
-            request = request.over(Request.parse(earlier.user_attrs[REQUEST]))
+            earlier = study.journal(folder)
+            attributes = earlier.study.user_attrs
+            request = request.over(Request.parse(attributes[REQUEST]))
         else:
             earlier, folder = None, _new_folder(request, output)
         plan = make_plan(request)
         slots, parallel = _slots(request, plan, Machine.here())
-        sampler, pruner = _deciders(plan, 0 if earlier is None else len(earlier.get_trials(deepcopy=False)))
-        if earlier is not None and (changed := difference(earlier.user_attrs[IDENTITY], plan.identity())):
+        sampler, pruner = _deciders(plan, 0 if earlier is None else len(earlier.study.get_trials(deepcopy=False)))
+        if earlier is not None and (changed := difference(attributes[IDENTITY], plan.identity())):
             raise UserError(
                 f"--resume: {folder} has another search: {changed}; resume it as it began, or start a new one"
             )
@@ -75,7 +77,8 @@ def run(request: Request, resume: Path | None, output: Path | None, *, dry_run: 
             plan = dataclasses.replace(plan, file=request.path)
             journal = study.create(folder, [o.mode for o in plan.objectives], _attributes(request, plan), sampler)
         else:
-            journal = study.resume(folder, sampler)
+            journal = earlier
+            journal.study.sampler = sampler
             journal.study.set_user_attr("trials", plan.trials)
         if not detach:
             live = Live(plan.trials, plan.objectives, sys.stderr, quiet=quiet)
@@ -104,7 +107,7 @@ def make_plan(request: Request) -> Plan:
     trials = search.trials or (space.size() if search.sampler.name == "grid" else None) or TRIALS
     base = load(request.path, overrides)
     np = request.np or (ranks_of_job(request.path, overrides) if request.slurm else 1)
-    fixed = {**fields_of(base.model_dump(exclude={"search", "slurm"})), NP: np}
+    fixed = {**fields_of(base.model_dump(exclude=NOT_OF_RANKS)), NP: np}
     divided = base.data.fold if folded else None
     plan = Plan(
         file=request.path,

@@ -82,25 +82,28 @@ def create(
     return Journal(study, storage)
 
 
-def resume(folder: Path, sampler: optuna.samplers.BaseSampler) -> Journal:
-    """Return the study of an earlier search in `folder`, which goes on."""
+def require(folder: Path) -> None:
+    """Raise UserError if `folder` has no search."""
+    if not (folder / JOURNAL).is_file():
+        raise UserError(f"{folder}: no search in this folder; expected a folder that ddl tune wrote")
+
+
+def journal(folder: Path) -> Journal:
+    """Return the study of an earlier search in `folder`; UserError if it has none."""
+    require_optuna()
     import optuna
 
+    require(folder)
     storage = _storage(folder)
-    return Journal(optuna.load_study(study_name=NAME, storage=storage, sampler=sampler), storage)
+    try:
+        return Journal(optuna.load_study(study_name=NAME, storage=storage), storage)
+    except KeyError:
+        raise UserError(f"{folder / JOURNAL}: no study of ddl in it; start a new search") from None
 
 
 def load(folder: Path) -> optuna.Study:
     """Return the study of the search in `folder`, to read it; UserError if it has none."""
-    require_optuna()
-    import optuna
-
-    if not (folder / JOURNAL).is_file():
-        raise UserError(f"{folder}: no search in this folder; expected a folder that ddl tune wrote")
-    try:
-        return optuna.load_study(study_name=NAME, storage=_storage(folder))
-    except KeyError:
-        raise UserError(f"{folder / JOURNAL}: no study of ddl in it; start a new search") from None
+    return journal(folder).study
 
 
 def _storage(folder: Path) -> optuna.storages.BaseStorage:

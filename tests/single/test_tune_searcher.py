@@ -182,7 +182,8 @@ def search(
     file.write_text(FILE)
     plan = Plan(file, (), 1, space, SearchSection(**section), (Objective("loss", "min"),), trials, folds)
     sampler = optuna.samplers.RandomSampler(seed=1)
-    journal = study.resume(folder, sampler) if resume else study.create(folder, ["min"], {}, sampler)
+    journal = study.journal(folder) if resume else study.create(folder, ["min"], {}, sampler)
+    journal.study.sampler = sampler
     one = Searcher(plan, folder, journal, pruner, runner, Slots((Host("localhost", slots),)), slots, Silent())  # type: ignore[arg-type]
     return one.run(), records(journal.study), one
 

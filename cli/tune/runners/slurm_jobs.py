@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import re
 import secrets
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +30,7 @@ from cli.slurm.schema import SlurmProfile
 from cli.slurm.submit import Submission
 from cli.tune import gate
 from cli.tune.cause import cause
+from cli.tune.linking import linked
 from cli.tune.runner import Run
 from hvd_train.config.launch import GATE
 from hvd_train.errors import ExitCode, UserError
@@ -311,10 +310,7 @@ def adopt(source: Path, folder: Path) -> None:
     chosen = source if (source / checkpoint_folder.MANIFEST).is_file() else next(iter(saved), None)
     if chosen is None:
         raise UserError(f"{source}: no checkpoint to go on from; expected a run folder or a checkpoint in one")
-    draft = own / f".{chosen.name}.link"
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(chosen, draft, copy_function=os.link)
-    draft.rename(own / chosen.name)
+    linked(chosen, own / chosen.name)
 
 
 def _find(script: Path) -> str | None:

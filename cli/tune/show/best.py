@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cli.arguments.configuration import RunFile
+from cli.arguments.configuration import NOT_OF_RANKS, RunFile
 from cli.runs import records
 from cli.search.schema import SearchSection
 from cli.search.space import Space
@@ -24,7 +24,6 @@ from hvd_train.text import strict_json
 from hvd_train.text.names import printable
 
 MAP = f"{document.CORE}map"
-_NOT_OF_RANKS = {"search", "slurm"}
 
 
 class _Block(dict[str, Any]):
@@ -103,7 +102,7 @@ def _candidates(
     except UserError:
         pass  # the file is gone or has changed
     if wanted is not None:
-        yield _config(copy.deepcopy(wanted)).model_dump(exclude_defaults=True, exclude=_NOT_OF_RANKS)
+        yield _config(copy.deepcopy(wanted)).model_dump(exclude_defaults=True, exclude=NOT_OF_RANKS)
         yield copy.deepcopy(wanted)
 
 
@@ -119,7 +118,7 @@ def _resolved(values: dict[str, Any]) -> dict[str, Any] | None:
         config = _config(copy.deepcopy(values))
     except UserError:
         return None
-    found: dict[str, Any] = json.loads(strict_json.dumps(config.model_dump(exclude=_NOT_OF_RANKS)))
+    found: dict[str, Any] = json.loads(strict_json.dumps(config.model_dump(exclude=NOT_OF_RANKS)))
     return found
 
 
